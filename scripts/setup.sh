@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Installs what building and testing icecore needs and this system lacks.
+# Changes nothing, and takes a moment, when all of it is there.
+#
+#   scripts/setup.sh
+#
+# The servers that the tests talk to are a separate step: scripts/servers.sh.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# bindgen loads libclang at run time, so its library is looked for, not a command.
+have_libclang() {
+  [[ -n ${LIBCLANG_PATH:-} ]] && return 0
+  # Read it all: under pipefail, a grep that stops early makes ldconfig fail.
+  [[ $(ldconfig -p 2>/dev/null) == *libclang[.-]* ]] && return 0
+  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && return 0
+  compgen -G '/usr/lib*/libclang*.so*' >/dev/null
+}
+
+# Debian ships python3 without ensurepip, and then "python3 -m venv" fails late.
+have_venv() { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
+
+missing=()
+have c++ || missing+=(g++)
+have clang || missing+=(clang)
+have_libclang || missing+=(libclang-dev)
+have cmake || missing+=(cmake)
+have protoc || missing+=(protobuf-compiler)
+have pkg-config || missing+=(pkg-config)
+have make || missing+=(make)
+have openssl || missing+=(openssl)
+have curl || missing+=(curl)
+have_venv || missing+=(python3-venv)
+
+if ((${#missing[@]})); then
+  if ! have apt-get; then
+    cat >&2 <<MSG
+setup: this is not a Debian-like system. Install with its package manager what
+corresponds to these Debian packages, then run this script again:
+  ${missing[*]}
+MSG
+    exit 1
+  fi
+  as_root=()
+  if ((EUID != 0)); then
+    if ! have sudo; then
+      echo "setup: neither root nor sudo. As root: apt-get install ${missing[*]}" >&2
+      exit 1
+    fi
+    # sudo drops the environment, so the variable is given as an argument.
+    as_root=(sudo)
+  fi
+  echo "setup: installing ${missing[*]}"
+  "${as_root[@]}" apt-get update -q
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -q --no-install-recommends "${missing[@]}"
+fi
+
+need=$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' Cargo.toml | head -n 1)
+if ! have cargo; then
+  cat >&2 <<MSG
+setup: cargo is missing. Install Rust ${need:-stable} or later with rustup, see
+https://rustup.rs, open a new shell, and run this script again.
+MSG
+  exit 1
+fi
+found=$(cargo --version | awk '{print $2}')
+if [[ -n $need && $(printf '%s\n' "$need" "${found%%-*}" | sort -V | head -n 1) != "$need" ]]; then
+  echo "setup: cargo $found is older than Rust $need, which Cargo.toml asks for: rustup update stable" >&2
+  exit 1
+fi

@@ -1,0 +1,227 @@
+//! What trees hold: the values of their entries, in bincode.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Malformed, decode, encode};
+use crate::id::ChunkId;
+
+/// A value up to this many bytes stays in its entry.
+pub const MAX_INLINE_VALUE: usize = 512;
+
+/// An object of more chunks than this has a tree for them.
+pub const MAX_INLINE_CHUNKS: usize = 32;
+
+/// A tree: its top node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// The node.
+    pub node: ChunkId,
+    /// Its level; 0 is a leaf.
+    pub level: u8,
+    /// Entries in all leaves.
+    pub count: u64,
+    /// The sum of the entries' weights; what a weight is depends on the tree.
+    pub weight: u64,
+}
+
+/// A run of bytes: an object's body, a value, a long key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// The bytes themselves.
+    Inline(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Chunks in order, with their plain lengths.
+    Chunks(Vec<(ChunkId, u32)>),
+    /// The root of a content tree; its weight is the length.
+    Tree(Root),
+}
+
+impl Content {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Content::Inline(bytes) => bytes.len() as u64,
+            Content::Chunks(chunks) => chunks.iter().map(|&(_, length)| u64::from(length)).sum(),
+            Content::Tree(root) => root.weight,
+        }
+    }
+
+    /// Whether there is no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A key of etcd at one revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyState {
+    /// The revision that made the key.
+    pub create_revision: i64,
+    /// The revision of this value.
+    pub mod_revision: i64,
+    /// The position within that revision; unknown when captured by ranges.
+    pub sub: Option<i64>,
+    /// How many times it was put since it was made.
+    pub version: i64,
+    /// Its lease, 0 for none.
+    pub lease: i64,
+    /// Its value.
+    pub value: Content,
+}
+
+/// What happened to a key; revision and sub are the entry's tree key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// It was put.
+    Put {
+        /// The key.
+        key: Content,
+        /// The revision that made it.
+        create_revision: i64,
+        /// Its version.
+        version: i64,
+        /// Its lease, 0 for none.
+        lease: i64,
+        /// Its value.
+        value: Content,
+    },
+    /// It was deleted.
+    Delete {
+        /// The key.
+        key: Content,
+    },
+}
+
+/// Whether an object could be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ObjectState {
+    /// Its content is here.
+    Present,
+    /// It was listed, and vanished before it could be read.
+    Gone,
+    /// It was listed, and could not be read (a customer's key, a permission).
+    Unreadable,
+}
+
+/// Headers that belong to an object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Headers {
+    /// Content-Type.
+    pub content_type: Option<String>,
+    /// Cache-Control.
+    pub cache_control: Option<String>,
+    /// Content-Disposition.
+    pub content_disposition: Option<String>,
+    /// Content-Encoding.
+    pub content_encoding: Option<String>,
+    /// Content-Language.
+    pub content_language: Option<String>,
+    /// Expires, as it was set.
+    pub expires: Option<String>,
+}
+
+/// An object of a bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectEntry {
+    /// Whether its content is here.
+    pub state: ObjectState,
+    /// Bytes.
+    pub size: u64,
+    /// Without quotes.
+    pub etag: String,
+    /// Last modified, milliseconds since 1970 UTC, as the listing showed it.
+    pub modified: i64,
+    /// The version read, where the bucket keeps versions.
+    pub version: Option<String>,
+    /// Its headers.
+    pub headers: Headers,
+    /// Where it is not the standard one.
+    pub storage_class: Option<String>,
+    /// User metadata, sorted by name.
+    pub metadata: Vec<(String, String)>,
+    /// Tags, sorted by name.
+    pub tags: Vec<(String, String)>,
+    /// Part sizes as runs of (how many, bytes); empty for an object put at once.
+    pub parts: Vec<(u32, u64)>,
+    /// Its body.
+    pub content: Content,
+}
+
+macro_rules! entry {
+    ($type:ty) => {
+        impl $type {
+            /// To the bytes of a tree entry.
+            pub fn encode(&self) -> Vec<u8> {
+                encode(self)
+            }
+
+            /// From the bytes of a tree entry.
+            pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+                decode(bytes)
+            }
+        }
+    };
+}
+
+entry!(KeyState);
+entry!(Event);
+entry!(ObjectEntry);
+
+/// The tree key of an event: revision and sub, big-endian.
+pub fn history_key(revision: i64, sub: i64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&revision.to_be_bytes());
+    key[8..].copy_from_slice(&sub.to_be_bytes());
+    key
+}
+
+/// The reverse of [`history_key`].
+pub fn parse_history_key(key: &[u8]) -> Result<(i64, i64), Malformed> {
+    let key: &[u8; 16] = key.try_into().map_err(|_| Malformed::Length(key.len()))?;
+    let word = |at: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&key[at..at + 8]);
+        i64::from_be_bytes(bytes)
+    };
+    Ok((word(0), word(8)))
+}
+
+/// Sizes as runs of equal ones.
+pub fn runs_of(sizes: &[u64]) -> Vec<(u32, u64)> {
+    let runs = sizes.chunk_by(|a, b| a == b);
+    runs.map(|run| (run.len() as u32, run[0])).collect()
+}
+
+/// The reverse of [`runs_of`].
+pub fn sizes_of(runs: &[(u32, u64)]) -> Vec<u64> {
+    runs.iter().flat_map(|&(count, size)| std::iter::repeat_n(size, count as usize)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn history_keys_sort_as_revisions_do() {
+        let keys = [(1, 0), (1, 1), (2, 0), (256, 3), (1 << 40, 0)];
+        let encoded: Vec<_> = keys.iter().map(|&(r, s)| history_key(r, s)).collect();
+        assert!(encoded.is_sorted());
+        for (key, bytes) in keys.iter().zip(&encoded) {
+            assert_eq!(parse_history_key(bytes), Ok(*key));
+        }
+    }
+
+    #[test]
+    fn part_sizes_survive_as_runs() {
+        let sizes = [16, 16, 16, 5];
+        assert_eq!(runs_of(&sizes), [(3, 16), (1, 5)]);
+        assert_eq!(sizes_of(&runs_of(&sizes)), sizes);
+        assert!(sizes_of(&runs_of(&[])).is_empty());
+    }
+
+    #[test]
+    fn an_entry_with_bytes_left_over_is_refused() {
+        let mut bytes = Event::Delete { key: Content::Inline(b"k".to_vec()) }.encode();
+        bytes.push(0);
+        assert!(Event::decode(&bytes).is_err());
+    }
+}

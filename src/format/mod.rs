@@ -1,0 +1,76 @@
+//! Bytes ↔ types, without I/O. `docs/format.md` shows every layout byte by byte.
+
+mod entry;
+mod frame;
+mod names;
+mod pack;
+mod record;
+
+pub use entry::{
+    Content, Event, Headers, KeyState, MAX_INLINE_CHUNKS, MAX_INLINE_VALUE, ObjectEntry, ObjectState, Root,
+    history_key, parse_history_key, runs_of, sizes_of,
+};
+pub use frame::{FRAME_VERSION, Record, open, read_clear, seal};
+pub use names::{Name, segment_of};
+pub use pack::{
+    FOOTER_POSITION, Footer, PACK_MAGIC, TRAILER_LEN, open_chunk, open_footer, parse_trailer, seal_chunk, seal_footer,
+};
+pub use record::{
+    Anchor, CapturePath, Chunker, Claim, Closed, Condemned, Config, EtcdCapture, Gap, HashKv, KeyParameters, KeySecrets,
+    Mark, ObjectCapture, PackEntry, PackedChunk, Segment, Session, SessionKind, Snapshot, Stored, Tombstone, TreeShape,
+    Trees, Verdict,
+};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The newest format that this version reads and writes.
+pub const FORMAT: u16 = 1;
+
+/// No record, entry or footer is larger than this.
+const LIMIT: usize = 64 << 20;
+
+/// Bytes that are not what they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Not of the expected kind at all.
+    #[error("it does not begin as a {0} does")]
+    Magic(&'static str),
+    /// Written by a newer version.
+    #[error("it has format {found}, and this version reads up to {known}")]
+    Newer {
+        /// What the file says.
+        found: u16,
+        /// What this version knows.
+        known: u16,
+    },
+    /// Shorter or longer than it says.
+    #[error("it is {0} bytes long, which does not fit what it says")]
+    Length(usize),
+    /// The seal does not open: damaged, or another file under this name.
+    #[error("its seal does not open")]
+    Seal,
+    /// Sealed by us, but not readable.
+    #[error("it cannot be decoded: {0}")]
+    Decode(String),
+    /// A chunk whose content does not have the name it is stored under.
+    #[error("its content does not fit its name")]
+    Content,
+}
+
+fn configuration() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<LIMIT>()
+}
+
+/// bincode 2, standard configuration (little-endian, variable-length integers).
+pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    // Fails only for types that the format does not use (unsized sequences).
+    bincode::serde::encode_to_vec(value, configuration()).expect("format types can be encoded")
+}
+
+/// The reverse of [`encode`]; every byte must be used.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed> {
+    let decoded = bincode::serde::decode_from_slice(bytes, configuration());
+    let (value, used) = decoded.map_err(|e| Malformed::Decode(e.to_string()))?;
+    if used == bytes.len() { Ok(value) } else { Err(Malformed::Length(bytes.len())) }
+}

@@ -1,0 +1,14 @@
+//! icecore: incremental, deduplicating snapshots of etcd and S3 object storage.
+//!
+//! `docs/architecture.md` is the map. A module uses only modules on floors below its own;
+//! `tests/architecture.rs` holds the floors and checks it.
+
+pub mod context;
+pub mod fault;
+pub mod format;
+pub mod id;
+pub mod progress;
+pub mod secret;
+pub mod storage;
+pub mod store;
+pub mod tree;

@@ -1,0 +1,201 @@
+//! An S3 client for any server: addresses, credentials, time-outs, and what its errors mean.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+
+use super::Cause;
+use crate::fault::Kind;
+
+/// Where an S3 server is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct S3Address {
+    /// `http://host:port`; `None` for AWS itself.
+    pub endpoint: Option<String>,
+    /// `None` for `us-east-1`.
+    pub region: Option<String>,
+    /// A PEM file of certificate authorities to trust beside the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// Keys as the user gave them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CredentialVars {
+    /// The access key id.
+    pub id: String,
+    /// The secret access key.
+    pub secret: String,
+    /// A session token, for temporary keys.
+    pub token: Option<String>,
+}
+
+/// A server and how to be let in.
+#[derive(Clone, Default)]
+pub struct S3Access {
+    /// Where it is.
+    pub address: S3Address,
+    /// `None` for the SDK's usual chain.
+    pub credentials: Option<CredentialVars>,
+    /// Attempts that the client itself makes for one request; 1 leaves trying again to the caller.
+    pub attempts: u32,
+}
+
+/// Why no client could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum S3Error {
+    /// The file of certificate authorities cannot be read.
+    #[error("cannot read the certificate authorities in {0}: {1}")]
+    Ca(PathBuf, std::io::Error),
+    /// The certificates cannot be used.
+    #[error("cannot use the certificate authorities in {0:?}: {1}")]
+    BadCa(Option<PathBuf>, String),
+    /// The endpoint is not an http or https URL.
+    #[error("{0:?} is not an endpoint: write http://host:port or https://host")]
+    Endpoint(String),
+}
+
+/// A client for `access`. Makes no request.
+pub async fn connect(access: &S3Access) -> Result<Client, S3Error> {
+    let address = &access.address;
+    if let Some(endpoint) = &address.endpoint
+        && !(endpoint.starts_with("http://") || endpoint.starts_with("https://"))
+    {
+        return Err(S3Error::Endpoint(endpoint.clone()));
+    }
+    let region = Region::new(address.region.clone().unwrap_or_else(|| "us-east-1".into()));
+    let http = aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .tls_context(trust(address)?)
+        .pool_max_idle_per_host(128)
+        .build_https();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(5))
+        .read_timeout(Duration::from_secs(60))
+        .operation_attempt_timeout(Duration::from_secs(600))
+        .build();
+    let mut config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(region.clone())
+        .http_client(http.clone())
+        .timeout_config(timeouts)
+        .retry_config(RetryConfig::standard().with_max_attempts(access.attempts.max(1)))
+        // Slow servers trip it; requests have deadlines of their own.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        // Trailing checksums break some servers; icecore checks contents itself.
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    if let Some(endpoint) = &address.endpoint {
+        config = config.endpoint_url(endpoint).force_path_style(!endpoint.contains(".amazonaws.com"));
+    }
+    config = match &access.credentials {
+        Some(keys) => {
+            let token = keys.token.clone();
+            config.credentials_provider(Credentials::new(&keys.id, &keys.secret, token, None, "icecore"))
+        }
+        None => {
+            let loader = aws_config::defaults(BehaviorVersion::latest()).region(region).http_client(http);
+            let usual = loader.load().await;
+            config.set_credentials_provider(usual.credentials_provider());
+            config
+        }
+    };
+    Ok(Client::from_conf(config.build()))
+}
+
+fn trust(address: &S3Address) -> Result<TlsContext, S3Error> {
+    let mut store = TrustStore::default();
+    if let Some(path) = &address.ca {
+        let pem = std::fs::read(path).map_err(|e| S3Error::Ca(path.clone(), e))?;
+        if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----") {
+            return Err(S3Error::BadCa(address.ca.clone(), "no PEM certificate in it".into()));
+        }
+        store = store.with_pem_certificate(pem);
+    }
+    let context = TlsContext::builder().with_trust_store(store).build();
+    context.map_err(|e| S3Error::BadCa(address.ca.clone(), e.to_string()))
+}
+
+/// The innermost causes of an error chain in one line, without repeating what contains what.
+pub fn text(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let part = error.to_string();
+        if !part.is_empty() && !parts.iter().any(|p| p.contains(&part)) {
+            parts.push(part);
+        }
+        next = error.source();
+    }
+    parts.join(": ")
+}
+
+/// What a failed request means. `writes`: whether it may have happened all the same.
+pub fn classify<E>(error: &SdkError<E, HttpResponse>, writes: bool) -> Cause
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let unclear = |why: String| if writes { Cause::Uncertain(why) } else { Cause::Transient(why) };
+    match error {
+        SdkError::ServiceError(service) => {
+            let status = service.raw().status().as_u16();
+            let code = service.err().code().unwrap_or_default();
+            let message = service.err().message().unwrap_or_default();
+            let said = match (code, message) {
+                ("", "") => format!("the server answered {status}"),
+                ("", message) => format!("the server answered {status}: {message}"),
+                (code, "") => code.to_owned(),
+                (code, message) => format!("{code}: {message}"),
+            };
+            classify_answer(status, code, said, unclear)
+        }
+        SdkError::TimeoutError(_) => unclear("no answer in time".into()),
+        SdkError::ResponseError(_) => unclear(format!("a broken answer: {}", text(error))),
+        SdkError::DispatchFailure(failure) => {
+            let why = failure.as_connector_error().map_or_else(|| text(error), |e| text(e));
+            let lower = why.to_lowercase();
+            let tls = ["certificate", "tls", "corrupt message", "unknownissuer", "handshake"];
+            if tls.iter().any(|word| lower.contains(word)) {
+                Cause::Refused(Kind::Tls, why)
+            } else if lower.contains("credentials") {
+                Cause::Refused(Kind::Denied, why)
+            } else {
+                unclear(why)
+            }
+        }
+        _ => {
+            let why = text(error);
+            let kind = if why.contains("credential") { Kind::Denied } else { Kind::Failed };
+            Cause::Refused(kind, why)
+        }
+    }
+}
+
+fn classify_answer(status: u16, code: &str, said: String, unclear: impl Fn(String) -> Cause) -> Cause {
+    match (status, code) {
+        (_, "NoSuchBucket") => Cause::Refused(Kind::NoBucket, said),
+        (404, _) | (_, "NoSuchKey" | "NotFound") => Cause::NotFound,
+        (412, _) => Cause::Exists,
+        (409, _) => unclear(said),
+        (_, "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" | "QuotaExceeded") | (507, _) => {
+            Cause::Refused(Kind::NoSpace, said)
+        }
+        (_, "RequestTimeTooSkewed" | "ExpiredToken") | (401 | 403, _) => Cause::Refused(Kind::Denied, said),
+        (400, "") => {
+            let hint = "is this the right scheme, http or https, and the S3 port?";
+            Cause::Refused(Kind::Failed, format!("{said}; {hint}"))
+        }
+        (408 | 429, _) | (500..=599, _) => unclear(said),
+        _ => Cause::Refused(Kind::Failed, said),
+    }
+}

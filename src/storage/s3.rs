@@ -1,0 +1,125 @@
+//! A bucket, or a prefix of one, as medium.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_types::byte_stream::ByteStream;
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+use super::{Cause, Error, Listed, Result, Storage, classify};
+
+/// A body that does not arrive within this time counts as no answer.
+const BODY: Duration = Duration::from_secs(300);
+
+/// A bucket and a prefix.
+pub struct S3 {
+    client: Client,
+    runtime: Handle,
+    bucket: String,
+    /// Empty, or ends in `/`.
+    prefix: String,
+    medium: Arc<str>,
+}
+
+impl S3 {
+    /// The files below `prefix` in `bucket`; `medium` is what messages call it.
+    pub fn new(client: Client, runtime: Handle, bucket: &str, prefix: &str, medium: &str) -> S3 {
+        let prefix = prefix.trim_matches('/');
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        S3 { client, runtime, bucket: bucket.into(), prefix, medium: medium.into() }
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn error(&self, action: &'static str, name: &str, cause: Cause) -> Error {
+        Error { action, name: name.into(), medium: self.medium.clone(), cause }
+    }
+
+    fn fail<E>(&self, action: &'static str, name: &str, error: SdkError<E, HttpResponse>) -> Error
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        self.error(action, name, classify(&error, action == "write"))
+    }
+
+    fn read(&self, name: &str, range: Option<String>) -> Result<Bytes> {
+        self.runtime.block_on(async {
+            let request = self.client.get_object().bucket(&self.bucket).key(self.key(name)).set_range(range);
+            let answer = request.send().await.map_err(|e| self.fail("read", name, e))?;
+            let broken = |why: String| self.error("read", name, Cause::Transient(why));
+            let body = tokio::time::timeout(BODY, answer.body.collect()).await;
+            let body = body.map_err(|_| broken("the body did not arrive in time".into()))?;
+            Ok(body.map_err(|e| broken(super::s3_text(&e)))?.into_bytes())
+        })
+    }
+}
+
+impl Storage for S3 {
+    fn medium(&self) -> Arc<str> {
+        self.medium.clone()
+    }
+
+    fn get(&self, name: &str) -> Result<Bytes> {
+        self.read(name, None)
+    }
+
+    fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Bytes> {
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        let last = offset.saturating_add(length - 1);
+        match self.read(name, Some(format!("bytes={offset}-{last}"))) {
+            // A range that begins behind the end is refused by the server: nothing is there.
+            Err(Error { cause: Cause::Refused(_, why), .. }) if why.contains("InvalidRange") => {
+                Ok(Bytes::new())
+            }
+            bytes => bytes,
+        }
+    }
+
+    fn put_once(&self, name: &str, bytes: Bytes) -> Result<()> {
+        self.runtime.block_on(async {
+            let request = self.client.put_object().bucket(&self.bucket).key(self.key(name));
+            let request = request.if_none_match("*").body(ByteStream::from(bytes));
+            request.send().await.map_err(|e| self.fail("write", name, e))?;
+            Ok(())
+        })
+    }
+
+    fn list(&self, folder: &str, show: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
+        let mut token = None;
+        loop {
+            let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(self.key(folder));
+            let page = self.runtime.block_on(request.set_continuation_token(token).send());
+            let page = page.map_err(|e| self.fail("list", folder, e))?;
+            for object in page.contents() {
+                let name = object.key().and_then(|key| key.strip_prefix(&self.prefix));
+                if let Some(name) = name {
+                    let size = object.size().unwrap_or_default().try_into().unwrap_or_default();
+                    show(Listed { name: name.into(), size })?;
+                }
+            }
+            token = page.next_continuation_token().map(str::to_owned);
+            if token.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(self.key(name));
+        match self.runtime.block_on(request.send()) {
+            Err(e) => match self.fail("delete", name, e) {
+                error if error.is_not_found() => Ok(()),
+                error => Err(error),
+            },
+            Ok(_) => Ok(()),
+        }
+    }
+}

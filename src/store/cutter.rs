@@ -1,0 +1,155 @@
+//! Cuts content into chunks by content: FastCDC (Xia et al., 2020) with a gear table of the
+//! repository's own, so that cut points tell nothing to who does not know the content secret.
+
+use fastcdc::v2020::{Normalization, cut_gear, select_masks};
+
+use crate::format::Chunker;
+use crate::secret::ContentSecret;
+
+/// Finds cut points.
+pub struct Cutter {
+    gear: [u64; 256],
+    /// The table shifted by one, for the two-bytes-a-step loop.
+    gear_shifted: [u64; 256],
+    strict: u64,
+    loose: u64,
+    sizes: Chunker,
+}
+
+impl Cutter {
+    /// A cutter for `sizes`, which must be even.
+    pub fn new(secret: &ContentSecret, sizes: Chunker) -> Cutter {
+        let gear = secret.gear();
+        let (strict, loose) = select_masks(sizes.average as usize, Normalization::Level1);
+        Cutter { gear, gear_shifted: gear.map(|word| word << 1), strict, loose, sizes }
+    }
+
+    /// The length of the first chunk of `content`, which reaches to the end of the object or at
+    /// least over the largest chunk.
+    fn first(&self, content: &[u8]) -> usize {
+        let (_, length) = cut_gear(
+            content,
+            self.sizes.min as usize,
+            self.sizes.average as usize,
+            self.sizes.max as usize,
+            self.strict,
+            self.loose,
+            self.strict << 1,
+            self.loose << 1,
+            &self.gear,
+            &self.gear_shifted,
+        );
+        length
+    }
+
+    /// Starts on a new object.
+    pub fn pieces(&self) -> Pieces<'_> {
+        Pieces { cutter: self, buffer: Vec::new() }
+    }
+}
+
+/// One object being cut as it arrives. Holds back at most the largest chunk and one arrival.
+pub struct Pieces<'a> {
+    cutter: &'a Cutter,
+    buffer: Vec<u8>,
+}
+
+impl Pieces<'_> {
+    /// More of the object; `emit` is given every chunk that is complete.
+    pub fn push<E>(&mut self, more: &[u8], mut emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        self.buffer.extend_from_slice(more);
+        self.cut(self.cutter.sizes.max as usize, &mut emit)
+    }
+
+    /// The object is complete.
+    pub fn finish<E>(mut self, mut emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        self.cut(1, &mut emit)
+    }
+
+    /// Cuts while at least `enough` bytes are there.
+    fn cut<E>(&mut self, enough: usize, emit: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut begin = 0;
+        while self.buffer.len() - begin >= enough {
+            let length = self.cutter.first(&self.buffer[begin..]);
+            emit(&self.buffer[begin..begin + length])?;
+            begin += length;
+        }
+        self.buffer.drain(..begin);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::context::{Random, Seeded};
+
+    const SIZES: Chunker = Chunker { min: 256 << 10, average: 1 << 20, max: 4 << 20 };
+
+    fn content(length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        Seeded::new(7).fill(&mut bytes);
+        bytes
+    }
+
+    fn lengths(cutter: &Cutter, content: &[u8], arrival: usize) -> Vec<usize> {
+        let mut lengths = Vec::new();
+        let mut emit = |chunk: &[u8]| -> Result<(), Infallible> {
+            lengths.push(chunk.len());
+            Ok(())
+        };
+        let mut pieces = cutter.pieces();
+        for more in content.chunks(arrival) {
+            pieces.push(more, &mut emit).unwrap();
+        }
+        pieces.finish(&mut emit).unwrap();
+        lengths
+    }
+
+    /// Golden: an upgrade that moves cut points would store everything again.
+    #[test]
+    fn cut_points_stay_where_format_1_put_them() {
+        let cutter = Cutter::new(&ContentSecret::from_bytes([7; 32]), SIZES);
+        let expected = include_str!("../../tests/golden/cut-points.txt");
+        let found = lengths(&cutter, &content(32 << 20), 1 << 20);
+        assert_eq!(found.iter().map(|n| format!("{n}\n")).collect::<String>(), expected);
+    }
+
+    #[test]
+    fn cut_points_do_not_depend_on_how_content_arrives() {
+        let cutter = Cutter::new(&ContentSecret::from_bytes([1; 32]), SIZES);
+        let content = content(20 << 20);
+        let whole = lengths(&cutter, &content, content.len());
+        assert_eq!(lengths(&cutter, &content, 100_003), whole);
+        assert_eq!(whole.iter().sum::<usize>(), content.len());
+        assert!(whole.iter().all(|&n| n <= SIZES.max as usize));
+    }
+
+    #[test]
+    fn an_insertion_moves_only_the_cuts_near_it() {
+        let cutter = Cutter::new(&ContentSecret::from_bytes([1; 32]), SIZES);
+        let mut content = content(24 << 20);
+        let before = lengths(&cutter, &content, content.len());
+        content.insert(3 << 20, 1);
+        let after = lengths(&cutter, &content, content.len());
+        let same = before.iter().rev().zip(after.iter().rev()).take_while(|(a, b)| a == b).count();
+        assert!(same + 6 >= before.len(), "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn another_secret_cuts_elsewhere() {
+        let content = content(8 << 20);
+        let one = Cutter::new(&ContentSecret::from_bytes([1; 32]), SIZES);
+        let other = Cutter::new(&ContentSecret::from_bytes([2; 32]), SIZES);
+        assert_ne!(lengths(&one, &content, 1 << 20), lengths(&other, &content, 1 << 20));
+    }
+
+    #[test]
+    fn a_small_object_is_one_chunk_and_an_empty_one_none() {
+        let cutter = Cutter::new(&ContentSecret::from_bytes([1; 32]), SIZES);
+        assert_eq!(lengths(&cutter, &content(256 << 10), 999), [256 << 10]);
+        assert!(lengths(&cutter, &[], 1).is_empty());
+    }
+}

@@ -1,0 +1,426 @@
+//! The index on this machine: chunk → places, in RocksDB, imported from the repository's segments.
+//!
+//! It is a cache: deleting it costs time, never data. Entries are tagged with the segment that they
+//! came from, and only entries of segments that are valid now are believed. Several commands share
+//! it: one is the primary while it imports, under an exclusive file lock; everyone looks up through a
+//! secondary instance of their own, opened under a shared lock.
+//!
+//! ```text
+//! "c" chunk id        → one 24-byte place after another (merged by appending)
+//! "s" segment name    → u32 number, u64 chunks
+//! "p" u32 pack number → pack id
+//! "n"                 → u32 next segment number, u32 next pack number
+//! ```
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, MergeOperands, Options, WriteBatch};
+use rustix::fs::{FlockOperation, flock};
+
+use super::{Error, Result};
+use crate::context::Random;
+#[cfg(test)]
+use crate::format::PackEntry;
+use crate::format::Segment;
+use crate::id::{ChunkId, PackId, draw};
+
+const PLACE_LEN: usize = 24;
+/// Places written at once.
+const BATCH: usize = 20_000;
+/// Dead places are swept out by starting anew once there are more of them than of live ones.
+const SWEEP_FROM: u64 = 100_000;
+const BLOCK_CACHE: usize = 64 << 20;
+
+/// Where a chunk's sealed bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The pack.
+    pub pack: PackId,
+    /// Its position in the pack; part of the nonce.
+    pub position: u32,
+    /// Where its sealed bytes begin.
+    pub offset: u32,
+    /// How many they are.
+    pub stored: u32,
+    /// How many plain bytes it has.
+    pub plain: u32,
+}
+
+/// A segment that is valid now.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    /// Its file's full name; a snapshot's for the segment inside it.
+    pub name: String,
+    /// Whether new snapshots may refer to what it lists.
+    pub reusable: bool,
+}
+
+/// Look-ups of one command.
+pub struct Index {
+    db: DB,
+    /// Numbers of valid segments, and whether each may be reused.
+    live: HashMap<u32, bool>,
+    /// Packs that a running collection may delete.
+    condemned: HashSet<PackId>,
+    packs: Mutex<HashMap<u32, PackId>>,
+    home: PathBuf,
+    own: PathBuf,
+}
+
+/// Opens the table for `wanted`, importing with `load` what is new and dropping what vanished.
+struct Opening<'a> {
+    home: &'a Path,
+    wanted: &'a [Wanted],
+    load: &'a dyn Fn(&str) -> Result<Segment>,
+}
+
+fn fail(home: &Path, what: impl std::fmt::Display) -> Error {
+    Error::Cache { directory: home.display().to_string(), what: what.to_string() }
+}
+
+fn options() -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_bloom_filter(10.0, false);
+    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE));
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_format_version(5);
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&table);
+    options.set_merge_operator_associative("append", append);
+    options.set_max_open_files(-1);
+    options.set_write_buffer_size(16 << 20);
+    options.set_target_file_size_base(128 << 20);
+    options.set_keep_log_file_num(1);
+    options.set_max_log_file_size(1 << 20);
+    options.set_log_level(rocksdb::LogLevel::Error);
+    options
+}
+
+/// Places of one chunk stand one after another, in the order of import.
+fn append(_key: &[u8], there: Option<&[u8]>, more: &MergeOperands) -> Option<Vec<u8>> {
+    let mut all = there.unwrap_or_default().to_vec();
+    more.iter().for_each(|place| all.extend_from_slice(place));
+    Some(all)
+}
+
+fn chunk_key(id: &ChunkId) -> [u8; 33] {
+    let mut key = [b'c'; 33];
+    key[1..].copy_from_slice(&id.0);
+    key
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|w| w.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+/// A segment as the table knows it.
+struct Known {
+    number: u32,
+    chunks: u64,
+}
+
+fn known_segments(db: &DB, home: &Path) -> Result<HashMap<String, Known>> {
+    let mut known = HashMap::new();
+    for item in db.iterator(IteratorMode::From(b"s", Direction::Forward)) {
+        let (key, value) = item.map_err(|e| fail(home, e))?;
+        let Some(name) = key.strip_prefix(b"s") else { break };
+        let name = String::from_utf8_lossy(name).into_owned();
+        let chunks = u64::from(word(&value, 4)) | u64::from(word(&value, 8)) << 32;
+        known.insert(name, Known { number: word(&value, 0), chunks });
+    }
+    Ok(known)
+}
+
+/// The lock on the table: shared to open a secondary, exclusive to be the primary.
+fn lock(home: &Path, operation: FlockOperation) -> Result<File> {
+    fs::create_dir_all(home).map_err(|e| fail(home, e))?;
+    let file = File::create(home.join("lock")).map_err(|e| fail(home, e))?;
+    flock(&file, operation).map_err(|e| fail(home, e))?;
+    Ok(file)
+}
+
+impl Opening<'_> {
+    fn table(&self) -> PathBuf {
+        self.home.join("table")
+    }
+
+    /// A secondary and the known segments, if the table is there and knows exactly what is wanted.
+    fn try_current(&self, own: &Path) -> Result<Option<(DB, HashMap<String, Known>)>> {
+        let _shared = lock(self.home, FlockOperation::LockShared)?;
+        if !self.table().join("CURRENT").exists() {
+            return Ok(None);
+        }
+        // A table that does not open is damaged; the caller makes it anew.
+        let Ok(db) = DB::open_as_secondary(&options(), self.table(), own.to_owned()) else { return Ok(None) };
+        let known = known_segments(&db, self.home)?;
+        let current = known.len() == self.wanted.len() && self.wanted.iter().all(|w| known.contains_key(&w.name));
+        Ok(current.then_some((db, known)))
+    }
+
+    /// Brings the table up to date, alone.
+    fn import(&self) -> Result<()> {
+        let _exclusive = lock(self.home, FlockOperation::LockExclusive)?;
+        let db = match DB::open(&options(), self.table()) {
+            Ok(db) => db,
+            Err(_) => self.start_anew()?,
+        };
+        let db = match self.drop_vanished(&db)? {
+            true => db,
+            false => {
+                drop(db);
+                self.start_anew()?
+            }
+        };
+        let known = known_segments(&db, self.home)?;
+        for wanted in self.wanted.iter().filter(|wanted| !known.contains_key(&wanted.name)) {
+            let segment = (self.load)(&wanted.name)?;
+            self.add(&db, &wanted.name, &segment).map_err(|e| fail(self.home, e))?;
+        }
+        db.flush().map_err(|e| fail(self.home, e))
+    }
+
+    fn start_anew(&self) -> Result<DB> {
+        match fs::remove_dir_all(self.table()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(fail(self.home, e)),
+            _ => {}
+        }
+        DB::open(&options(), self.table()).map_err(|e| fail(self.home, e))
+    }
+
+    /// Forgets segments that vanished. False when so much is dead that the table should be made anew.
+    fn drop_vanished(&self, db: &DB) -> Result<bool> {
+        let wanted: HashSet<&str> = self.wanted.iter().map(|w| w.name.as_str()).collect();
+        let known = known_segments(db, self.home)?;
+        let (live, gone): (Vec<_>, Vec<_>) = known.iter().partition(|(name, _)| wanted.contains(name.as_str()));
+        let mut batch = WriteBatch::default();
+        gone.iter().for_each(|(name, _)| batch.delete([b"s", name.as_bytes()].concat()));
+        db.write(batch).map_err(|e| fail(self.home, e))?;
+        let chunks = |list: &[(&String, &Known)]| list.iter().map(|(_, known)| known.chunks).sum::<u64>();
+        let dead = chunks(&gone);
+        Ok(dead < SWEEP_FROM || dead < chunks(&live))
+    }
+
+    fn add(&self, db: &DB, name: &str, segment: &Segment) -> std::result::Result<(), rocksdb::Error> {
+        let counters = db.get(b"n")?.unwrap_or_default();
+        let (number, first_pack) = (word(&counters, 0), word(&counters, 4));
+        // Numbers are used up before their entries are written, so that a half import is never
+        // taken for part of a later one.
+        let next_pack = first_pack + segment.packs.len() as u32;
+        db.put(b"n", [(number + 1).to_le_bytes(), next_pack.to_le_bytes()].concat())?;
+        let mut batch = WriteBatch::default();
+        for (pack, pack_number) in segment.packs.iter().zip(first_pack..) {
+            batch.put([&b"p"[..], &pack_number.to_le_bytes()].concat(), pack.id.0);
+            for (chunk, position) in pack.chunks.iter().zip(0u32..) {
+                let words = [number, pack_number, position, chunk.offset, chunk.stored, chunk.plain];
+                batch.merge(chunk_key(&chunk.id), words.map(u32::to_le_bytes).concat());
+                if batch.len() >= BATCH {
+                    db.write(std::mem::take(&mut batch))?;
+                }
+            }
+        }
+        db.write(batch)?;
+        let value = [&number.to_le_bytes()[..], &(segment.chunks() as u64).to_le_bytes()].concat();
+        db.put([b"s", name.as_bytes()].concat(), value)
+    }
+}
+
+impl Index {
+    /// Opens the index kept in `home` for the segments that are valid now. `load` reads one.
+    pub fn open(
+        home: &Path,
+        wanted: &[Wanted],
+        condemned: HashSet<PackId>,
+        random: &dyn Random,
+        load: &dyn Fn(&str) -> Result<Segment>,
+    ) -> Result<Index> {
+        let name = format!("{}-{:016x}", std::process::id(), u64::from_le_bytes(draw(random)));
+        let own = home.join("commands").join(name);
+        fs::create_dir_all(&own).map_err(|e| fail(home, e))?;
+        sweep_dead_commands(home);
+        let opening = Opening { home, wanted, load };
+        // Two tries: another command may bring in a segment, or drop one, between import and look.
+        for _ in 0..3 {
+            if let Some((db, known)) = opening.try_current(&own)? {
+                let live = wanted.iter().filter_map(|w| Some((known.get(&w.name)?.number, w.reusable))).collect();
+                let packs = Mutex::default();
+                return Ok(Index { db, live, condemned, packs, home: home.to_owned(), own });
+            }
+            opening.import()?;
+        }
+        Err(fail(home, "other commands keep changing it; try again"))
+    }
+
+    fn pack(&self, number: u32) -> Result<Option<PackId>> {
+        let mut packs = self.packs.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(&id) = packs.get(&number) {
+            return Ok(Some(id));
+        }
+        let found = self.db.get([&b"p"[..], &number.to_le_bytes()].concat()).map_err(|e| fail(&self.home, e))?;
+        let id = found.and_then(|bytes| bytes.try_into().ok()).map(PackId);
+        if let Some(id) = id {
+            packs.insert(number, id);
+        }
+        Ok(id)
+    }
+
+    /// The valid places in `value`; with `reuse`, only those that a new snapshot may refer to.
+    fn places(&self, value: &[u8], reuse: bool) -> Result<Vec<Place>> {
+        let mut places = Vec::new();
+        for place in value.chunks_exact(PLACE_LEN) {
+            let believed = self.live.get(&word(place, 0)).is_some_and(|&reusable| reusable || !reuse);
+            if !believed {
+                continue;
+            }
+            let Some(pack) = self.pack(word(place, 4))? else { continue };
+            if reuse && self.condemned.contains(&pack) {
+                continue;
+            }
+            let (position, offset) = (word(place, 8), word(place, 12));
+            places.push(Place { pack, position, offset, stored: word(place, 16), plain: word(place, 20) });
+        }
+        Ok(places)
+    }
+
+    /// Every valid place of a chunk.
+    pub fn find(&self, id: &ChunkId) -> Result<Vec<Place>> {
+        let value = self.db.get_pinned(chunk_key(id)).map_err(|e| fail(&self.home, e))?;
+        value.map_or(Ok(Vec::new()), |value| self.places(&value, false))
+    }
+
+    /// For each of `ids`, whether a new snapshot may refer to it without storing it again.
+    pub fn reusable(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
+        let values = self.db.multi_get(ids.iter().map(chunk_key));
+        let judge = |value: std::result::Result<Option<Vec<u8>>, rocksdb::Error>| {
+            let value = value.map_err(|e| fail(&self.home, e))?;
+            value.map_or(Ok(false), |value| Ok(!self.places(&value, true)?.is_empty()))
+        };
+        values.into_iter().map(judge).collect()
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.own);
+    }
+}
+
+/// Removes what killed commands left.
+fn sweep_dead_commands(home: &Path) {
+    let Ok(entries) = fs::read_dir(home.join("commands")) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.split('-').next().and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// A segment's packs by their chunks, for tests.
+#[cfg(test)]
+fn segment_of(packs: &[(u8, &[u8])]) -> Segment {
+    use crate::format::PackedChunk;
+    use crate::id::ChunkKind;
+    let entry = |&(pack, chunks): &(u8, &[u8])| PackEntry {
+        id: PackId([pack; 16]),
+        kind: ChunkKind::Data,
+        size: 100,
+        chunks: chunks
+            .iter()
+            .map(|&c| PackedChunk { id: ChunkId([c; 32]), offset: c.into(), stored: 20, plain: 3 })
+            .collect(),
+    };
+    Segment { packs: packs.iter().map(entry).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::context::Seeded;
+
+    fn wanted(names: &[&str]) -> Vec<Wanted> {
+        names.iter().map(|&name| Wanted { name: name.into(), reusable: !name.starts_with('x') }).collect()
+    }
+
+    fn load(name: &str) -> Result<Segment> {
+        Ok(match name {
+            "a" => segment_of(&[(1, &[1, 2])]),
+            "b" => segment_of(&[(2, &[2, 3])]),
+            _ => segment_of(&[(3, &[4])]),
+        })
+    }
+
+    fn open(home: &Path, names: &[&str], condemned: &[u8]) -> Index {
+        let condemned = condemned.iter().map(|&p| PackId([p; 16])).collect();
+        Index::open(home, &wanted(names), condemned, &Seeded::new(1), &load).unwrap()
+    }
+
+    fn packs(index: &Index, chunk: u8) -> Vec<u8> {
+        index.find(&ChunkId([chunk; 32])).unwrap().iter().map(|place| place.pack.0[0]).collect()
+    }
+
+    #[test]
+    fn every_valid_place_of_a_chunk_is_found_and_a_vanished_segment_is_not_believed() {
+        let home = tempfile::tempdir().unwrap();
+        let index = open(home.path(), &["a", "b"], &[]);
+        assert_eq!(packs(&index, 2), [1, 2]);
+        assert_eq!(packs(&index, 9), []);
+        drop(index);
+        let index = open(home.path(), &["b"], &[]);
+        assert_eq!(packs(&index, 1), []);
+        assert_eq!(packs(&index, 2), [2]);
+    }
+
+    #[test]
+    fn what_is_condemned_or_of_an_unfinished_session_is_read_and_not_reused() {
+        let home = tempfile::tempdir().unwrap();
+        let index = open(home.path(), &["a", "b", "x"], &[1]);
+        assert_eq!(packs(&index, 1), [1]);
+        let ids = [1, 2, 3, 4, 9].map(|c| ChunkId([c; 32]));
+        assert_eq!(index.reusable(&ids).unwrap(), [false, true, true, false, false]);
+    }
+
+    #[test]
+    fn a_deleted_or_damaged_cache_is_made_anew() {
+        let home = tempfile::tempdir().unwrap();
+        drop(open(home.path(), &["a"], &[]));
+        for entry in fs::read_dir(home.path().join("table")).unwrap().flatten() {
+            fs::write(entry.path(), b"damaged").unwrap();
+        }
+        assert_eq!(packs(&open(home.path(), &["a"], &[]), 1), [1]);
+        fs::remove_dir_all(home.path()).unwrap();
+        assert_eq!(packs(&open(home.path(), &["a"], &[]), 1), [1]);
+    }
+
+    #[test]
+    fn a_command_goes_on_looking_up_while_another_imports() {
+        let home = tempfile::tempdir().unwrap();
+        let first = open(home.path(), &["a"], &[]);
+        let second = open(home.path(), &["a", "b"], &[]);
+        let third = open(home.path(), &["b"], &[]);
+        assert_eq!(packs(&first, 1), [1]);
+        assert_eq!(packs(&second, 3), [2]);
+        assert_eq!(packs(&third, 1), []);
+    }
+
+    #[test]
+    fn a_segment_is_loaded_once() {
+        let home = tempfile::tempdir().unwrap();
+        let loads = Cell::new(0);
+        let counting = |name: &str| {
+            loads.set(loads.get() + 1);
+            load(name)
+        };
+        for _ in 0..3 {
+            Index::open(home.path(), &wanted(&["a", "b"]), HashSet::new(), &Seeded::new(1), &counting).unwrap();
+        }
+        assert_eq!(loads.get(), 2);
+    }
+}

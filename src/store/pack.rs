@@ -1,0 +1,167 @@
+//! Packs being filled and packs being read.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Error, Result, chunk};
+use crate::format::{
+    Footer, Malformed, Name, PACK_MAGIC, PackEntry, PackedChunk, TRAILER_LEN, open_chunk, open_footer, parse_trailer,
+    seal_chunk, seal_footer,
+};
+use crate::id::{ChunkId, ChunkKind, PackId};
+use crate::secret::{ChunkNamer, SealKey, SealSecret};
+use crate::storage::Storage;
+
+/// A pack that is being filled. Its id is drawn when it is begun and its bytes are made once, so a
+/// nonce is never used for two plaintexts.
+pub struct PackBuilder {
+    id: PackId,
+    kind: ChunkKind,
+    key: SealKey,
+    bytes: BytesMut,
+    chunks: Vec<PackedChunk>,
+}
+
+impl PackBuilder {
+    /// An empty pack with room for `capacity` bytes.
+    pub fn new(id: PackId, kind: ChunkKind, secret: &SealSecret, capacity: usize) -> PackBuilder {
+        let mut bytes = BytesMut::with_capacity(capacity);
+        bytes.extend_from_slice(PACK_MAGIC);
+        PackBuilder { id, kind, key: secret.pack(id), bytes, chunks: Vec::new() }
+    }
+
+    /// Seals an encoded chunk into the pack.
+    pub fn append(&mut self, id: ChunkId, mut encoded: Vec<u8>, plain: u32) {
+        let position = self.chunks.len() as u32;
+        seal_chunk(&self.key, self.id, self.kind, position, &id, &mut encoded);
+        let (offset, stored) = (self.bytes.len() as u32, encoded.len() as u32);
+        self.chunks.push(PackedChunk { id, offset, stored, plain });
+        self.bytes.extend_from_slice(&encoded);
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The whole file, and how the index lists it.
+    pub fn finish(mut self) -> (PackEntry, Bytes) {
+        let footer = Footer { kind: self.kind, chunks: self.chunks };
+        self.bytes.extend_from_slice(&seal_footer(&self.key, self.id, &footer));
+        let size = self.bytes.len() as u64;
+        let entry = PackEntry { id: self.id, kind: self.kind, size, chunks: footer.chunks };
+        (entry, self.bytes.freeze())
+    }
+}
+
+/// Opens chunks of one pack.
+pub struct PackReader {
+    id: PackId,
+    kind: ChunkKind,
+    key: SealKey,
+}
+
+impl PackReader {
+    /// For the pack `id`.
+    pub fn new(id: PackId, kind: ChunkKind, secret: &SealSecret) -> PackReader {
+        PackReader { id, kind, key: secret.pack(id) }
+    }
+
+    /// The plain bytes of the chunk at `position`, from its sealed bytes; everything is verified.
+    pub fn open(&self, namer: &ChunkNamer, position: u32, chunk: &PackedChunk, sealed: &[u8]) -> Result<Bytes> {
+        let opened = || {
+            let mut sealed = sealed.to_vec();
+            if sealed.len() != chunk.stored as usize {
+                return Err(Malformed::Length(sealed.len()));
+            }
+            let encoded = open_chunk(&self.key, self.id, self.kind, position, &chunk.id, &mut sealed)?;
+            let plain = chunk::decode(encoded, chunk.plain as usize)?;
+            if namer.name(self.kind, &plain) == chunk.id { Ok(plain) } else { Err(Malformed::Content) }
+        };
+        opened().map_err(|what| damaged(self.kind, self.id, what))
+    }
+}
+
+fn damaged(kind: ChunkKind, id: PackId, what: Malformed) -> Error {
+    Error::Damaged { file: Name::Pack(kind, id).to_string(), what }
+}
+
+/// The footer of a stored pack whose size is `size`.
+pub fn read_footer(
+    storage: &dyn Storage,
+    secret: &SealSecret,
+    kind: ChunkKind,
+    id: PackId,
+    size: u64,
+) -> Result<Footer> {
+    let name = Name::Pack(kind, id).to_string();
+    let bad = |what| damaged(kind, id, what);
+    let short = || bad(Malformed::Length(size as usize));
+    let trailer_at = size.checked_sub(TRAILER_LEN as u64).ok_or_else(short)?;
+    let trailer = storage.get_range(&name, trailer_at, TRAILER_LEN as u64)?;
+    let length = parse_trailer(&trailer).map_err(bad)? as u64;
+    let footer_at = trailer_at.checked_sub(length).ok_or_else(short)?;
+    let sealed = storage.get_range(&name, footer_at, length)?;
+    open_footer(&secret.pack(id), id, kind, &sealed).map_err(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Seeded;
+    use crate::secret::ContentSecret;
+    use crate::storage::Local;
+
+    fn sample() -> (SealSecret, ChunkNamer, PackEntry, Bytes) {
+        let random = Seeded::new(1);
+        let secret = SealSecret::draw(&random);
+        let namer = ContentSecret::draw(&random).namer();
+        let mut builder = PackBuilder::new(PackId::draw(&random), ChunkKind::Data, &secret, 0);
+        for plain in [&b"first"[..], &[0; 5000], b""] {
+            let id = namer.name(ChunkKind::Data, plain);
+            builder.append(id, chunk::encode(plain), plain.len() as u32);
+        }
+        let (entry, bytes) = builder.finish();
+        (secret, namer, entry, bytes)
+    }
+
+    fn sealed<'a>(bytes: &'a [u8], chunk: &PackedChunk) -> &'a [u8] {
+        &bytes[chunk.offset as usize..][..chunk.stored as usize]
+    }
+
+    #[test]
+    fn chunks_come_back_and_the_footer_lists_them() {
+        let (secret, namer, entry, bytes) = sample();
+        let reader = PackReader::new(entry.id, entry.kind, &secret);
+        let plain = reader.open(&namer, 1, &entry.chunks[1], sealed(&bytes, &entry.chunks[1])).unwrap();
+        assert_eq!(plain, vec![0; 5000]);
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Local::new(directory.path());
+        storage.put(&Name::Pack(entry.kind, entry.id).to_string(), bytes.clone()).unwrap();
+        let footer = read_footer(&storage, &secret, entry.kind, entry.id, bytes.len() as u64).unwrap();
+        assert_eq!(footer.chunks, entry.chunks);
+    }
+
+    #[test]
+    fn a_chunk_opens_only_at_its_own_position_and_in_its_own_pack() {
+        let (secret, namer, entry, bytes) = sample();
+        let chunk = &entry.chunks[0];
+        let reader = PackReader::new(entry.id, entry.kind, &secret);
+        assert!(reader.open(&namer, 1, chunk, sealed(&bytes, chunk)).is_err());
+        let node = PackReader::new(entry.id, ChunkKind::Node, &secret);
+        assert!(node.open(&namer, 0, chunk, sealed(&bytes, chunk)).is_err());
+        let other = PackReader::new(PackId([9; 16]), entry.kind, &secret);
+        assert!(other.open(&namer, 0, chunk, sealed(&bytes, chunk)).is_err());
+    }
+
+    #[test]
+    fn every_flipped_bit_in_a_chunk_is_found() {
+        let (secret, namer, entry, bytes) = sample();
+        let reader = PackReader::new(entry.id, entry.kind, &secret);
+        let chunk = &entry.chunks[0];
+        for at in 0..chunk.stored as usize {
+            let mut bad = sealed(&bytes, chunk).to_vec();
+            bad[at] ^= 1;
+            assert!(reader.open(&namer, 0, chunk, &bad).is_err(), "{at}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Gives content out: find, fetch, open, verify.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use lru::LruCache;
+
+use super::{Error, Index, PackCache, PackReader, Place, Result};
+use crate::format::{Malformed, Name, PackedChunk};
+use crate::id::{ChunkId, ChunkKind, PackId};
+use crate::secret::{ChunkNamer, SealSecret};
+use crate::storage::Storage;
+
+/// Small chunks are fetched in blocks, since their neighbours are usually wanted next.
+const BLOCK: u64 = 1 << 20;
+const BLOCKS: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+/// A chunk from this size on is fetched by itself.
+const LARGE: u32 = 128 << 10;
+
+/// Reads chunks of a repository.
+pub struct Reader {
+    storage: Arc<dyn Storage>,
+    index: Arc<Index>,
+    namer: ChunkNamer,
+    seal: SealSecret,
+    cache: Option<Arc<PackCache>>,
+    blocks: Mutex<LruCache<(PackId, u64), Bytes>>,
+}
+
+impl Reader {
+    /// Reads what `index` knows from `storage`; tree packs through `cache`.
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        index: Arc<Index>,
+        namer: ChunkNamer,
+        seal: SealSecret,
+        cache: Option<Arc<PackCache>>,
+    ) -> Reader {
+        Reader { storage, index, namer, seal, cache, blocks: Mutex::new(LruCache::new(BLOCKS)) }
+    }
+
+    /// The plain bytes of a chunk, verified. Where one copy is damaged, another is taken.
+    pub fn get(&self, kind: ChunkKind, id: &ChunkId) -> Result<Bytes> {
+        let mut failure = Error::Missing { kind, id: *id };
+        for place in self.index.find(id)? {
+            match self.read(kind, id, &place) {
+                Err(Error::Storage(error)) if !error.is_not_found() => return Err(error.into()),
+                Err(error) => failure = error,
+                plain => return plain,
+            }
+        }
+        Err(failure)
+    }
+
+    fn read(&self, kind: ChunkKind, id: &ChunkId, place: &Place) -> Result<Bytes> {
+        let open = |sealed: &[u8]| {
+            let &Place { offset, stored, plain, position, pack } = place;
+            let chunk = PackedChunk { id: *id, offset, stored, plain };
+            PackReader::new(pack, kind, &self.seal).open(&self.namer, position, &chunk, sealed)
+        };
+        if let (ChunkKind::Node, Some(cache)) = (kind, &self.cache) {
+            let here = cache.read(place.pack, place.offset.into(), place.stored as usize);
+            if let Some(plain) = here.and_then(|sealed| open(&sealed).ok()) {
+                return Ok(plain);
+            }
+            cache.forget(place.pack);
+            let whole = self.storage.get(&Name::Pack(kind, place.pack).to_string())?;
+            cache.keep(place.pack, &whole);
+            let range = place.offset as usize..place.offset as usize + place.stored as usize;
+            let sealed = whole.get(range).ok_or_else(|| Error::Damaged {
+                file: Name::Pack(kind, place.pack).to_string(),
+                what: Malformed::Length(whole.len()),
+            })?;
+            return open(sealed);
+        }
+        open(&self.fetch(kind, place)?)
+    }
+
+    /// The sealed bytes of a chunk.
+    fn fetch(&self, kind: ChunkKind, place: &Place) -> Result<Bytes> {
+        let name = Name::Pack(kind, place.pack).to_string();
+        let (begin, end) = (u64::from(place.offset), u64::from(place.offset) + u64::from(place.stored));
+        if place.stored >= LARGE {
+            return Ok(self.storage.get_range(&name, begin, end - begin)?);
+        }
+        let mut sealed = Vec::with_capacity(place.stored as usize);
+        let mut at = begin;
+        while at < end {
+            let number = at / BLOCK;
+            let block = self.block(&name, place.pack, number)?;
+            let from = (at - number * BLOCK) as usize;
+            let to = ((end - number * BLOCK).min(BLOCK)) as usize;
+            let Some(part) = block.get(from..to) else { break };
+            sealed.extend_from_slice(part);
+            at = number * BLOCK + to as u64;
+        }
+        Ok(sealed.into())
+    }
+
+    fn block(&self, name: &str, pack: PackId, number: u64) -> Result<Bytes> {
+        let mut blocks = self.blocks.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(block) = blocks.get(&(pack, number)) {
+            return Ok(block.clone());
+        }
+        drop(blocks);
+        let block = self.storage.get_range(name, number * BLOCK, BLOCK)?;
+        blocks = self.blocks.lock().unwrap_or_else(|e| e.into_inner());
+        blocks.put((pack, number), block.clone());
+        Ok(block)
+    }
+}

@@ -1,0 +1,67 @@
+//! Where nodes are kept.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use lru::LruCache;
+
+use super::{Error, Node, Result};
+use crate::id::{ChunkId, ChunkKind};
+use crate::store::{self, Reader, Writer};
+
+/// Nodes kept decoded, some 100 entries each.
+const DECODED: NonZeroUsize = NonZeroUsize::new(512).unwrap();
+
+/// Gives and takes the chunks that trees are made of.
+pub trait Nodes {
+    /// The plain bytes of a chunk.
+    fn get(&self, kind: ChunkKind, id: &ChunkId) -> store::Result<Bytes>;
+
+    /// Stores a chunk.
+    fn put(&self, kind: ChunkKind, bytes: Vec<u8>) -> store::Result<ChunkId>;
+
+    /// A node, decoded.
+    fn node(&self, id: &ChunkId) -> Result<Arc<Node>> {
+        let bytes = self.get(ChunkKind::Node, id)?;
+        let node = Node::decode(&bytes).map_err(|what| Error::Node { id: *id, what })?;
+        Ok(Arc::new(node))
+    }
+}
+
+/// A repository's chunks; writing only where there is a writer.
+pub struct ReadWrite<'a> {
+    reader: &'a Reader,
+    writer: Option<&'a Writer>,
+    decoded: Mutex<LruCache<ChunkId, Arc<Node>>>,
+}
+
+impl<'a> ReadWrite<'a> {
+    /// Reads from `reader`, writes to `writer`.
+    pub fn new(reader: &'a Reader, writer: Option<&'a Writer>) -> ReadWrite<'a> {
+        ReadWrite { reader, writer, decoded: Mutex::new(LruCache::new(DECODED)) }
+    }
+}
+
+impl Nodes for ReadWrite<'_> {
+    fn get(&self, kind: ChunkKind, id: &ChunkId) -> store::Result<Bytes> {
+        self.reader.get(kind, id)
+    }
+
+    fn put(&self, kind: ChunkKind, bytes: Vec<u8>) -> store::Result<ChunkId> {
+        // Reading verbs never build trees.
+        let writer = self.writer.ok_or(store::Error::Interrupted(crate::context::Interrupted))?;
+        Ok(writer.put(kind, bytes.into())?.id)
+    }
+
+    fn node(&self, id: &ChunkId) -> Result<Arc<Node>> {
+        let lock = || self.decoded.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(node) = lock().get(id) {
+            return Ok(node.clone());
+        }
+        let bytes = self.get(ChunkKind::Node, id)?;
+        let node = Arc::new(Node::decode(&bytes).map_err(|what| Error::Node { id: *id, what })?);
+        lock().put(*id, node.clone());
+        Ok(node)
+    }
+}
