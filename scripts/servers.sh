@@ -38,6 +38,10 @@ if ! flock -n 9; then
 fi
 # On the cache's own file system, so that the final mv is atomic: a binary that
 # exists is a whole one, also after an interrupted run.
+# Older ones are of runs that were killed: we hold the lock.
+for tmp in "$cache"/tmp.*; do
+  [[ ! -d $tmp ]] || { chmod -R u+w "$tmp"; rm -rf "$tmp"; }
+done
 tmp=$(mktemp -d "$cache/tmp.XXXXXX")
 # Go makes its module cache, which may lie in here, read-only.
 trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT

@@ -4,11 +4,14 @@
 //! `tests/architecture.rs` holds the floors and checks it.
 
 pub mod context;
+pub mod etcd_file;
 pub mod fault;
 pub mod format;
 pub mod id;
 pub mod progress;
 pub mod secret;
+pub mod sorter;
+pub mod source;
 pub mod storage;
 pub mod store;
 pub mod tree;

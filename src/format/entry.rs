@@ -140,6 +140,9 @@ pub struct ObjectEntry {
     pub metadata: Vec<(String, String)>,
     /// Tags, sorted by name.
     pub tags: Vec<(String, String)>,
+    /// A hash of the metadata and tags that the listing showed, where it shows them: a change of
+    /// tags leaves ETag and time alone.
+    pub shown: Option<[u8; 8]>,
     /// Part sizes as runs of (how many, bytes); empty for an object put at once.
     pub parts: Vec<(u32, u64)>,
     /// Its body.

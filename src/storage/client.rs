@@ -16,7 +16,7 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::Cause;
-use crate::fault::Kind;
+use crate::fault::{Kind, chain};
 
 /// Where an S3 server is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -126,20 +126,6 @@ fn trust(address: &S3Address) -> Result<TlsContext, S3Error> {
     context.map_err(|e| S3Error::BadCa(address.ca.clone(), e.to_string()))
 }
 
-/// The innermost causes of an error chain in one line, without repeating what contains what.
-pub fn text(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let part = error.to_string();
-        if !part.is_empty() && !parts.iter().any(|p| p.contains(&part)) {
-            parts.push(part);
-        }
-        next = error.source();
-    }
-    parts.join(": ")
-}
-
 /// What a failed request means. `writes`: whether it may have happened all the same.
 pub fn classify<E>(error: &SdkError<E, HttpResponse>, writes: bool) -> Cause
 where
@@ -160,9 +146,9 @@ where
             classify_answer(status, code, said, unclear)
         }
         SdkError::TimeoutError(_) => unclear("no answer in time".into()),
-        SdkError::ResponseError(_) => unclear(format!("a broken answer: {}", text(error))),
+        SdkError::ResponseError(_) => unclear(format!("a broken answer: {}", chain(error))),
         SdkError::DispatchFailure(failure) => {
-            let why = failure.as_connector_error().map_or_else(|| text(error), |e| text(e));
+            let why = failure.as_connector_error().map_or_else(|| chain(error), |e| chain(e));
             let lower = why.to_lowercase();
             let tls = ["certificate", "tls", "corrupt message", "unknownissuer", "handshake"];
             if tls.iter().any(|word| lower.contains(word)) {
@@ -174,7 +160,7 @@ where
             }
         }
         _ => {
-            let why = text(error);
+            let why = chain(error);
             let kind = if why.contains("credential") { Kind::Denied } else { Kind::Failed };
             Cause::Refused(kind, why)
         }

@@ -55,7 +55,7 @@ impl S3 {
             let broken = |why: String| self.error("read", name, Cause::Transient(why));
             let body = tokio::time::timeout(BODY, answer.body.collect()).await;
             let body = body.map_err(|_| broken("the body did not arrive in time".into()))?;
-            Ok(body.map_err(|e| broken(super::s3_text(&e)))?.into_bytes())
+            Ok(body.map_err(|e| broken(crate::fault::chain(&e)))?.into_bytes())
         })
     }
 }

@@ -1,0 +1,375 @@
+//! A bucket: its objects, with everything that belongs to them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::types::ObjectAttributes;
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::listing::{Listed, Lister, Listing};
+use super::{Error, Result};
+use crate::fault::{Kind, chain};
+use crate::format::Headers;
+use crate::storage::{Cause, S3Access, classify, connect};
+
+/// A larger object is read in ranges of this size.
+const PIECE: u64 = 8 << 20;
+/// Ranges of one object read at once.
+const PIECES_AT_ONCE: usize = 3;
+/// KiB of bodies in memory at once.
+const BUDGET_KIB: u32 = 96 << 10;
+/// A body that stands still for so long is given up.
+const STILL: Duration = Duration::from_secs(120);
+/// An object that changes while it is read is read again this often.
+const TRIES: usize = 4;
+
+/// Requests made to the source.
+#[derive(Debug, Default)]
+pub struct Requests {
+    /// Pages listed.
+    pub lists: AtomicU64,
+    /// Objects, ranges and tag sets read.
+    pub gets: AtomicU64,
+    /// Objects asked about.
+    pub heads: AtomicU64,
+}
+
+impl Requests {
+    pub(super) fn list(&self) {
+        self.lists.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A bucket and how it is read.
+#[derive(Clone)]
+pub struct BucketOptions {
+    /// The server.
+    pub access: S3Access,
+    /// The bucket.
+    pub bucket: String,
+    /// Only keys that begin with this.
+    pub prefix: String,
+}
+
+/// An open bucket.
+#[derive(Clone)]
+pub struct Bucket {
+    client: Client,
+    runtime: Handle,
+    bucket: String,
+    prefix: String,
+    endpoint: String,
+    requests: Arc<Requests>,
+    extended: bool,
+}
+
+/// What the server says of an object beside its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Bytes.
+    pub size: u64,
+    /// Without quotes.
+    pub etag: String,
+    /// Where the bucket keeps versions.
+    pub version: Option<String>,
+    /// Headers.
+    pub headers: Headers,
+    /// Where it is not the standard one.
+    pub storage_class: Option<String>,
+    /// User metadata, sorted.
+    pub metadata: Vec<(String, String)>,
+    /// Tags, sorted.
+    pub tags: Vec<(String, String)>,
+    /// Part sizes; empty for an object put at once.
+    pub parts: Vec<u64>,
+}
+
+/// An object being read.
+pub enum Fetched {
+    /// Its head, and its body piece by piece.
+    Object(Box<Head>, Body),
+    /// It vanished since it was listed.
+    Gone,
+    /// It cannot be read, for this reason.
+    Unreadable(String),
+}
+
+/// A body arriving; it holds its share of the memory budget until it is dropped.
+pub struct Body {
+    pieces: mpsc::Receiver<Result<Bytes>>,
+    left: u64,
+    _share: OwnedSemaphorePermit,
+}
+
+impl Body {
+    /// The next piece, from a thread that may block. An error where the body ends early.
+    pub fn next(&mut self) -> Result<Option<Bytes>> {
+        match self.pieces.blocking_recv() {
+            Some(piece) => {
+                let piece = piece?;
+                self.left = self.left.saturating_sub(piece.len() as u64);
+                Ok(Some(piece))
+            }
+            None if self.left > 0 => {
+                let cause = Cause::Transient(format!("the body ended {} bytes early", self.left));
+                Err(Error::S3 { action: "read", what: "an object".into(), cause })
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+/// Objects being read at once, within a budget of memory.
+pub struct Reading {
+    bucket: Bucket,
+    budget: Arc<Semaphore>,
+}
+
+fn unquote(etag: Option<&str>) -> String {
+    etag.unwrap_or_default().trim_matches('"').to_owned()
+}
+
+impl Bucket {
+    /// Connects; makes one request, which tells whether the bucket can be listed.
+    pub fn open(runtime: &Handle, options: &BucketOptions) -> Result<Bucket> {
+        let client = runtime.block_on(connect(&options.access))?;
+        let endpoint = options.access.address.endpoint.clone().unwrap_or_else(|| "AWS".into());
+        let extended = !endpoint.contains("amazonaws.com") && endpoint != "AWS";
+        Ok(Bucket {
+            client,
+            runtime: runtime.clone(),
+            bucket: options.bucket.clone(),
+            prefix: options.prefix.clone(),
+            endpoint,
+            requests: Arc::default(),
+            extended,
+        })
+    }
+
+    /// The requests made so far.
+    pub fn requests(&self) -> Arc<Requests> {
+        self.requests.clone()
+    }
+
+    /// The bucket's name.
+    pub fn name(&self) -> &str {
+        &self.bucket
+    }
+
+    /// All objects, in order of key.
+    pub fn list(&self) -> Result<Listing> {
+        let lister = Lister {
+            client: self.client.clone(),
+            bucket: self.bucket.clone(),
+            requests: self.requests.clone(),
+            extended: self.extended,
+        };
+        Listing::begin(&self.runtime, &lister, &self.prefix)
+    }
+
+    /// Begins to read objects.
+    pub fn reading(&self) -> Reading {
+        Reading { bucket: self.clone(), budget: Arc::new(Semaphore::new(BUDGET_KIB as usize)) }
+    }
+
+    fn fail(&self, action: &'static str, key: &str, cause: Cause) -> Error {
+        Error::S3 { action, what: format!("{key:?} in bucket {} at {}", self.bucket, self.endpoint), cause }
+    }
+
+    async fn get(&self, key: &str, range: Option<(u64, u64)>, etag: Option<&str>) -> Result<GetObjectOutput> {
+        self.requests.gets.fetch_add(1, Ordering::Relaxed);
+        let request = self.client.get_object().bucket(&self.bucket).key(key);
+        let request = request
+            .set_range(range.map(|(from, to)| format!("bytes={from}-{}", to - 1)))
+            .set_if_match(etag.map(|etag| format!("\"{etag}\"")));
+        request.send().await.map_err(|e| self.fail("read", key, classify(&e, false)))
+    }
+
+    /// What the server says of the object now, in a listing's words. `None` when it is gone.
+    pub async fn look(&self, key: &str) -> Result<Option<Listed>> {
+        self.requests.heads.fetch_add(1, Ordering::Relaxed);
+        let answer = self.client.head_object().bucket(&self.bucket).key(key).send().await;
+        match answer {
+            Ok(head) => Ok(Some(Listed {
+                key: key.to_owned(),
+                size: head.content_length().unwrap_or_default().try_into().unwrap_or_default(),
+                etag: unquote(head.e_tag()),
+                modified: head.last_modified().map_or(0, |t| t.to_millis().unwrap_or_default()),
+                shown: None,
+            })),
+            Err(error) => match classify(&error, false) {
+                Cause::NotFound => Ok(None),
+                cause => Err(self.fail("look at", key, cause)),
+            },
+        }
+    }
+
+    async fn tags(&self, key: &str) -> Result<Vec<(String, String)>> {
+        self.requests.gets.fetch_add(1, Ordering::Relaxed);
+        let answer = self.client.get_object_tagging().bucket(&self.bucket).key(key).send().await;
+        let answer = answer.map_err(|e| self.fail("read the tags of", key, classify(&e, false)))?;
+        let mut tags: Vec<_> =
+            answer.tag_set().iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned())).collect();
+        tags.sort();
+        Ok(tags)
+    }
+
+    /// Part sizes of an object whose ETag says that it has `count` parts: all in one call where the
+    /// server gives them, else one by one.
+    async fn parts(&self, key: &str, count: usize) -> Result<Vec<u64>> {
+        self.requests.heads.fetch_add(1, Ordering::Relaxed);
+        let request = self.client.get_object_attributes().bucket(&self.bucket).key(key);
+        let request = request.object_attributes(ObjectAttributes::ObjectParts).max_parts(10_000);
+        if let Ok(answer) = request.send().await {
+            let parts = answer.object_parts().map(|parts| parts.parts()).unwrap_or_default();
+            let sizes: Option<Vec<u64>> = parts.iter().map(|part| part.size()?.try_into().ok()).collect();
+            if let Some(sizes) = sizes.filter(|sizes| sizes.len() == count) {
+                return Ok(sizes);
+            }
+        }
+        let mut sizes = Vec::with_capacity(count);
+        for number in 1..=count as i32 {
+            self.requests.heads.fetch_add(1, Ordering::Relaxed);
+            let request = self.client.head_object().bucket(&self.bucket).key(key).part_number(number);
+            let answer = request.send().await;
+            let answer = answer.map_err(|e| self.fail("read the parts of", key, classify(&e, false)))?;
+            sizes.push(answer.content_length().unwrap_or_default().try_into().unwrap_or_default());
+        }
+        Ok(sizes)
+    }
+
+    async fn head_of(&self, key: &str, size: u64, answer: &GetObjectOutput) -> Result<Head> {
+        let text = |value: Option<&str>| value.filter(|v| !v.is_empty()).map(str::to_owned);
+        let mut metadata: Vec<(String, String)> = answer
+            .metadata()
+            .map(|map| map.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
+            .unwrap_or_default();
+        metadata.sort();
+        let etag = unquote(answer.e_tag());
+        let tags = if answer.tag_count().unwrap_or(0) > 0 { self.tags(key).await? } else { Vec::new() };
+        let count = etag.rsplit_once('-').and_then(|(_, count)| count.parse::<usize>().ok());
+        let parts = match count {
+            // An ETag that no count follows is no multipart one; nor is one of more parts than bytes.
+            Some(count) if count <= 10_000 && count as u64 <= size.max(1) => self.parts(key, count).await?,
+            _ => Vec::new(),
+        };
+        let parts = if parts.iter().sum::<u64>() == size { parts } else { Vec::new() };
+        Ok(Head {
+            size,
+            etag,
+            version: text(answer.version_id()).filter(|v| v != "null"),
+            headers: Headers {
+                content_type: text(answer.content_type()),
+                cache_control: text(answer.cache_control()),
+                content_disposition: text(answer.content_disposition()),
+                content_encoding: text(answer.content_encoding()),
+                content_language: text(answer.content_language()),
+                expires: text(answer.expires_string()),
+            },
+            storage_class: text(answer.storage_class().map(|class| class.as_str())).filter(|c| c != "STANDARD"),
+            metadata,
+            tags,
+            parts,
+        })
+    }
+}
+
+impl Reading {
+    /// Begins to read the object; its body arrives while the caller works on it. Waits for a share of
+    /// the memory budget first. `listed` becomes what was really read.
+    pub async fn fetch(&self, listed: &mut Listed) -> Result<Fetched> {
+        let mut failure = None;
+        for _ in 0..TRIES {
+            match self.try_fetch(listed).await {
+                // Changed since it was listed: look again.
+                Err(Error::S3 { cause: Cause::Exists, .. }) => match self.bucket.look(&listed.key).await? {
+                    Some(now) => *listed = now,
+                    None => return Ok(Fetched::Gone),
+                },
+                Err(Error::S3 { cause: Cause::NotFound, .. }) => return Ok(Fetched::Gone),
+                Err(error) => match unreadable(&error) {
+                    Some(why) => return Ok(Fetched::Unreadable(why)),
+                    None => failure = Some(error),
+                },
+                fetched => return fetched,
+            }
+        }
+        let why = "it changes faster than it can be read".into();
+        Err(failure.unwrap_or_else(|| self.bucket.fail("read", &listed.key, Cause::Transient(why))))
+    }
+
+    async fn try_fetch(&self, listed: &mut Listed) -> Result<Fetched> {
+        let in_memory = listed.size.min(PIECE * (PIECES_AT_ONCE as u64 + 1));
+        let share = (in_memory / 1024 + 1).min(u64::from(BUDGET_KIB)) as u32;
+        // Fails only for a closed semaphore; this one is never closed.
+        let share = self.budget.clone().acquire_many_owned(share).await.map_err(|_| crate::context::Interrupted)?;
+        let key = listed.key.clone();
+        let large = listed.size > PIECE;
+        let range = large.then_some((0, PIECE));
+        let answer = self.bucket.get(&key, range, large.then_some(listed.etag.as_str())).await?;
+        let length: u64 = answer.content_length().unwrap_or_default().try_into().unwrap_or_default();
+        let size = if large { listed.size } else { length };
+        let head = self.bucket.head_of(&key, size, &answer).await?;
+        if head.etag != listed.etag || head.size != listed.size {
+            listed.shown = None;
+            if let Some(modified) = answer.last_modified() {
+                listed.modified = modified.to_millis().unwrap_or_default();
+            }
+        }
+        (listed.etag, listed.size) = (head.etag.clone(), head.size);
+        let (pieces, arriving) = mpsc::channel(PIECES_AT_ONCE);
+        let (bucket, etag) = (self.bucket.clone(), head.etag.clone());
+        tokio::spawn(async move {
+            let mut answer = Some(answer);
+            let mut from = 0;
+            loop {
+                let piece = match answer.take() {
+                    Some(answer) => bucket.collect(&key, answer).await,
+                    None => bucket.piece(&key, from, (from + PIECE).min(size), &etag).await,
+                };
+                from += piece.as_ref().map_or(size, |piece| piece.len() as u64);
+                let more = piece.is_ok() && from < size;
+                if pieces.send(piece).await.is_err() || !more {
+                    return;
+                }
+            }
+        });
+        Ok(Fetched::Object(Box::new(head), Body { pieces: arriving, left: size, _share: share }))
+    }
+}
+
+impl Bucket {
+    async fn piece(&self, key: &str, from: u64, to: u64, etag: &str) -> Result<Bytes> {
+        let answer = self.get(key, Some((from, to)), Some(etag)).await?;
+        let piece = self.collect(key, answer).await?;
+        if piece.len() as u64 == to - from {
+            return Ok(piece);
+        }
+        let why = format!("{} bytes came instead of {}", piece.len(), to - from);
+        Err(self.fail("read", key, Cause::Transient(why)))
+    }
+
+    async fn collect(&self, key: &str, answer: GetObjectOutput) -> Result<Bytes> {
+        let broken = |why: String| self.fail("read", key, Cause::Transient(why));
+        let expected = answer.content_length();
+        let body = tokio::time::timeout(STILL, answer.body.collect()).await;
+        let body = body.map_err(|_| broken("the body did not arrive in time".into()))?;
+        let bytes = body.map_err(|e| broken(chain(&e)))?.into_bytes();
+        if expected.is_some_and(|expected| expected != bytes.len() as i64) {
+            return Err(broken(format!("{} bytes came instead of {}", bytes.len(), expected.unwrap_or_default())));
+        }
+        Ok(bytes)
+    }
+}
+
+/// Why this one object cannot be read, where that is no failure of the whole source.
+fn unreadable(error: &Error) -> Option<String> {
+    let Error::S3 { cause: Cause::Refused(kind, why), .. } = error else { return None };
+    let customer_key = why.contains("Server Side Encryption") || why.contains("server side encryption");
+    (customer_key || (*kind == Kind::Denied && why.contains("AccessDenied"))).then(|| why.clone())
+}

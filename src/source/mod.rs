@@ -1,0 +1,93 @@
+//! The outside systems that are backed up from.
+
+mod bucket;
+mod etcd;
+mod listing;
+
+use crate::context::Interrupted;
+use crate::etcd_file::Fault;
+use crate::fault::Kind;
+use crate::storage::{Cause, S3Error};
+
+pub use bucket::{Bucket, BucketOptions, Fetched, Head, Reading, Requests};
+pub use etcd::{Etcd, EtcdAccess, Spooled, Status};
+pub use listing::{Listed, Listing};
+
+/// Why a source could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A request to an S3 server failed.
+    #[error("cannot {action} {what}: {cause}")]
+    S3 {
+        /// The request, as a verb.
+        action: &'static str,
+        /// The bucket or object.
+        what: String,
+        /// Why.
+        cause: Cause,
+    },
+    /// No client for the S3 server.
+    #[error(transparent)]
+    Client(#[from] S3Error),
+    /// A request to etcd failed.
+    #[error("cannot {action} etcd at {endpoint}: {why}")]
+    Etcd {
+        /// The request, as a verb.
+        action: &'static str,
+        /// The member.
+        endpoint: String,
+        /// The kind of failure.
+        kind: Kind,
+        /// What the server or the connection said.
+        why: String,
+    },
+    /// A certificate or key file.
+    #[error("cannot read {0}: {1}")]
+    File(String, std::io::Error),
+    /// The snapshot that etcd sent is not whole.
+    #[error("the snapshot that etcd at {0} sent is damaged: {1}")]
+    Torn(String, String),
+    /// etcd's database file cannot be understood.
+    #[error("etcd's snapshot: {0}")]
+    EtcdFile(#[from] Fault),
+    /// The cache directory, where snapshots and sorted runs are spooled.
+    #[error("cannot spool to {0}: {1}")]
+    Spool(String, std::io::Error),
+    /// There is less room than the snapshot needs.
+    #[error("{directory} has {free} bytes free and etcd's snapshot needs {needed}")]
+    NoRoom {
+        /// The spool directory.
+        directory: String,
+        /// Bytes free.
+        free: u64,
+        /// Bytes needed.
+        needed: u64,
+    },
+    /// The user asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+/// The result of reading a source.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The kind of failure.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::S3 { cause, .. } => match cause {
+                Cause::NotFound => Kind::NotFound,
+                Cause::Exists => Kind::Exists,
+                Cause::Uncertain(_) | Cause::Transient(_) => Kind::Unreachable,
+                Cause::Refused(kind, _) => *kind,
+                Cause::Interrupted => Kind::Interrupted,
+            },
+            Error::Client(_) | Error::File(..) => Kind::Usage,
+            Error::Etcd { kind, .. } => *kind,
+            Error::NoRoom { .. } => Kind::NoSpace,
+            Error::Spool(_, error) if error.kind() == std::io::ErrorKind::StorageFull => Kind::NoSpace,
+            Error::Torn(..) | Error::EtcdFile(_) | Error::Spool(..) => Kind::Failed,
+            Error::Interrupted(_) => Kind::Interrupted,
+        }
+    }
+}
