@@ -3,15 +3,23 @@
 //! `docs/architecture.md` is the map. A module uses only modules on floors below its own;
 //! `tests/architecture.rs` holds the floors and checks it.
 
+pub mod backup;
+pub mod browse;
+pub mod check;
 pub mod context;
+pub mod etcd;
 pub mod etcd_file;
 pub mod fault;
+pub mod forget;
 pub mod format;
 pub mod id;
 pub mod progress;
+pub mod repository;
+pub mod restore;
 pub mod secret;
 pub mod sorter;
 pub mod source;
 pub mod storage;
 pub mod store;
+pub mod target;
 pub mod tree;

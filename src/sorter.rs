@@ -119,17 +119,18 @@ impl Iterator for Sorted {
     }
 }
 
-/// Of several records of one key, only the last that came.
-pub fn last_of_each(sorted: Sorted) -> impl Iterator<Item = io::Result<Record>> {
+/// Of several records of one key, only the one with the greatest value.
+pub fn greatest_of_each(sorted: Sorted) -> impl Iterator<Item = io::Result<Record>> {
     let mut sorted = sorted.peekable();
     std::iter::from_fn(move || {
-        let mut last = sorted.next()?;
-        while let Ok((key, _)) = &last
-            && let Some(next) = sorted.next_if(|next| next.as_ref().is_ok_and(|(next, _)| next == key))
-        {
-            last = next;
+        let mut greatest = match sorted.next()? {
+            Ok(record) => record,
+            error => return Some(error),
+        };
+        while let Some(Ok(next)) = sorted.next_if(|next| next.as_ref().is_ok_and(|next| next.0 == greatest.0)) {
+            greatest = greatest.max(next);
         }
-        Some(last)
+        Some(Ok(greatest))
     })
 }
 
@@ -158,16 +159,18 @@ mod tests {
         }
 
         #[test]
-        fn the_last_of_each_key_wins(keys in proptest::collection::vec(0..20u8, 0..200)) {
+        fn the_greatest_of_each_key_wins(keys in proptest::collection::vec(0..20u8, 0..200)) {
             let directory = tempfile::tempdir().unwrap();
             let mut sorter = Sorter::new(directory.path(), 2000);
             let mut expected = std::collections::BTreeMap::new();
             for (number, key) in keys.iter().enumerate() {
-                sorter.push(vec![*key], vec![number as u8]).unwrap();
-                expected.insert(vec![*key], vec![number as u8]);
+                let value = vec![(number * 7 % 101) as u8];
+                sorter.push(vec![*key], value.clone()).unwrap();
+                let greatest = expected.entry(vec![*key]).or_insert_with(|| value.clone());
+                *greatest = value.max(greatest.clone());
             }
-            let last: Vec<Record> = last_of_each(sorter.finish().unwrap()).map(|r| r.unwrap()).collect();
-            prop_assert_eq!(last, expected.into_iter().collect::<Vec<_>>());
+            let kept: Vec<Record> = greatest_of_each(sorter.finish().unwrap()).map(|r| r.unwrap()).collect();
+            prop_assert_eq!(kept, expected.into_iter().collect::<Vec<_>>());
         }
     }
 }

@@ -135,7 +135,7 @@ fn unquote(etag: Option<&str>) -> String {
 }
 
 impl Bucket {
-    /// Connects; makes one request, which tells whether the bucket can be listed.
+    /// Connects. Makes no request.
     pub fn open(runtime: &Handle, options: &BucketOptions) -> Result<Bucket> {
         let client = runtime.block_on(connect(&options.access))?;
         let endpoint = options.access.address.endpoint.clone().unwrap_or_else(|| "AWS".into());
@@ -149,6 +149,17 @@ impl Bucket {
             requests: Arc::default(),
             extended,
         })
+    }
+
+    /// Asks whether the bucket is there and may be read.
+    pub fn check(&self) -> Result<()> {
+        self.requests.heads.fetch_add(1, Ordering::Relaxed);
+        let request = self.client.list_objects_v2().bucket(&self.bucket).max_keys(1);
+        let request = request.set_prefix((!self.prefix.is_empty()).then(|| self.prefix.clone()));
+        let answer = self.runtime.block_on(request.send());
+        let what = format!("bucket {} at {}", self.bucket, self.endpoint);
+        let fail = |e| Error::S3 { action: "list", what, cause: classify(&e, false) };
+        answer.map(|_| ()).map_err(fail)
     }
 
     /// The requests made so far.

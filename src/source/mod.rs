@@ -9,8 +9,8 @@ use crate::etcd_file::Fault;
 use crate::fault::Kind;
 use crate::storage::{Cause, S3Error};
 
-pub use bucket::{Bucket, BucketOptions, Fetched, Head, Reading, Requests};
-pub use etcd::{Etcd, EtcdAccess, Spooled, Status};
+pub use bucket::{Body, Bucket, BucketOptions, Fetched, Head, Reading, Requests};
+pub use etcd::{Spooled, snapshot};
 pub use listing::{Listed, Listing};
 
 /// Why a source could not be read.
@@ -30,20 +30,8 @@ pub enum Error {
     #[error(transparent)]
     Client(#[from] S3Error),
     /// A request to etcd failed.
-    #[error("cannot {action} etcd at {endpoint}: {why}")]
-    Etcd {
-        /// The request, as a verb.
-        action: &'static str,
-        /// The member.
-        endpoint: String,
-        /// The kind of failure.
-        kind: Kind,
-        /// What the server or the connection said.
-        why: String,
-    },
-    /// A certificate or key file.
-    #[error("cannot read {0}: {1}")]
-    File(String, std::io::Error),
+    #[error(transparent)]
+    Etcd(#[from] crate::etcd::Error),
     /// The snapshot that etcd sent is not whole.
     #[error("the snapshot that etcd at {0} sent is damaged: {1}")]
     Torn(String, String),
@@ -82,8 +70,8 @@ impl Error {
                 Cause::Refused(kind, _) => *kind,
                 Cause::Interrupted => Kind::Interrupted,
             },
-            Error::Client(_) | Error::File(..) => Kind::Usage,
-            Error::Etcd { kind, .. } => *kind,
+            Error::Client(_) => Kind::Usage,
+            Error::Etcd(error) => error.kind(),
             Error::NoRoom { .. } => Kind::NoSpace,
             Error::Spool(_, error) if error.kind() == std::io::ErrorKind::StorageFull => Kind::NoSpace,
             Error::Torn(..) | Error::EtcdFile(_) | Error::Spool(..) => Kind::Failed,

@@ -53,6 +53,11 @@ impl Reader {
         Err(failure)
     }
 
+    /// Where a chunk is.
+    pub fn places(&self, id: &ChunkId) -> Result<Vec<Place>> {
+        self.index.find(id)
+    }
+
     fn read(&self, kind: ChunkKind, id: &ChunkId, place: &Place) -> Result<Bytes> {
         let open = |sealed: &[u8]| {
             let &Place { offset, stored, plain, position, pack } = place;

@@ -4,7 +4,7 @@
   fill.py etcd  --endpoints URL [--cacert F --cert F --key F] [--user U:P]
                 --keys N --seed S [--root by-dev] [--only-root] [--no-odd]
   fill.py s3    --endpoint URL --bucket B --access-key A --secret-key S [--ca F]
-                --objects N --seed S [--root files] [--large] [--no-odd]
+                --objects N --seed S [--root files] [--every N] [--large] [--no-odd]
   fill.py churn-etcd … --percent P --seed S [--root by-dev]
   fill.py churn-s3   … --percent P --seed S [--root files]
   fill.py poke-etcd  … --seed X [--prefix P]
@@ -328,15 +328,15 @@ def stats(rng, size):
     return json.dumps(rows).encode()
 
 
-def milvus_object(rng, root, number):
-    """One ordinary object, as arguments of upload()."""
+def milvus_object(rng, root, number, every=100):
+    """One ordinary object, as arguments of upload(); one in "every" is large."""
     collection = 449 * 10**15 + number // 2000
     segment = 449 * 10**15 + 10**9 + number // 20
     middle = f"{collection}/{collection + 1}/{segment}"
     log = 449 * 10**15 + 10**12 + number
     headers = {}
-    # One in a hundred is large: these make nearly all of the bytes.
-    if number % 100 == 7:
+    # The large ones make nearly all of the bytes.
+    if number % every == 7:
         key = f"{root}/insert_log/{middle}/101/{log}"
         body = vectors(rng, rng.randrange(256 << 10, 4 * MIB) & ~3)
     else:
@@ -413,7 +413,7 @@ def fill_s3(args):
     direct = dump.Direct(args)
 
     def maker(number):
-        return lambda: milvus_object(seeded(args.seed, args.root, number), args.root, number)
+        return lambda: milvus_object(seeded(args.seed, args.root, number), args.root, number, args.every)
 
     count, skipped = upload_all(direct, map(maker, range(args.objects))), 0
     put_keys = set()
@@ -506,6 +506,7 @@ def main():
             if store == "etcd":
                 command.add_argument("--only-root", action="store_true", help="nothing outside of the root")
             else:
+                command.add_argument("--every", type=int, default=100, help="one in so many holds vectors (8 or more)")
                 command.add_argument("--large", action="store_true", help="also an object of more than 100 MiB")
     args = parser.parse_args()
     run = globals()[{"etcd": "fill_etcd", "s3": "fill_s3"}.get(args.command, args.command.replace("-", "_"))]

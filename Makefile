@@ -1,0 +1,40 @@
+# One profile only, release: RocksDB and the SDK take minutes, twice would be twice as long.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo build test fmt lint doc deny setup rocksdb
+
+cargo := . scripts/env.sh && cargo
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+demo: build ## backup, loss and restore of a real etcd and MinIO, in a minute
+	scripts/servers.sh etcd-3.6 minio python
+	scripts/demo.sh
+
+build: rocksdb ## the binary
+	$(cargo) build --release --locked
+
+test: rocksdb ## all tests, then the acceptance tests against real servers (FULL=1: in full size)
+	scripts/servers.sh
+	$(cargo) test --release --locked
+	tests/acceptance.sh
+
+fmt: ## format the sources
+	cargo fmt
+
+lint: rocksdb ## formatting and clippy
+	cargo fmt --check
+	$(cargo) clippy --release --locked --all-targets -- -D warnings
+
+doc: rocksdb ## the library's documentation, without warnings
+	RUSTDOCFLAGS="-D warnings"; export RUSTDOCFLAGS; $(cargo) doc --release --locked --no-deps
+
+deny: setup ## licences and origins of the dependencies
+	scripts/deny.sh
+
+setup:
+	@scripts/setup.sh
+
+rocksdb: setup
+	@scripts/rocksdb.sh

@@ -1,0 +1,69 @@
+//! Bytes into chunks.
+
+use bytes::Bytes;
+
+use super::Run;
+use crate::format::{Content, MAX_INLINE_VALUE};
+use crate::id::{ChunkId, ChunkKind};
+use crate::store::{self, Pieces, Writer};
+use crate::tree::{self, Nodes, Shape, write_content};
+
+/// Chunks looked up together.
+const BATCH: usize = 4;
+
+/// Content being stored as it arrives.
+pub(super) struct Storing<'a> {
+    writer: &'a Writer,
+    pieces: Pieces<'a>,
+    batch: Vec<Bytes>,
+    chunks: Vec<(ChunkId, u32)>,
+}
+
+impl<'a> Storing<'a> {
+    pub fn new(writer: &'a Writer, pieces: Pieces<'a>) -> Storing<'a> {
+        Storing { writer, pieces, batch: Vec::new(), chunks: Vec::new() }
+    }
+
+    /// More of the content.
+    pub fn push(&mut self, more: &[u8]) -> store::Result<()> {
+        let Storing { writer, pieces, batch, chunks } = self;
+        pieces.push(more, |chunk| {
+            batch.push(Bytes::copy_from_slice(chunk));
+            if batch.len() < BATCH { Ok(()) } else { flush(writer, batch, chunks) }
+        })
+    }
+
+    /// The content is complete.
+    pub fn finish(self, nodes: &dyn Nodes, shape: Shape) -> tree::Result<Content> {
+        let Storing { writer, pieces, mut batch, mut chunks } = self;
+        pieces.finish(|chunk| {
+            batch.push(Bytes::copy_from_slice(chunk));
+            Ok::<(), store::Error>(())
+        })?;
+        flush(writer, &mut batch, &mut chunks)?;
+        write_content(nodes, shape, chunks)
+    }
+}
+
+fn flush(writer: &Writer, batch: &mut Vec<Bytes>, chunks: &mut Vec<(ChunkId, u32)>) -> store::Result<()> {
+    let lengths: Vec<u32> = batch.iter().map(|chunk| chunk.len() as u32).collect();
+    let written = writer.put_all(ChunkKind::Data, std::mem::take(batch))?;
+    chunks.extend(written.iter().map(|written| written.id).zip(lengths));
+    Ok(())
+}
+
+impl Run<'_> {
+    pub(super) fn content_shape(&self) -> Shape {
+        self.repository.shape(self.repository.config().trees.content)
+    }
+
+    /// Stores a key or a value.
+    pub(super) fn store_bytes(&self, bytes: Vec<u8>) -> tree::Result<Content> {
+        if bytes.len() <= MAX_INLINE_VALUE {
+            return Ok(Content::Inline(bytes));
+        }
+        let mut storing = Storing::new(self.writer, self.cutter.pieces());
+        storing.push(&bytes)?;
+        storing.finish(&self.nodes, self.content_shape())
+    }
+}

@@ -1,0 +1,273 @@
+//! Backup: sources in, a snapshot out.
+//!
+//! etcd first, at one revision, and objects after it: whoever writes objects before the keys that
+//! refer to them (Milvus does) finds every object of that revision in the snapshot.
+
+mod content;
+mod etcd;
+mod objects;
+
+use std::time::Instant;
+
+use crate::context::{Interrupted, Nanos};
+use crate::fault::Kind;
+use crate::format::{EtcdCapture, ObjectCapture, Snapshot, Stored};
+use crate::id::SessionId;
+use crate::progress::Phase;
+use crate::repository::{self, Point, Repository, SnapshotInfo, WriteSession, check_name};
+use crate::etcd::{self as member, Etcd, Status};
+use crate::source::{self, Bucket, BucketOptions};
+use crate::store::{self, Cutter, Finished, Reader, Tuning, Writer};
+use crate::tree::{self, ReadWrite};
+
+pub use objects::Counts;
+
+/// What to back up, and how.
+#[derive(Clone)]
+pub struct Options {
+    /// The line of snapshots.
+    pub series: String,
+    /// A name for the snapshot.
+    pub name: Option<String>,
+    /// Tags for it.
+    pub tags: Vec<String>,
+    /// etcd.
+    pub etcd: Option<EtcdOptions>,
+    /// A bucket.
+    pub objects: Option<BucketOptions>,
+    /// Begin a new line where the source is not the one that the series was made from.
+    pub new_line: bool,
+    /// Speed.
+    pub tuning: Tuning,
+}
+
+/// An etcd to back up.
+#[derive(Clone)]
+pub struct EtcdOptions {
+    /// Where it is.
+    pub access: member::Access,
+    /// Only keys that begin with this.
+    pub prefix: Vec<u8>,
+}
+
+/// What was done.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The snapshot.
+    pub id: SessionId,
+    /// Its line.
+    pub series: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// When the capture began.
+    pub time: Nanos,
+    /// The snapshot it was made against.
+    pub parent: Option<SessionId>,
+    /// What was captured of etcd.
+    pub etcd: Option<EtcdCapture>,
+    /// What was captured of the bucket, and what was done for it.
+    pub objects: Option<(ObjectCapture, Counts)>,
+    /// What was stored.
+    pub stored: Stored,
+    /// Requests to the source: lists, gets, heads.
+    pub source_requests: (u64, u64, u64),
+    /// Seconds it took.
+    pub seconds: f64,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Why a backup failed. Nothing was committed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The repository.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+    /// A source.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// The source is another one than before.
+    #[error("{0}")]
+    SourceChanged(String),
+    /// Two listings of one bucket disagree about what is gone.
+    #[error("{0}")]
+    Listing(String),
+    /// A file of this machine.
+    #[error("cannot sort in {0}: {1}")]
+    Spool(String, std::io::Error),
+}
+
+/// The result of a backup.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The kind of failure.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Repository(error) => error.kind(),
+            Error::Source(error) => error.kind(),
+            Error::SourceChanged(_) => Kind::SourceChanged,
+            Error::Listing(_) => Kind::Failed,
+            Error::Spool(_, error) if error.kind() == std::io::ErrorKind::StorageFull => Kind::NoSpace,
+            Error::Spool(..) => Kind::Failed,
+        }
+    }
+}
+
+macro_rules! through_repository {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Error {
+            fn from(error: $error) -> Error {
+                Error::Repository(error.into())
+            }
+        }
+    )*};
+}
+
+through_repository!(store::Error, tree::Error, crate::format::Malformed, Interrupted);
+
+/// Sources that answered.
+struct Sources {
+    etcd: Option<(Etcd, Status)>,
+    bucket: Option<Bucket>,
+}
+
+/// A running backup.
+struct Run<'a> {
+    repository: &'a Repository,
+    options: &'a Options,
+    writer: &'a Writer,
+    nodes: ReadWrite<'a>,
+    cutter: Cutter,
+    warnings: Vec<String>,
+}
+
+/// What the sources held.
+struct Captured {
+    etcd: Option<EtcdCapture>,
+    objects: Option<(ObjectCapture, Counts)>,
+    warnings: Vec<String>,
+}
+
+/// Backs up.
+pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
+    let begun = Instant::now();
+    let time = repository.context().clock.now();
+    check_options(options)?;
+    let mut sources = connect(repository, options)?;
+    let session = repository.begin_write(|snapshots| choose_parent(snapshots, options))?;
+    let (id, parent) = (session.sid, session.parent.clone());
+    let reader = session.reader();
+    let writer = session.writer(options.tuning);
+    let captured = capture(repository, options, &mut sources, parent.as_ref(), &reader, &writer);
+    let captured = match captured {
+        Ok(captured) => captured,
+        Err(error) => return Err(give_up(session, writer, error)),
+    };
+    repository.context().progress.begin(Phase { name: "finishing", unit: "packs" });
+    let Finished { segment, mut stored } = writer.finish()?;
+    let requests = sources.bucket.as_ref().map(|bucket| bucket.requests());
+    let (objects, counts) = captured.objects.map_or((None, None), |(objects, counts)| (Some(objects), Some(counts)));
+    let snapshot = Snapshot {
+        series: options.series.clone(),
+        name: options.name.clone(),
+        time,
+        parent: parent.as_ref().map(|parent| parent.id),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        tool: concat!("icecore ", env!("CARGO_PKG_VERSION")).into(),
+        tags: options.tags.clone(),
+        etcd: captured.etcd.clone(),
+        objects: objects.clone(),
+        stored,
+        segment,
+    };
+    session.commit(snapshot)?;
+    stored.written_bytes = repository.requests().written.load(std::sync::atomic::Ordering::Relaxed);
+    let count = |counter: fn(&source::Requests) -> &std::sync::atomic::AtomicU64| {
+        requests.as_ref().map_or(0, |r| counter(r).load(std::sync::atomic::Ordering::Relaxed))
+    };
+    Ok(Report {
+        id,
+        series: options.series.clone(),
+        name: options.name.clone(),
+        time,
+        parent: parent.map(|parent| parent.id),
+        etcd: captured.etcd,
+        objects: objects.zip(counts),
+        stored,
+        source_requests: (count(|r| &r.lists), count(|r| &r.gets), count(|r| &r.heads)),
+        seconds: begun.elapsed().as_secs_f64(),
+        warnings: captured.warnings,
+    })
+}
+
+fn check_options(options: &Options) -> Result<()> {
+    let usage = |what: &str| Err(repository::Error::Usage(what.into()).into());
+    if options.etcd.is_none() && options.objects.is_none() {
+        return usage("nothing to back up: name a source with --etcd, or --s3 and --bucket");
+    }
+    check_name("series", &options.series)?;
+    if let Some(name) = &options.name {
+        check_name("name of a snapshot", name)?;
+        if name.starts_with("latest") {
+            return usage("a name may not begin with \"latest\"");
+        }
+    }
+    Ok(())
+}
+
+/// Before anything is written: a source that is down costs no session.
+fn connect(repository: &Repository, options: &Options) -> Result<Sources> {
+    let runtime = &repository.context().runtime;
+    let etcd = options.etcd.as_ref().map(|etcd| Etcd::connect(runtime, &etcd.access)).transpose().map_err(source::Error::from)?;
+    let bucket = options.objects.as_ref().map(|bucket| Bucket::open(runtime, bucket)).transpose()?;
+    if let Some(bucket) = &bucket {
+        bucket.check()?;
+    }
+    Ok(Sources { etcd, bucket })
+}
+
+fn choose_parent(snapshots: &[SnapshotInfo], options: &Options) -> repository::Result<Option<SnapshotInfo>> {
+    let taken = |info: &&SnapshotInfo| info.snapshot.series == options.series && info.snapshot.name == options.name;
+    if let Some(info) = snapshots.iter().find(taken).filter(|_| options.name.is_some()) {
+        let name = options.name.as_deref().unwrap_or_default();
+        return Err(repository::Error::Usage(format!("the name {name:?} is taken by snapshot {}", info.id)));
+    }
+    match Point::Latest(0).resolve(snapshots, &options.series) {
+        Ok(info) => Ok(Some(info)),
+        Err(repository::Error::PointNotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What was stored so far stays for the next run.
+fn give_up(session: WriteSession, writer: Writer, error: Error) -> Error {
+    // The first error is the one to tell.
+    let _ = writer.give_up();
+    let _ = session.give_up(&error.to_string());
+    error
+}
+
+fn capture(
+    repository: &Repository,
+    options: &Options,
+    sources: &mut Sources,
+    parent: Option<&SnapshotInfo>,
+    reader: &Reader,
+    writer: &Writer,
+) -> Result<Captured> {
+    let nodes = ReadWrite::new(reader, Some(writer));
+    let mut run = Run { repository, options, writer, nodes, cutter: repository.cutter(), warnings: Vec::new() };
+    let parent_etcd = parent.and_then(|parent| parent.snapshot.etcd.as_ref());
+    let etcd = match (&mut sources.etcd, &options.etcd) {
+        (Some((etcd, status)), Some(wanted)) => Some(run.etcd(etcd, status, wanted, parent_etcd)?),
+        _ => None,
+    };
+    let parent_objects = parent.and_then(|parent| parent.snapshot.objects.as_ref());
+    let objects = match &sources.bucket {
+        Some(bucket) => Some(run.objects(bucket, parent_objects)?),
+        None => None,
+    };
+    repository.context().cancel.check()?;
+    Ok(Captured { etcd, objects, warnings: run.warnings })
+}

@@ -1,0 +1,398 @@
+//! Capturing a bucket: list, compare with the parent's tree, read what changed.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc};
+
+use super::content::Storing;
+use super::{Error, Result, Run};
+use crate::format::{Content, Headers, ObjectCapture, ObjectEntry, ObjectState, Root, runs_of};
+use crate::progress::{Amount, Phase};
+use crate::sorter::Sorter;
+use crate::source::{self, Body, Bucket, Fetched, Head, Listed, Reading};
+use crate::storage::Cause;
+use crate::tree::{self, Edit};
+
+/// Objects being fetched at once.
+const FETCHES: usize = 32;
+/// Objects waiting for a fetch or for a worker.
+const QUEUE: usize = 64;
+/// An object that changes while it is read is read again this often.
+const TRIES: usize = 4;
+/// Memory for sorting entries.
+const SORT_BYTES: usize = 32 << 20;
+/// A listing from which more than a fifth is missing is made twice.
+const SUSPICIOUS: u64 = 5;
+
+/// What was done for a bucket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Objects in the snapshot.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Not in the parent.
+    pub added: u64,
+    /// Other than in the parent.
+    pub changed: u64,
+    /// In the parent only.
+    pub removed: u64,
+    /// As in the parent.
+    pub unchanged: u64,
+    /// Objects read.
+    pub read_count: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+}
+
+/// What workers share.
+struct Work<'a, 'r> {
+    run: &'a Run<'r>,
+    bucket: &'a Bucket,
+    reading: Arc<Reading>,
+    edits: Mutex<Sorter>,
+    failure: Mutex<Option<Error>>,
+    failed: AtomicBool,
+    gone: AtomicU64,
+    read_bytes: AtomicU64,
+    unreadable: Mutex<Vec<String>>,
+}
+
+type Arrival = (Listed, source::Result<Fetched>);
+
+/// Unreadable objects named in the warnings; more are counted.
+const NAMED: usize = 20;
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Whether the listing shows the object as the parent recorded it.
+fn unchanged(before: &ObjectEntry, now: &Listed) -> bool {
+    let shown = now.shown.is_none() || before.shown.is_none() || before.shown == now.shown;
+    before.state == ObjectState::Present
+        && before.size == now.size
+        && before.etag == now.etag
+        && before.modified == now.modified
+        && shown
+}
+
+impl Run<'_> {
+    /// Captures a bucket against the parent's capture.
+    pub(super) fn objects(
+        &mut self,
+        bucket: &Bucket,
+        parent: Option<&ObjectCapture>,
+    ) -> Result<(ObjectCapture, Counts)> {
+        let prefix = self.options.objects.as_ref().map(|o| o.prefix.clone()).unwrap_or_default();
+        let parent = self.check_bucket(bucket, &prefix, parent)?;
+        let before = parent.and_then(|parent| parent.root);
+        let listed = self.repository.context().clock.now();
+        self.repository.context().progress.begin(Phase { name: "reading objects", unit: "objects" });
+        let work = Work {
+            run: self,
+            bucket,
+            reading: Arc::new(bucket.reading()),
+            edits: Mutex::new(Sorter::new(&self.repository.spool(), SORT_BYTES)),
+            failure: Mutex::default(),
+            failed: AtomicBool::new(false),
+            gone: AtomicU64::new(0),
+            read_bytes: AtomicU64::new(0),
+            unreadable: Mutex::default(),
+        };
+        let mut counts = work.all(before.as_ref())?;
+        let Work { edits, gone, read_bytes, unreadable, .. } = work;
+        let edits = edits.into_inner().unwrap_or_else(|e| e.into_inner());
+        let root = self.apply_objects(before, edits)?;
+        (counts.count, counts.bytes) = (tree::count(root.as_ref()), tree::weight(root.as_ref()));
+        counts.read_bytes = read_bytes.into_inner();
+        self.warn_about(unreadable.into_inner().unwrap_or_else(|e| e.into_inner()), counts.count, &prefix);
+        let gone = gone.into_inner();
+        Ok((ObjectCapture { bucket: bucket.name().into(), prefix, root, listed, gone }, counts))
+    }
+
+    fn check_bucket<'p>(
+        &self,
+        bucket: &Bucket,
+        prefix: &str,
+        parent: Option<&'p ObjectCapture>,
+    ) -> Result<Option<&'p ObjectCapture>> {
+        match parent {
+            Some(parent) if parent.bucket != bucket.name() || parent.prefix != prefix => {
+                if self.options.new_line {
+                    return Ok(None);
+                }
+                Err(Error::SourceChanged(format!(
+                    "series {:?} was made from bucket {:?}, prefix {:?}, and this is bucket {:?}, prefix {prefix:?}. \
+                     Begin a new line of history with --new-line, or use another --series",
+                    self.options.series,
+                    parent.bucket,
+                    parent.prefix,
+                    bucket.name()
+                )))
+            }
+            parent => Ok(parent),
+        }
+    }
+
+    fn warn_about(&mut self, unreadable: Vec<String>, count: u64, prefix: &str) {
+        let more = unreadable.len().saturating_sub(NAMED);
+        self.warnings.extend(unreadable.into_iter().take(NAMED));
+        if more > 0 {
+            self.warnings.push(format!("{more} more objects could not be read"));
+        }
+        if count == 0 && !prefix.is_empty() {
+            self.warnings.push(format!("no object's key begins with {prefix:?}"));
+        }
+    }
+
+    fn apply_objects(&self, before: Option<Root>, edits: Sorter) -> Result<Option<Root>> {
+        let spool = |e| Error::Spool(self.repository.spool().display().to_string(), e);
+        let shape = self.repository.shape(self.repository.config().trees.objects);
+        let edits = edits.finish().map_err(spool)?.map(|record| {
+            let (key, value) = record.map_err(|e| tree::Error::Input(e.to_string()))?;
+            if value.is_empty() {
+                return Ok(Edit { key, value: None });
+            }
+            let entry = ObjectEntry::decode(&value).map_err(|e| tree::Error::Input(e.to_string()))?;
+            let weight = if entry.state == ObjectState::Present { entry.size } else { 0 };
+            Ok(Edit { key, value: Some((value, weight)) })
+        });
+        Ok(tree::apply(&self.nodes, shape, before, edits)?)
+    }
+}
+
+impl Work<'_, '_> {
+    fn fail(&self, error: Error) {
+        lock(&self.failure).get_or_insert(error);
+        self.failed.store(true, Ordering::SeqCst);
+    }
+
+    fn check(&self) -> Result<()> {
+        self.run.repository.context().cancel.check()?;
+        match self.failed.load(Ordering::SeqCst) {
+            true => Err(lock(&self.failure).take().unwrap_or(crate::context::Interrupted.into())),
+            false => Ok(()),
+        }
+    }
+
+    /// Lists, compares, and has everything read that changed.
+    fn all(&self, before: Option<&Root>) -> Result<Counts> {
+        let runtime = &self.run.repository.context().runtime;
+        let (wanted, mut wishes) = mpsc::channel::<Listed>(QUEUE);
+        let (arrived, arrivals) = mpsc::channel::<Arrival>(QUEUE);
+        let reading = self.reading.clone();
+        runtime.spawn(async move {
+            let places = Arc::new(Semaphore::new(FETCHES));
+            while let Some(mut listed) = wishes.recv().await {
+                let Ok(place) = places.clone().acquire_owned().await else { return };
+                let (reading, arrived) = (reading.clone(), arrived.clone());
+                tokio::spawn(async move {
+                    let fetched = reading.fetch(&mut listed).await;
+                    // Nobody waits for it any more once the backup failed.
+                    let _ = arrived.send((listed, fetched)).await;
+                    drop(place);
+                });
+            }
+        });
+        let arrivals = Mutex::new(arrivals);
+        let workers = std::thread::available_parallelism().map_or(2, |n| n.get()) + 1;
+        let counts = std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| self.work(&arrivals));
+            }
+            let counts = self.compare(before, wanted);
+            if counts.is_err() {
+                self.failed.store(true, Ordering::SeqCst);
+            }
+            counts
+        });
+        // A worker's failure is the cause; that the comparison stopped is only its consequence.
+        match lock(&self.failure).take() {
+            Some(error) => Err(error),
+            None => counts,
+        }
+    }
+
+    /// Merges the listing with the parent's tree; what is new or changed goes to `wanted`.
+    fn compare(&self, before: Option<&Root>, wanted: mpsc::Sender<Listed>) -> Result<Counts> {
+        let progress = &self.run.repository.context().progress;
+        let mut counts = Counts::default();
+        let mut old = tree::scan(&self.run.nodes, before, &[])?.peekable();
+        let mut expected = Amount::default();
+        for listed in self.bucket.list()? {
+            let listed = listed?;
+            self.check()?;
+            while let Some(entry) = old.next_if(|e| e.as_ref().map_or(true, |e| e.key.as_slice() < listed.key.as_bytes())) {
+                self.removed(entry?.key, &mut counts)?;
+            }
+            let same_key = old.next_if(|e| e.as_ref().is_ok_and(|e| e.key == listed.key.as_bytes()));
+            expected.items += 1;
+            expected.bytes += listed.size;
+            progress.expect(expected);
+            match same_key.transpose()? {
+                Some(entry) if unchanged(&ObjectEntry::decode(&entry.value)?, &listed) => {
+                    counts.unchanged += 1;
+                    progress.advance(Amount { items: 1, bytes: listed.size });
+                    continue;
+                }
+                Some(_) => counts.changed += 1,
+                None => counts.added += 1,
+            }
+            counts.read_count += 1;
+            if wanted.blocking_send(listed).is_err() {
+                return Err(crate::context::Interrupted.into());
+            }
+        }
+        for entry in old {
+            self.removed(entry?.key, &mut counts)?;
+        }
+        self.confirm(before, &counts)?;
+        Ok(counts)
+    }
+
+    fn removed(&self, key: Vec<u8>, counts: &mut Counts) -> Result<()> {
+        counts.removed += 1;
+        self.edit(key, Vec::new())
+    }
+
+    fn edit(&self, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
+        let spool = |e| Error::Spool(self.run.repository.spool().display().to_string(), e);
+        lock(&self.edits).push(key, value).map_err(spool)
+    }
+
+    /// Servers have listed wrongly: a large part that is missing is believed only twice.
+    fn confirm(&self, before: Option<&Root>, counts: &Counts) -> Result<()> {
+        if counts.removed < 100 || counts.removed * SUSPICIOUS < tree::count(before) {
+            return Ok(());
+        }
+        let first = counts.added + counts.changed + counts.unchanged;
+        let mut second = 0;
+        for listed in self.bucket.list()? {
+            listed?;
+            second += 1;
+        }
+        if first == second {
+            return Ok(());
+        }
+        Err(Error::Listing(format!(
+            "{} of {} objects are missing from a first listing of bucket {}, which showed {first}, and a second showed \
+             {second}: the server's listings cannot be trusted now. Nothing was committed; try again",
+            counts.removed,
+            tree::count(before),
+            self.bucket.name()
+        )))
+    }
+
+    /// A worker: cuts, hashes and stores what arrives.
+    fn work(&self, arrivals: &Mutex<mpsc::Receiver<Arrival>>) {
+        loop {
+            let arrival = lock(arrivals).blocking_recv();
+            let Some((listed, fetched)) = arrival else { return };
+            // After a failure arrivals are only taken, so that nobody waits for ever.
+            if self.failed.load(Ordering::SeqCst) {
+                continue;
+            }
+            if let Err(error) = self.one(listed, fetched) {
+                self.fail(error);
+            }
+        }
+    }
+
+    fn one(&self, mut listed: Listed, mut fetched: source::Result<Fetched>) -> Result<()> {
+        let runtime = &self.run.repository.context().runtime;
+        let progress = &self.run.repository.context().progress;
+        for tries in 1.. {
+            let stored = match fetched? {
+                Fetched::Gone => {
+                    self.gone.fetch_add(1, Ordering::Relaxed);
+                    Ok(absent(&listed, ObjectState::Gone))
+                }
+                Fetched::Unreadable(why) => {
+                    lock(&self.unreadable).push(format!("object {:?} cannot be read: {why}", listed.key));
+                    Ok(absent(&listed, ObjectState::Unreadable))
+                }
+                Fetched::Object(head, body) => self.store(&listed, *head, body),
+            };
+            match stored {
+                // It changed or broke in the middle: from the beginning, as it is now.
+                Err(Error::Source(error)) if tries < TRIES && may_pass(&error) => {
+                    match runtime.block_on(self.bucket.look(&listed.key))? {
+                        Some(now) => listed = now,
+                        None => {
+                            fetched = Ok(Fetched::Gone);
+                            continue;
+                        }
+                    }
+                    fetched = runtime.block_on(self.reading.fetch(&mut listed));
+                }
+                Err(error) => return Err(error),
+                Ok(entry) => {
+                    let bytes = if entry.state == ObjectState::Present { entry.size } else { 0 };
+                    progress.advance(Amount { items: 1, bytes });
+                    return self.edit(listed.key.into_bytes(), entry.encode());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&self, listed: &Listed, head: Head, mut body: Body) -> Result<ObjectEntry> {
+        let mut storing = Storing::new(self.run.writer, self.run.cutter.pieces());
+        let mut inline = Vec::new();
+        let small = head.size <= crate::format::MAX_INLINE_VALUE as u64;
+        while let Some(piece) = body.next()? {
+            self.check()?;
+            self.read_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            match small {
+                true => inline.extend_from_slice(&piece),
+                false => storing.push(&piece)?,
+            }
+        }
+        drop(body);
+        let content = match small {
+            true => Content::Inline(inline),
+            false => storing.finish(&self.run.nodes, self.run.content_shape())?,
+        };
+        Ok(ObjectEntry {
+            state: ObjectState::Present,
+            size: head.size,
+            etag: head.etag,
+            modified: listed.modified,
+            version: head.version,
+            headers: head.headers,
+            storage_class: head.storage_class,
+            metadata: head.metadata,
+            tags: head.tags,
+            shown: listed.shown,
+            parts: runs_of(&head.parts),
+            content,
+        })
+    }
+}
+
+/// Whether reading the object again may help.
+fn may_pass(error: &source::Error) -> bool {
+    let source::Error::S3 { cause, .. } = error else { return false };
+    matches!(cause, Cause::Exists | Cause::NotFound | Cause::Transient(_) | Cause::Uncertain(_))
+}
+
+/// An object without content.
+fn absent(listed: &Listed, state: ObjectState) -> ObjectEntry {
+    ObjectEntry {
+        state,
+        size: listed.size,
+        etag: listed.etag.clone(),
+        modified: listed.modified,
+        version: None,
+        headers: Headers::default(),
+        storage_class: None,
+        metadata: Vec::new(),
+        tags: Vec::new(),
+        shown: listed.shown,
+        parts: Vec::new(),
+        content: Content::Inline(Vec::new()),
+    }
+}

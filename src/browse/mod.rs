@@ -1,0 +1,161 @@
+//! Looking into snapshots: list, show, compare, count.
+
+mod diff;
+mod stats;
+
+use std::io::Write;
+
+use crate::context::Interrupted;
+use crate::fault::Kind;
+use crate::format::{Content, KeyState, Malformed, ObjectEntry, ObjectState};
+use crate::id::ChunkKind;
+use crate::repository::{self, Repository, SnapshotInfo, content_bytes, key_at, state};
+use crate::store::{self, Reader};
+use crate::tree::{self, Nodes, ReadWrite};
+
+pub use diff::{DiffLine, Summary, diff};
+pub use stats::{Stats, stats};
+
+/// Why a snapshot could not be looked into.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The repository.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+    /// Whoever is given the lines failed.
+    #[error("cannot write: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+/// The result of looking.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The kind of failure.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Repository(error) => error.kind(),
+            Error::Output(_) => Kind::Failed,
+        }
+    }
+}
+
+macro_rules! through_repository {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Error {
+            fn from(error: $error) -> Error {
+                Error::Repository(error.into())
+            }
+        }
+    )*};
+}
+
+through_repository!(store::Error, tree::Error, Malformed, Interrupted);
+
+/// The two sides of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Keys.
+    Etcd,
+    /// Objects.
+    Objects,
+}
+
+/// An open snapshot.
+pub struct Browser<'a> {
+    repository: &'a Repository,
+    reader: Reader,
+}
+
+impl<'a> Browser<'a> {
+    /// For any snapshot that is valid now.
+    pub fn open(repository: &'a Repository) -> Result<Browser<'a>> {
+        let reader = repository.reader(&repository.view()?)?;
+        Ok(Browser { repository, reader })
+    }
+
+    fn nodes(&self) -> ReadWrite<'_> {
+        ReadWrite::new(&self.reader, None)
+    }
+
+    /// Shows the keys that begin with `prefix`, in order.
+    pub fn keys(
+        &self,
+        info: &SnapshotInfo,
+        prefix: &[u8],
+        mut show: impl FnMut(&[u8], &KeyState) -> Result<()>,
+    ) -> Result<()> {
+        let capture = info.snapshot.etcd.as_ref().ok_or_else(|| lacks(info, Side::Etcd))?;
+        let nodes = self.nodes();
+        for entry in state(&nodes, capture, &self.repository.spool())? {
+            self.repository.context().cancel.check()?;
+            let (key, state) = entry?;
+            if key.starts_with(prefix) {
+                show(&key, &state)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows the objects that begin with `prefix`, in order.
+    pub fn objects(
+        &self,
+        info: &SnapshotInfo,
+        prefix: &[u8],
+        mut show: impl FnMut(&[u8], &ObjectEntry) -> Result<()>,
+    ) -> Result<()> {
+        let capture = info.snapshot.objects.as_ref().ok_or_else(|| lacks(info, Side::Objects))?;
+        let nodes = self.nodes();
+        for entry in tree::scan(&nodes, capture.root.as_ref(), prefix)? {
+            self.repository.context().cancel.check()?;
+            let tree::Entry { key, value } = entry?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            show(&key, &ObjectEntry::decode(&value)?)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the value of a key, or the body of an object.
+    pub fn cat(&self, info: &SnapshotInfo, side: Side, key: &[u8], out: &mut dyn Write) -> Result<()> {
+        let nodes = self.nodes();
+        let missing = || {
+            let key = String::from_utf8_lossy(key).into_owned();
+            Error::from(repository::Error::PointNotFound(format!("there is no {key:?} in snapshot {}", info.id)))
+        };
+        let content = match side {
+            Side::Etcd => {
+                let capture = info.snapshot.etcd.as_ref().ok_or_else(|| lacks(info, side))?;
+                let state = key_at(&nodes, capture, key)?.ok_or_else(missing)?;
+                Content::Inline(content_bytes(&nodes, &state.value)?)
+            }
+            Side::Objects => {
+                let capture = info.snapshot.objects.as_ref().ok_or_else(|| lacks(info, side))?;
+                let value = tree::get(&nodes, capture.root.as_ref(), key)?.ok_or_else(missing)?;
+                let entry = ObjectEntry::decode(&value)?;
+                if entry.state != ObjectState::Present {
+                    let key = String::from_utf8_lossy(key).into_owned();
+                    let why = format!("{key:?} could not be read when snapshot {} was taken", info.id);
+                    return Err(repository::Error::PointNotFound(why).into());
+                }
+                entry.content
+            }
+        };
+        if let Content::Inline(bytes) = &content {
+            return Ok(out.write_all(bytes)?);
+        }
+        tree::chunks_of(&nodes, &content, |id, _| {
+            self.repository.context().cancel.check()?;
+            Ok(out.write_all(&nodes.get(ChunkKind::Data, &id)?)?)
+        })
+    }
+}
+
+fn lacks(info: &SnapshotInfo, side: Side) -> Error {
+    let what = match side {
+        Side::Etcd => "etcd",
+        Side::Objects => "objects",
+    };
+    repository::Error::Usage(format!("snapshot {} has no {what}", info.id)).into()
+}

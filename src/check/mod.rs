@@ -1,0 +1,244 @@
+//! Check: is everything there that snapshots need, and is it what was written? And verify: the same
+//! for every byte of one snapshot.
+
+mod packs;
+mod records;
+mod verify;
+
+use std::collections::{BTreeSet, HashSet};
+
+use crate::context::Interrupted;
+use crate::fault::Kind;
+use crate::format::{Malformed, Name};
+use crate::id::{ChunkId, PackId};
+use crate::progress::{Amount, Phase};
+use crate::repository::{self, Repository, View, for_each_chunk};
+use crate::store::{self, Reader};
+use crate::tree::{self, ReadWrite};
+
+pub use verify::{Verified, verify};
+
+/// How thorough to be.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Read every pack to the last byte; without it names, sizes, records and tree nodes.
+    pub read_data: bool,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Damage {
+    /// What kind of file: `config`, `key`, `pack`, `segment`, `session`, `snapshot`, `tombstone`,
+    /// `collection`, `node` or `chunk`.
+    pub kind: &'static str,
+    /// The file, or the chunk where no file can be named.
+    pub file: String,
+    /// What is wrong.
+    pub what: String,
+    /// Snapshots that cannot be restored whole because of it.
+    pub snapshots: BTreeSet<String>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Damage, none where all is well.
+    pub damage: Vec<Damage>,
+    /// Snapshots looked at.
+    pub snapshots: u64,
+    /// Packs looked at.
+    pub packs: u64,
+    /// Chunks read to the last byte.
+    pub chunks_read: u64,
+    /// Bytes read of packs.
+    pub bytes_read: u64,
+    /// Packs that no valid segment lists: left by interrupted runs, harmless.
+    pub unused_packs: u64,
+}
+
+/// Why a check could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The repository.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+}
+
+/// The result of a check.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The kind of failure.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Repository(error) => error.kind(),
+        }
+    }
+}
+
+macro_rules! through_repository {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Error {
+            fn from(error: $error) -> Error {
+                Error::Repository(error.into())
+            }
+        }
+    )*};
+}
+
+through_repository!(store::Error, tree::Error, crate::storage::Error, Malformed, Interrupted);
+
+fn damage(kind: &'static str, file: impl Into<String>, what: impl ToString) -> Damage {
+    Damage { kind, file: file.into(), what: what.to_string(), snapshots: BTreeSet::new() }
+}
+
+/// A running check.
+struct Run<'a> {
+    repository: &'a Repository,
+    report: Report,
+    /// Packs that are missing or damaged as a whole.
+    bad_packs: HashSet<PackId>,
+    /// Chunks that cannot be read although their pack is there.
+    bad_chunks: HashSet<ChunkId>,
+}
+
+/// Checks.
+pub fn run(repository: &Repository, options: Options) -> Result<Report> {
+    let report = Report::default();
+    let mut run = Run { repository, report, bad_packs: HashSet::new(), bad_chunks: HashSet::new() };
+    let progress = &repository.context().progress;
+    progress.begin(Phase { name: "reading records", unit: "files" });
+    run.records()?;
+    let view = match repository.view() {
+        // Without its newest verdict nothing can be told valid; the damage has been noted already.
+        Err(error) if error.kind() == Kind::Damage && !run.report.damage.is_empty() => return Ok(run.report),
+        view => view?,
+    };
+    let segments = run.segments(&view)?;
+    run.packs(&segments, options.read_data)?;
+    run.trees(&view, &segments)?;
+    run.report.snapshots = view.snapshots.len() as u64;
+    run.report.damage.sort();
+    run.report.damage.dedup();
+    Ok(run.report)
+}
+
+impl Run<'_> {
+    fn note(&mut self, damage: Damage) {
+        self.report.damage.push(damage);
+    }
+
+    /// Walks every snapshot's trees: nodes are read, content must be where the index says.
+    fn trees(&mut self, view: &View, segments: &records::Segments) -> Result<()> {
+        let context = self.repository.context().clone();
+        context.progress.begin(Phase { name: "walking trees", unit: "nodes" });
+        let reader = self.reader(view, segments)?;
+        let mut seen = HashSet::new();
+        for info in &view.snapshots {
+            let found = self.walk(&reader, &info.snapshot, &mut seen)?;
+            for mut damage in found {
+                damage.snapshots.insert(info.id.to_string());
+                self.note(damage);
+            }
+        }
+        if self.report.damage.iter().any(|damage| matches!(damage.kind, "node" | "chunk" | "pack" | "segment")) {
+            self.name_snapshots(view, &reader)?;
+        }
+        Ok(())
+    }
+
+    /// A reader that believes only segments that could be read now.
+    fn reader(&self, view: &View, segments: &records::Segments) -> Result<Reader> {
+        match segments.whole {
+            true => Ok(self.repository.reader(view)?),
+            // The shared cache must not learn that a damaged segment lists nothing.
+            false => Ok(self.repository.reader_for_now(view, &segments.readable)?),
+        }
+    }
+
+    /// What is wrong with one snapshot's trees; nodes in `seen` are skipped.
+    fn walk(
+        &self,
+        reader: &Reader,
+        snapshot: &crate::format::Snapshot,
+        seen: &mut HashSet<ChunkId>,
+    ) -> Result<Vec<Damage>> {
+        let context = self.repository.context();
+        let nodes = ReadWrite::new(reader, None);
+        let (mut found, mut broken) = (Vec::new(), Vec::new());
+        for_each_chunk(
+            &nodes,
+            snapshot,
+            &mut |reached| {
+                context.cancel.check()?;
+                if reached.kind == crate::id::ChunkKind::Node {
+                    context.progress.advance(Amount { items: 1, bytes: 0 });
+                    return Ok(seen.insert(reached.id));
+                }
+                if let Some(what) = self.lost(reader, &reached.id)? {
+                    let at = String::from_utf8_lossy(reached.key);
+                    found.push(damage("chunk", reached.id.to_string(), format!("{what}; {} {at:?} needs it", reached.tree)));
+                }
+                Ok(true)
+            },
+            &mut |reached, error| {
+                let at = String::from_utf8_lossy(reached.key);
+                broken.push(damage("node", reached.id.to_string(), format!("{error}; {} from {at:?} needs it", reached.tree)));
+                Ok(())
+            },
+        )?;
+        found.append(&mut broken);
+        Ok(found)
+    }
+
+    /// Why a content chunk cannot be read, if so.
+    fn lost(&self, reader: &Reader, id: &ChunkId) -> repository::Result<Option<&'static str>> {
+        let places = reader.places(id)?;
+        if places.is_empty() {
+            return Ok(Some("it is in no pack"));
+        }
+        if places.iter().all(|place| self.bad_packs.contains(&place.pack)) {
+            return Ok(Some("its pack is missing or damaged"));
+        }
+        if self.bad_chunks.contains(id) && places.len() == 1 {
+            return Ok(Some("it is damaged"));
+        }
+        Ok(None)
+    }
+
+    /// Says for each damage which snapshots it concerns: each is walked by itself.
+    fn name_snapshots(&mut self, view: &View, reader: &Reader) -> Result<()> {
+        for info in &view.snapshots {
+            let found = self.walk(reader, &info.snapshot, &mut HashSet::new())?;
+            for mut damage in found {
+                damage.snapshots.insert(info.id.to_string());
+                match self.report.damage.iter_mut().find(|d| d.kind == damage.kind && d.file == damage.file) {
+                    Some(known) => known.snapshots.append(&mut damage.snapshots),
+                    None => self.report.damage.push(damage),
+                }
+            }
+        }
+        self.blame_packs()
+    }
+
+    /// A damaged pack concerns every snapshot that one of its chunks concerns.
+    fn blame_packs(&mut self) -> Result<()> {
+        let concerned: BTreeSet<String> = self
+            .report
+            .damage
+            .iter()
+            .filter(|damage| matches!(damage.kind, "node" | "chunk"))
+            .flat_map(|damage| damage.snapshots.clone())
+            .collect();
+        let packs: Vec<&mut Damage> = self.report.damage.iter_mut().filter(|d| d.kind == "pack").collect();
+        // With one damaged pack the answer is exact; with several, each is said to concern all.
+        for pack in packs {
+            pack.snapshots = concerned.clone();
+        }
+        Ok(())
+    }
+
+    fn pack_name(kind: crate::id::ChunkKind, id: PackId) -> String {
+        Name::Pack(kind, id).to_string()
+    }
+}

@@ -1,0 +1,283 @@
+//! Flags over environment over configuration file, into what the library takes.
+
+use std::path::{Path, PathBuf};
+
+use icecore::backup::EtcdOptions;
+use icecore::etcd;
+use icecore::fault::Kind;
+use icecore::repository::{Access, Repository};
+use icecore::source::BucketOptions;
+use icecore::storage::{CredentialVars, S3Access, S3Address};
+
+use super::args::{Backup, Global, Restore};
+use super::config::File;
+use super::failure::Failure;
+use super::show::parse_size;
+use super::Session;
+
+/// What holds for every command.
+pub struct Settings {
+    file: File,
+    repository: Option<String>,
+    passphrase_file: Option<PathBuf>,
+    cache: PathBuf,
+    limits: (Option<u64>, Option<u64>),
+    /// The line of snapshots.
+    pub series: String,
+}
+
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn default_cache() -> PathBuf {
+    let home = || env("HOME").map(|home| Path::new(&home).join(".cache"));
+    let base = env("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+    base.unwrap_or_else(std::env::temp_dir).join("icecore")
+}
+
+fn read_secret(path: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|e| Failure::usage(format!("cannot read {}: {e}", path.display())))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn run_secret(command: &str) -> Result<String, Failure> {
+    let failed = |why: String| Failure::usage(format!("the passphrase command failed: {why}"));
+    let output = std::process::Command::new("sh").arg("-c").arg(command).stderr(std::process::Stdio::inherit()).output();
+    let output = output.map_err(|e| failed(e.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(output.status.to_string()));
+    }
+    let text = String::from_utf8(output.stdout).map_err(|e| failed(e.to_string()))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+impl Settings {
+    pub fn load(global: &Global) -> Result<Settings, Failure> {
+        let named = global.config.clone().or_else(|| env("ICECORE_CONFIG").map(PathBuf::from));
+        let file = File::load(named.as_deref())?;
+        let series = global.series.clone().or_else(|| file.get("", "repository", "series"));
+        let series = series.unwrap_or_else(|| "default".into());
+        let from_file = |key: &str| file.get(&series, "repository", key);
+        let rate = |flag: &Option<String>, key: &str| match flag.clone().or_else(|| from_file(key)) {
+            Some(text) => parse_size(&text).map(Some).map_err(Failure::usage),
+            None => Ok(None),
+        };
+        let limits = (rate(&global.limit_upload, "limit-upload")?, rate(&global.limit_download, "limit-download")?);
+        let cache = global.cache_dir.clone().or_else(|| env("ICECORE_CACHE_DIR").map(PathBuf::from));
+        let cache = cache.or_else(|| from_file("cache-dir").map(PathBuf::from)).unwrap_or_else(default_cache);
+        let repository = global.repository.clone().or_else(|| env("ICECORE_REPOSITORY")).or_else(|| from_file("url"));
+        let passphrase_file = global.passphrase_file.clone();
+        Ok(Settings { repository, passphrase_file, cache, limits, series, file })
+    }
+
+    fn get(&self, table: &str, key: &str) -> Option<String> {
+        self.file.get(&self.series, table, key)
+    }
+
+    fn access(&self) -> Result<Access, Failure> {
+        let missing = || Failure::usage("no repository was named: use -r, ICECORE_REPOSITORY or [repository] url");
+        let location = self.repository.as_ref().ok_or_else(missing)?.parse()?;
+        Ok(Access {
+            location,
+            credentials: credentials("ICECORE_REPOSITORY"),
+            cache: self.cache.clone(),
+            upload: self.limits.0,
+            download: self.limits.1,
+        })
+    }
+
+    /// The passphrase, asked for where nothing else gives it; twice where it is a new one.
+    fn passphrase(&self, new: bool) -> Result<String, Failure> {
+        if let Some(path) = &self.passphrase_file {
+            return read_secret(path);
+        }
+        if let Some(path) = env("ICECORE_PASSPHRASE_FILE") {
+            return read_secret(Path::new(&path));
+        }
+        if let Some(command) = env("ICECORE_PASSPHRASE_COMMAND") {
+            return run_secret(&command);
+        }
+        if let Some(passphrase) = env("ICECORE_PASSPHRASE") {
+            return Ok(passphrase);
+        }
+        if let Some(path) = self.get("repository", "passphrase-file") {
+            return read_secret(Path::new(&path));
+        }
+        if let Some(command) = self.get("repository", "passphrase-command") {
+            return run_secret(&command);
+        }
+        ask("passphrase of the repository: ", new)
+    }
+}
+
+/// Asks on the terminal.
+fn ask(prompt: &str, twice: bool) -> Result<String, Failure> {
+    use std::io::IsTerminal;
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage(
+            "no passphrase was given: use --passphrase-file, ICECORE_PASSPHRASE_FILE, ICECORE_PASSPHRASE_COMMAND \
+             or ICECORE_PASSPHRASE",
+        ));
+    }
+    let read = |prompt: &str| {
+        rpassword::prompt_password(prompt).map_err(|e| Failure::new(Kind::Failed, format!("cannot ask: {e}")))
+    };
+    let passphrase = read(prompt)?;
+    if twice && read("again: ")? != passphrase {
+        return Err(Failure::usage("the two passphrases differ"));
+    }
+    match passphrase.is_empty() {
+        true => Err(Failure::usage("an empty passphrase protects nothing")),
+        false => Ok(passphrase),
+    }
+}
+
+/// A new passphrase for `key add` and `key passwd`.
+pub fn new_passphrase(file: Option<&Path>) -> Result<String, Failure> {
+    match (file, env("ICECORE_NEW_PASSPHRASE_FILE"), env("ICECORE_NEW_PASSPHRASE")) {
+        (Some(path), _, _) => read_secret(path),
+        (None, Some(path), _) => read_secret(Path::new(&path)),
+        (None, None, Some(passphrase)) => Ok(passphrase),
+        (None, None, None) => ask("new passphrase: ", true),
+    }
+}
+
+/// Keys from `<before>_ACCESS_KEY_ID` and so on.
+fn credentials(before: &str) -> Option<CredentialVars> {
+    let id = env(&format!("{before}_ACCESS_KEY_ID"))?;
+    let secret = env(&format!("{before}_SECRET_ACCESS_KEY"))?;
+    Some(CredentialVars { id, secret, token: env(&format!("{before}_SESSION_TOKEN")) })
+}
+
+/// How often the client tries a request to a source or target.
+const ATTEMPTS: u32 = 5;
+
+fn s3(endpoint: &str, ca: Option<PathBuf>, credentials: Option<CredentialVars>) -> S3Access {
+    let endpoint = (endpoint != "aws").then(|| endpoint.to_owned());
+    S3Access { address: S3Address { endpoint, region: env("AWS_REGION"), ca }, credentials, attempts: ATTEMPTS }
+}
+
+/// What names an etcd user.
+struct User {
+    name: Option<String>,
+    password_file: Option<PathBuf>,
+    password_command: Option<String>,
+    variable: &'static str,
+}
+
+impl User {
+    fn read(self) -> Result<Option<(String, String)>, Failure> {
+        let Some(name) = self.name else { return Ok(None) };
+        if let Some((name, password)) = name.split_once(':') {
+            return Ok(Some((name.into(), password.into())));
+        }
+        let password = match (self.password_file, env(self.variable), self.password_command) {
+            (Some(path), _, _) => read_secret(&path)?,
+            (None, Some(password), _) => password,
+            (None, None, Some(command)) => run_secret(&command)?,
+            (None, None, None) => ask(&format!("password of etcd user {name}: "), false)?,
+        };
+        Ok(Some((name, password)))
+    }
+}
+
+fn identity(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<(PathBuf, PathBuf)>, Failure> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some((cert, key))),
+        (None, None) => Ok(None),
+        _ => Err(Failure::usage("a client certificate needs its key: give both --etcd-cert and --etcd-key")),
+    }
+}
+
+impl Session {
+    pub fn init(&self) -> Result<Repository, Failure> {
+        let access = self.settings.access()?;
+        let passphrase = self.settings.passphrase(true)?;
+        Ok(Repository::init(&self.context, &access, &passphrase, Default::default())?)
+    }
+
+    pub fn open(&self) -> Result<Repository, Failure> {
+        let access = self.settings.access()?;
+        let passphrase = self.settings.passphrase(false)?;
+        Ok(Repository::open(&self.context, &access, &passphrase)?)
+    }
+
+    /// The passphrase that opened the repository.
+    pub fn passphrase(&self) -> Result<String, Failure> {
+        self.settings.passphrase(false)
+    }
+
+    pub fn etcd_source(&self, arguments: &Backup) -> Result<Option<EtcdOptions>, Failure> {
+        let file = |key: &str| self.settings.get("etcd", key);
+        let path = |flag: &Option<PathBuf>, key: &str| flag.clone().or_else(|| file(key).map(PathBuf::from));
+        let urls = match arguments.etcd.is_empty() {
+            false => arguments.etcd.clone(),
+            true => file("url").map(|urls| urls.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+        };
+        if urls.is_empty() {
+            return Ok(None);
+        }
+        let password_command = env("ICECORE_ETCD_PASSWORD_COMMAND").or_else(|| file("password-command"));
+        let user = User {
+            name: arguments.etcd_user.clone().or_else(|| file("user")),
+            password_file: path(&arguments.etcd_password_file, "password-file"),
+            password_command,
+            variable: "ICECORE_ETCD_PASSWORD",
+        };
+        let access = etcd::Access {
+            endpoints: urls,
+            user: user.read()?,
+            ca: path(&arguments.etcd_ca, "ca"),
+            identity: identity(path(&arguments.etcd_cert, "cert"), path(&arguments.etcd_key, "key"))?,
+        };
+        let prefix = arguments.etcd_prefix.clone().or_else(|| file("prefix")).unwrap_or_default();
+        Ok(Some(EtcdOptions { access, prefix: prefix.into_bytes() }))
+    }
+
+    pub fn bucket_source(&self, arguments: &Backup) -> Result<Option<BucketOptions>, Failure> {
+        let file = |key: &str| self.settings.get("objects", key);
+        let endpoint = arguments.s3.clone().or_else(|| file("s3"));
+        let bucket = arguments.bucket.clone().or_else(|| file("bucket"));
+        let (endpoint, bucket) = match (endpoint, bucket) {
+            (Some(endpoint), Some(bucket)) => (endpoint, bucket),
+            (None, None) => return Ok(None),
+            (Some(_), None) => return Err(Failure::usage("--s3 needs the --bucket to back up")),
+            (None, Some(_)) => return Err(Failure::usage("--bucket needs the --s3 server it is on (aws for AWS)")),
+        };
+        let ca = arguments.s3_ca.clone().or_else(|| file("ca").map(PathBuf::from));
+        let prefix = arguments.prefix.clone().or_else(|| file("prefix")).unwrap_or_default();
+        Ok(Some(BucketOptions { access: s3(&endpoint, ca, credentials("ICECORE_S3")), bucket, prefix }))
+    }
+
+    pub fn etcd_target(&self, arguments: &Restore) -> Result<Option<etcd::Access>, Failure> {
+        if arguments.to_etcd.is_empty() {
+            return Ok(None);
+        }
+        let user = User {
+            name: arguments.to_etcd_user.clone(),
+            password_file: arguments.to_etcd_password_file.clone(),
+            password_command: env("ICECORE_TO_ETCD_PASSWORD_COMMAND"),
+            variable: "ICECORE_TO_ETCD_PASSWORD",
+        };
+        Ok(Some(etcd::Access {
+            endpoints: arguments.to_etcd.clone(),
+            user: user.read()?,
+            ca: arguments.to_etcd_ca.clone(),
+            identity: identity(arguments.to_etcd_cert.clone(), arguments.to_etcd_key.clone())?,
+        }))
+    }
+
+    pub fn bucket_target(&self, arguments: &Restore) -> Result<Option<(S3Access, String, String)>, Failure> {
+        let (endpoint, bucket) = match (&arguments.to_s3, &arguments.to_bucket) {
+            (Some(endpoint), Some(bucket)) => (endpoint, bucket),
+            (None, None) => return Ok(None),
+            (Some(_), None) => return Err(Failure::usage("--to-s3 needs the --to-bucket to restore to")),
+            (None, Some(_)) => return Err(Failure::usage("--to-bucket needs the --to-s3 server it is on")),
+        };
+        let keys = credentials("ICECORE_TO_S3").or_else(|| credentials("ICECORE_S3"));
+        let access = s3(endpoint, arguments.to_s3_ca.clone(), keys);
+        Ok(Some((access, bucket.clone(), arguments.to_prefix.clone().unwrap_or_default())))
+    }
+}

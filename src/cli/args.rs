@@ -1,0 +1,240 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Incremental, deduplicating snapshots of etcd and S3 object storage.
+#[derive(Parser)]
+#[command(name = "icecore", version, max_term_width = 100)]
+#[command(after_help = "A POINT is latest, latest~2, an id or its unique beginning, a name given at backup, \
+rev:12345 (the snapshot taken at that etcd revision) or time:2026-11-22T10:00:00Z (the last snapshot at or before).\n\n\
+Exit codes: 0 done, 1 failed, 2 usage, 3 done with warnings, 4 damage found, 10 no repository, \
+12 wrong passphrase, 130 interrupted.")]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args)]
+pub struct Global {
+    /// The repository: a path, or s3://bucket/prefix?endpoint=http://host:port [env: ICECORE_REPOSITORY]
+    #[arg(short, long, global = true, value_name = "URL")]
+    pub repository: Option<String>,
+    /// A file with the passphrase [env: ICECORE_PASSPHRASE_FILE; or ICECORE_PASSPHRASE_COMMAND, ICECORE_PASSPHRASE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The configuration file [env: ICECORE_CONFIG] [default: ./icecore.toml, /etc/icecore/icecore.toml]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The line of snapshots [default: default]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub series: Option<String>,
+    /// Where this machine's index cache lives [env: ICECORE_CACHE_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// One JSON object on stdout; listings: one a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Only errors and what was asked for
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// No progress display
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+    /// Bytes a second to the repository, as in 10MiB
+    #[arg(long, global = true, value_name = "RATE")]
+    pub limit_upload: Option<String>,
+    /// Bytes a second from the repository
+    #[arg(long, global = true, value_name = "RATE")]
+    pub limit_download: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make a repository
+    Init,
+    /// Back up an etcd, a bucket, or both as one snapshot
+    Backup(Box<Backup>),
+    /// List snapshots
+    Snapshots {
+        /// Only those with this tag
+        #[arg(long, value_name = "TAG")]
+        tag: Option<String>,
+    },
+    /// List the keys or objects of a snapshot
+    Ls {
+        point: String,
+        side: Side,
+        #[arg(default_value = "")]
+        prefix: String,
+        /// Sizes, revisions and times too
+        #[arg(short, long)]
+        long: bool,
+    },
+    /// Write the value of a key or the body of an object to stdout
+    Cat { point: String, side: Side, key: String },
+    /// Show what differs between two snapshots
+    Diff {
+        before: String,
+        after: String,
+        side: Option<Side>,
+        #[arg(default_value = "")]
+        prefix: String,
+    },
+    /// Restore a snapshot to a live etcd, to a bucket, or both
+    Restore(Box<Restore>),
+    /// Read every byte of a snapshot
+    Verify { point: String },
+    /// Check the repository
+    Check {
+        /// Read every pack to the last byte
+        #[arg(long)]
+        read_data: bool,
+    },
+    /// Show what the repository costs and holds
+    Stats,
+    /// Forget snapshots
+    Forget {
+        #[arg(required = true, value_name = "POINT")]
+        points: Vec<String>,
+    },
+    /// Manage passphrases
+    Key {
+        #[command(subcommand)]
+        command: Key,
+    },
+    /// Print shell completions
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Side {
+    Etcd,
+    Objects,
+}
+
+#[derive(Subcommand)]
+pub enum Key {
+    /// Add a passphrase
+    Add {
+        /// A file with the new passphrase [env: ICECORE_NEW_PASSPHRASE_FILE, ICECORE_NEW_PASSPHRASE]
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+    /// List keys
+    List,
+    /// Remove a key
+    Remove { id: String },
+    /// Replace the passphrase in use by a new one
+    Passwd {
+        /// A file with the new passphrase [env: ICECORE_NEW_PASSPHRASE_FILE, ICECORE_NEW_PASSPHRASE]
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+pub struct Backup {
+    /// etcd: URLs of members
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub etcd: Vec<String>,
+    /// Only keys that begin with this
+    #[arg(long, value_name = "PREFIX")]
+    pub etcd_prefix: Option<String>,
+    /// etcd user [password: --etcd-password-file, env ICECORE_ETCD_PASSWORD]
+    #[arg(long, value_name = "NAME")]
+    pub etcd_user: Option<String>,
+    /// A file with the etcd user's password
+    #[arg(long, value_name = "FILE")]
+    pub etcd_password_file: Option<PathBuf>,
+    /// Certificate authorities of etcd (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub etcd_ca: Option<PathBuf>,
+    /// Client certificate for etcd (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cert: Option<PathBuf>,
+    /// Key of the client certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub etcd_key: Option<PathBuf>,
+    /// S3 server [credentials: env ICECORE_S3_ACCESS_KEY_ID, ICECORE_S3_SECRET_ACCESS_KEY, else the usual chain]
+    #[arg(long, value_name = "ENDPOINT")]
+    pub s3: Option<String>,
+    /// The bucket
+    #[arg(long)]
+    pub bucket: Option<String>,
+    /// Only objects whose keys begin with this
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// Certificate authorities of the S3 server (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub s3_ca: Option<PathBuf>,
+    /// A name for the snapshot
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A tag for the snapshot; may be given several times
+    #[arg(long, value_name = "TAG")]
+    pub tag: Vec<String>,
+    /// Go on with another etcd or bucket than the series was made from
+    #[arg(long)]
+    pub new_line: bool,
+    /// Warnings are failures: exit 1 instead of 3
+    #[arg(long)]
+    pub strict: bool,
+}
+
+#[derive(Args)]
+pub struct Restore {
+    /// What to restore
+    pub point: String,
+    /// Only keys that begin with this
+    #[arg(long, value_name = "PREFIX")]
+    pub etcd_prefix: Option<String>,
+    /// Only objects whose keys begin with this
+    #[arg(long, value_name = "PREFIX")]
+    pub objects_prefix: Option<String>,
+    /// A live etcd
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub to_etcd: Vec<String>,
+    /// etcd user [password: --to-etcd-password-file, env ICECORE_TO_ETCD_PASSWORD]
+    #[arg(long, value_name = "NAME")]
+    pub to_etcd_user: Option<String>,
+    /// A file with the etcd user's password
+    #[arg(long, value_name = "FILE")]
+    pub to_etcd_password_file: Option<PathBuf>,
+    /// Certificate authorities of etcd (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub to_etcd_ca: Option<PathBuf>,
+    /// Client certificate for etcd (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub to_etcd_cert: Option<PathBuf>,
+    /// Key of the client certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub to_etcd_key: Option<PathBuf>,
+    /// S3 server [credentials: env ICECORE_TO_S3_…, else ICECORE_S3_…, else the usual chain]
+    #[arg(long, value_name = "ENDPOINT")]
+    pub to_s3: Option<String>,
+    /// The bucket
+    #[arg(long, value_name = "BUCKET")]
+    pub to_bucket: Option<String>,
+    /// Goes before every object's key
+    #[arg(long, value_name = "PREFIX")]
+    pub to_prefix: Option<String>,
+    /// Certificate authorities of the S3 server (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub to_s3_ca: Option<PathBuf>,
+    /// New beginnings: etcd:FROM=TO or objects:FROM=TO, the longest match counts; may be given several times
+    #[arg(long, value_name = "MAP")]
+    pub map: Vec<String>,
+    /// Delete what the target has and the snapshot has not
+    #[arg(long)]
+    pub delete_extra: bool,
+    /// Write over what differs in the target
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Only show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}

@@ -1,0 +1,111 @@
+//! Errors as the user meets them: what failed, and what to do.
+
+use std::process::ExitCode;
+
+use icecore::fault::Kind;
+use icecore::{backup, browse, check, restore};
+use icecore::{repository, storage};
+use serde_json::json;
+
+/// A command that failed.
+#[derive(Debug)]
+pub struct Failure {
+    kind: Kind,
+    message: String,
+}
+
+impl Failure {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Failure {
+        Failure { kind, message: message.into() }
+    }
+
+    pub fn usage(message: impl Into<String>) -> Failure {
+        Failure::new(Kind::Usage, message)
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self.kind {
+            Kind::Usage => 2,
+            Kind::Damage => 4,
+            Kind::NoRepository => 10,
+            Kind::WrongPassphrase => 12,
+            Kind::Interrupted => 130,
+            _ => 1,
+        }
+    }
+
+    fn advice(&self) -> &'static str {
+        match self.kind {
+            Kind::Usage => "see `icecore --help`",
+            Kind::NoRepository => "check -r or ICECORE_REPOSITORY, or make one with `icecore init`",
+            Kind::RepositoryExists => "use it as it is, or choose another place with -r",
+            Kind::WrongPassphrase => "check --passphrase-file, ICECORE_PASSPHRASE_FILE or ICECORE_PASSPHRASE",
+            Kind::Unreachable => "check that the address is right and the server runs, then run the command again",
+            Kind::Tls => "check http or https in the address, and the certificates (--etcd-ca, --s3-ca, ca=)",
+            Kind::Denied => "check the credentials and what they permit",
+            Kind::NoBucket => "check the bucket's name, or create it",
+            Kind::NoSpace => "make room, then run the command again; what was stored is kept",
+            Kind::Exists => "choose another name",
+            Kind::NotFound => "it may have been removed by another command; run the command again",
+            Kind::PointNotFound => "`icecore snapshots` shows what there is",
+            Kind::Ambiguous => "write more of the id",
+            Kind::TargetNotEmpty => {
+                "restore to an empty target, or allow changes with --overwrite and removals with --delete-extra"
+            }
+            Kind::NewerFormat => "use a newer icecore",
+            Kind::Damage => "run `icecore check --read-data` to see what is damaged; nothing was changed",
+            Kind::SourceChanged => "use another --series for another system",
+            Kind::Busy => "run the command again",
+            Kind::Interrupted => "run the command again to go on; nothing is lost",
+            Kind::Failed => "",
+        }
+    }
+
+    /// Prints the error; gives the exit code.
+    pub fn tell(&self, as_json: bool) -> ExitCode {
+        if as_json {
+            let error = json!({"code": self.kind.code(), "message": self.message, "help": self.advice()});
+            eprintln!("{}", json!({ "error": error }));
+        } else {
+            eprintln!("icecore: {}", self.message);
+            if !self.advice().is_empty() {
+                eprintln!("  help: {}", self.advice());
+            }
+        }
+        ExitCode::from(self.exit_code())
+    }
+}
+
+macro_rules! from_library {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Failure {
+                Failure::new(error.kind(), error.to_string())
+            }
+        }
+    )*};
+}
+
+from_library!(repository::Error, storage::Error, backup::Error, restore::Error, browse::Error, check::Error);
+
+macro_rules! from_usage {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Failure {
+                Failure::usage(error.to_string())
+            }
+        }
+    )*};
+}
+
+from_usage!(repository::BadPoint, storage::BadLocation, restore::BadMap);
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        // Whoever read our output has enough.
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            std::process::exit(0);
+        }
+        Failure::new(Kind::Failed, format!("cannot write the output: {error}"))
+    }
+}

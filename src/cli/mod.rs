@@ -1,0 +1,112 @@
+//! The command line: arguments → options → one verb → report → printed.
+
+mod access;
+mod args;
+mod bar;
+mod config;
+mod failure;
+mod keys;
+mod read;
+mod show;
+mod write;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{CommandFactory, Parser};
+use icecore::context::{Cancel, Context};
+use icecore::fault::Kind;
+
+use access::Settings;
+use args::{Arguments, Command};
+use failure::Failure;
+
+/// How a command ended, when it did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    Warnings,
+    Damage,
+}
+
+/// What every command gets.
+struct Session {
+    context: Context,
+    settings: Settings,
+    json: bool,
+    quiet: bool,
+}
+
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Command::Completions { shell } = &arguments.command {
+        clap_complete::generate(*shell, &mut Arguments::command(), "icecore", &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    let json = arguments.global.json;
+    match run(arguments) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Warnings) => ExitCode::from(3),
+        Ok(Outcome::Damage) => ExitCode::from(4),
+        Err(failure) => failure.tell(json),
+    }
+}
+
+fn run(arguments: Arguments) -> Result<Outcome, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::new(Kind::Failed, format!("cannot start: {e}")))?;
+    let global = &arguments.global;
+    let settings = Settings::load(global)?;
+    let mut context = Context::system(runtime.handle().clone());
+    context.progress = match global.json || global.quiet || global.no_progress {
+        true => context.progress,
+        false if std::io::stderr().is_terminal() => Arc::new(bar::Bar::new()),
+        false => Arc::new(bar::Lines::new()),
+    };
+    runtime.spawn(watch_signals(context.cancel.clone(), context.progress.clone()));
+    let session = Session { context, settings, json: global.json, quiet: global.quiet };
+    let outcome = dispatch(&session, arguments.command);
+    session.context.progress.end();
+    // Requests that nobody waits for any more must not hold the end up.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn dispatch(session: &Session, command: Command) -> Result<Outcome, Failure> {
+    match command {
+        Command::Init => write::init(session),
+        Command::Backup(arguments) => write::backup(session, &arguments),
+        Command::Restore(arguments) => write::restore(session, &arguments),
+        Command::Forget { points } => write::forget(session, &points),
+        Command::Snapshots { tag } => read::snapshots(session, tag.as_deref()),
+        Command::Ls { point, side, prefix, long } => read::ls(session, &point, side, &prefix, long),
+        Command::Cat { point, side, key } => read::cat(session, &point, side, &key),
+        Command::Diff { before, after, side, prefix } => read::diff(session, &before, &after, side, &prefix),
+        Command::Verify { point } => read::verify(session, &point),
+        Command::Check { read_data } => read::check(session, read_data),
+        Command::Stats => read::stats(session),
+        Command::Key { command } => keys::run(session, &command),
+        Command::Completions { .. } => Ok(Outcome::Done),
+    }
+}
+
+/// The first signal asks to stop, the second does not ask.
+async fn watch_signals(cancel: Cancel, progress: Arc<dyn icecore::progress::Progress>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    for count in 0.. {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if count > 0 {
+            std::process::exit(130);
+        }
+        cancel.cancel();
+        progress.note("stopping; what is stored is kept (press Ctrl-C again to stop at once)");
+    }
+}

@@ -1,0 +1,262 @@
+//! Commands that write: init, backup, restore, forget.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use icecore::backup;
+use icecore::format::CapturePath;
+use icecore::repository::{Point, Repository};
+use icecore::restore::{self, Change, Map};
+use icecore::store::Tuning;
+use serde_json::{Value, json};
+
+use super::args::{Backup, Restore};
+use super::failure::Failure;
+use super::show::{duration, hex, key_text, number, size, utc};
+use super::{Outcome, Session};
+
+pub fn init(session: &Session) -> Result<Outcome, Failure> {
+    let repository = session.init()?;
+    let mut out = std::io::stdout().lock();
+    let medium = repository.storage().medium();
+    let single = repository.config().single_writer;
+    if session.json {
+        let report = json!({"id": repository.id().to_string(), "repository": &*medium, "single_writer": single});
+        writeln!(out, "{report}")?;
+    } else {
+        writeln!(out, "made repository {} in {medium}", repository.id())?;
+        writeln!(out, "Keep the passphrase: without it nothing can be restored.")?;
+    }
+    if single {
+        eprintln!(
+            "warning: this store cannot arbitrate between writers (it accepted several creations of one name at once); \
+             only one backup at a time will be allowed"
+        );
+        return Ok(Outcome::Warnings);
+    }
+    Ok(Outcome::Done)
+}
+
+pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure> {
+    let options = backup::Options {
+        series: session.settings.series.clone(),
+        name: arguments.name.clone(),
+        tags: arguments.tag.clone(),
+        etcd: session.etcd_source(arguments)?,
+        objects: session.bucket_source(arguments)?,
+        new_line: arguments.new_line,
+        tuning: Tuning::default(),
+    };
+    if options.etcd.is_none() && options.objects.is_none() {
+        return Err(Failure::usage("nothing to back up: name a source with --etcd, or --s3 and --bucket"));
+    }
+    let repository = session.open()?;
+    let report = backup::run(&repository, &options)?;
+    session.context.progress.end();
+    let mut out = std::io::stdout().lock();
+    match session.json {
+        true => writeln!(out, "{}", backup_json(&repository, &report))?,
+        false => print_backup(&mut out, &report)?,
+    }
+    warn(session, &report.warnings);
+    match (report.warnings.is_empty(), arguments.strict) {
+        (true, _) => Ok(Outcome::Done),
+        (false, false) => Ok(Outcome::Warnings),
+        (false, true) => {
+            let why = format!("{} warnings, and --strict was given; the snapshot is there", report.warnings.len());
+            Err(Failure::new(icecore::fault::Kind::Failed, why))
+        }
+    }
+}
+
+fn warn(session: &Session, warnings: &[String]) {
+    if !session.json {
+        warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    }
+}
+
+fn path_name(path: CapturePath) -> &'static str {
+    match path {
+        CapturePath::Snapshot => "snapshot",
+        CapturePath::Watch => "watch",
+        CapturePath::Range => "range",
+        CapturePath::Journal => "journal",
+    }
+}
+
+fn backup_json(repository: &Repository, report: &backup::Report) -> Value {
+    let etcd = report.etcd.as_ref().map(|etcd| {
+        let gaps: Vec<Value> = etcd.gaps.iter().map(|gap| json!({"after": gap.after, "until": gap.until})).collect();
+        json!({
+            "cluster_id": hex(etcd.cluster_id), "revision": etcd.revision, "compact_revision": etcd.compact_revision,
+            "keys": etcd.keys, "events": etcd.events, "path": path_name(etcd.path), "hash_kv": null, "gaps": gaps,
+        })
+    });
+    let objects = report.objects.as_ref().map(|(capture, counts)| {
+        json!({
+            "count": counts.count, "bytes": counts.bytes, "added": counts.added, "changed": counts.changed,
+            "removed": counts.removed, "unchanged": counts.unchanged, "read_count": counts.read_count,
+            "read_bytes": counts.read_bytes, "gone": capture.gone,
+        })
+    });
+    let (lists, gets, heads) = report.source_requests;
+    let requests = repository.requests();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    json!({
+        "id": report.id.to_string(), "series": report.series, "name": report.name, "time": utc(report.time),
+        "parent": report.parent.map(|parent| parent.to_string()), "etcd": etcd, "objects": objects,
+        "stored": {
+            "new_chunks": report.stored.new_chunks, "new_bytes": report.stored.new_bytes,
+            "written_bytes": report.stored.written_bytes,
+        },
+        "requests": {
+            "source_list": lists, "source_get": gets, "source_head": heads,
+            "repository_put": count(&requests.puts), "repository_get": count(&requests.gets),
+            "repository_list": count(&requests.lists),
+        },
+        "seconds": report.seconds, "warnings": report.warnings,
+    })
+}
+
+fn print_backup(out: &mut dyn Write, report: &backup::Report) -> std::io::Result<()> {
+    if let Some(etcd) = &report.etcd {
+        writeln!(
+            out,
+            "etcd:    revision {}, {} keys, {} new events",
+            etcd.revision,
+            number(etcd.keys),
+            number(etcd.events)
+        )?;
+    }
+    if let Some((_, counts)) = &report.objects {
+        writeln!(
+            out,
+            "objects: {} ({}): {} added, {} changed, {} removed, {} unchanged; read {}",
+            number(counts.count),
+            size(counts.bytes),
+            number(counts.added),
+            number(counts.changed),
+            number(counts.removed),
+            number(counts.unchanged),
+            size(counts.read_bytes)
+        )?;
+    }
+    let stored = &report.stored;
+    writeln!(
+        out,
+        "stored:  {} of new content, {} written to the repository",
+        size(stored.new_bytes),
+        size(stored.written_bytes)
+    )?;
+    let name = report.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    writeln!(out, "snapshot {}{name} in {}", report.id, duration(report.seconds))
+}
+
+/// `etcd:FROM=TO` and `objects:FROM=TO`.
+fn maps(texts: &[String]) -> Result<(Vec<Map>, Vec<Map>), Failure> {
+    let (mut etcd, mut objects) = (Vec::new(), Vec::new());
+    for text in texts {
+        match text.split_once(':') {
+            Some(("etcd", map)) => etcd.push(map.parse()?),
+            Some(("objects", map)) => objects.push(map.parse()?),
+            _ => return Err(Failure::usage(format!("{text:?} is no map: write etcd:FROM=TO or objects:FROM=TO"))),
+        }
+    }
+    Ok((etcd, objects))
+}
+
+pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failure> {
+    let (etcd_maps, objects_maps) = maps(&arguments.map)?;
+    let options = restore::Options {
+        etcd: session.etcd_target(arguments)?,
+        bucket: session.bucket_target(arguments)?,
+        etcd_prefix: arguments.etcd_prefix.clone().unwrap_or_default().into_bytes(),
+        objects_prefix: arguments.objects_prefix.clone().unwrap_or_default(),
+        etcd_maps,
+        objects_maps,
+        delete_extra: arguments.delete_extra,
+        overwrite: arguments.overwrite,
+        dry_run: arguments.dry_run,
+    };
+    let point: Point = arguments.point.parse()?;
+    let repository = session.open()?;
+    let info = point.resolve(&repository.view()?.snapshots, &session.settings.series)?;
+    let show = |change: Change| {
+        if options.dry_run && !session.json {
+            println!("{} {} {}", change.action, change.side, key_text(&change.key));
+        }
+    };
+    let report = restore::run(&repository, &info, &options, &show)?;
+    session.context.progress.end();
+    let mut out = std::io::stdout().lock();
+    match session.json {
+        true => writeln!(out, "{}", restore_json(&report, options.dry_run))?,
+        false => print_restore(&mut out, &report, options.dry_run)?,
+    }
+    warn(session, &report.warnings);
+    Ok(if report.warnings.is_empty() { Outcome::Done } else { Outcome::Warnings })
+}
+
+fn restore_json(report: &restore::Report, dry_run: bool) -> Value {
+    let side = |counts: &restore::Counts| {
+        json!({
+            "written": counts.written, "overwritten": counts.overwritten, "identical": counts.identical,
+            "deleted": counts.deleted, "extra": counts.extra, "bytes": counts.bytes,
+        })
+    };
+    json!({
+        "id": report.id.to_string(), "etcd": report.etcd.as_ref().map(side), "objects": report.objects.as_ref().map(side),
+        "dry_run": dry_run, "seconds": report.seconds, "warnings": report.warnings,
+    })
+}
+
+fn print_restore(out: &mut dyn Write, report: &restore::Report, dry_run: bool) -> std::io::Result<()> {
+    let would = if dry_run { "would be " } else { "" };
+    let mut side = |name: &str, counts: &restore::Counts| {
+        writeln!(
+            out,
+            "{name} {} {would}written ({}), {} {would}overwritten, {} {would}deleted, {} identical already, {} extra left",
+            number(counts.written),
+            size(counts.bytes),
+            number(counts.overwritten),
+            number(counts.deleted),
+            number(counts.identical),
+            number(counts.extra)
+        )
+    };
+    if let Some(counts) = &report.objects {
+        side("objects:", counts)?;
+    }
+    if let Some(counts) = &report.etcd {
+        side("etcd:   ", counts)?;
+    }
+    let done = if dry_run { "nothing was changed; this would restore" } else { "restored" };
+    writeln!(out, "{done} snapshot {} in {}", report.id, duration(report.seconds))
+}
+
+pub fn forget(session: &Session, points: &[String]) -> Result<Outcome, Failure> {
+    let points: Vec<Point> = points.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    let repository = session.open()?;
+    let snapshots = repository.view()?.snapshots;
+    // All are found before any is forgotten: `latest latest~1` means what it says.
+    let infos: Vec<_> =
+        points.iter().map(|point| point.resolve(&snapshots, &session.settings.series)).collect::<Result<_, _>>()?;
+    let mut out = std::io::stdout().lock();
+    for info in &infos {
+        icecore::forget::forget(&repository, info)?;
+        match session.json {
+            true => {
+                let line = json!({"id": info.id.to_string(), "decision": "forget", "reasons": ["named"]});
+                writeln!(out, "{line}")?;
+            }
+            false => writeln!(out, "forgot snapshot {}", info.id)?,
+        }
+    }
+    if session.json {
+        let bytes = icecore::browse::stats(&repository)?.bytes;
+        writeln!(out, "{}", json!({"freed_bytes": 0, "repository_bytes": bytes}))?;
+    } else if !session.quiet {
+        writeln!(out, "Its content stays until a prune, which this version does not have yet.")?;
+    }
+    Ok(Outcome::Done)
+}

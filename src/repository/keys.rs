@@ -1,0 +1,185 @@
+//! The two secrets under passphrases: `keys/<id>`, one file a passphrase, Argon2id (RFC 9106).
+//!
+//! A key's id is a hash of the file, so that damage is told from a wrong passphrase; the seal is bound
+//! to the folder's name.
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use data_encoding::HEXLOWER;
+use zeroize::Zeroizing;
+
+use super::{Error, Repository, Result};
+use crate::context::{Context, Nanos};
+use crate::format::{KeyParameters, KeySecrets, Malformed, Name, open, read_clear, seal};
+use crate::id::{RepositoryId, draw};
+use crate::secret::{ContentSecret, SealKey, SealSecret};
+use crate::storage::Storage;
+
+const FOLDER: &str = "keys/";
+
+/// What guessing a passphrase costs.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyCost {
+    /// Memory in KiB.
+    pub memory: u32,
+    /// Passes over it.
+    pub passes: u32,
+}
+
+impl Default for KeyCost {
+    /// RFC 9106's second recommendation: 64 MiB, three passes.
+    fn default() -> KeyCost {
+        KeyCost { memory: 64 << 10, passes: 3 }
+    }
+}
+
+/// Above this, a key file asks for more memory than any of ours: it is not believed.
+const MAX_MEMORY: u32 = 4 << 20;
+const MAX_PASSES: u32 = 100;
+
+/// A key as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// Its name.
+    pub id: String,
+    /// Whether it is the one that opened the repository.
+    pub current: bool,
+    /// When it was made, where this passphrase opens it.
+    pub created: Option<Nanos>,
+    /// On which host.
+    pub host: Option<String>,
+}
+
+/// The opened secrets and the key file they came from.
+pub(super) struct Opened {
+    pub id: String,
+    pub content: ContentSecret,
+    pub seal: SealSecret,
+}
+
+fn stretch(passphrase: &str, parameters: &KeyParameters) -> std::result::Result<SealKey, Malformed> {
+    let bad = |e: argon2::Error| Malformed::Decode(e.to_string());
+    if parameters.memory > MAX_MEMORY || parameters.passes > MAX_PASSES {
+        return Err(Malformed::Decode("its passphrase parameters are beyond bounds".into()));
+    }
+    let params = Params::new(parameters.memory, parameters.passes, parameters.lanes, Some(32)).map_err(bad)?;
+    let mut key = Zeroizing::new([0; 32]);
+    let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    argon.hash_password_into(passphrase.as_bytes(), &parameters.salt, &mut *key).map_err(bad)?;
+    Ok(SealKey::new(&key))
+}
+
+/// Stores the secrets under a new key; gives its id.
+pub(super) fn store(
+    context: &Context,
+    storage: &dyn Storage,
+    repository: RepositoryId,
+    secrets: (&ContentSecret, &SealSecret),
+    passphrase: &str,
+    cost: KeyCost,
+) -> Result<String> {
+    let KeyCost { memory, passes } = cost;
+    let parameters = KeyParameters { salt: draw(&*context.random), memory, passes, lanes: 1 };
+    let damaged = |what| Error::Damaged { file: FOLDER.into(), what };
+    let key = stretch(passphrase, &parameters).map_err(damaged)?;
+    let record = KeySecrets {
+        content: secrets.0.to_bytes(),
+        seal: secrets.1.to_bytes(),
+        created: context.clock.now(),
+        host: super::open::host(),
+    };
+    let clear = crate::format::encode(&parameters);
+    let bytes = seal(&record, &clear, &key, repository, FOLDER, &*context.random);
+    let id = id_of(&bytes);
+    storage.put(&Name::Key(&id).to_string(), bytes.into())?;
+    Ok(id)
+}
+
+/// The name that a key file must have.
+fn id_of(bytes: &[u8]) -> String {
+    HEXLOWER.encode(&blake3::hash(bytes).as_bytes()[..8])
+}
+
+fn open_one(
+    bytes: &[u8],
+    id: &str,
+    repository: RepositoryId,
+    passphrase: &str,
+) -> std::result::Result<KeySecrets, Malformed> {
+    if id_of(bytes) != id {
+        return Err(Malformed::Content);
+    }
+    let parameters: KeyParameters = crate::format::decode(read_clear::<KeySecrets>(bytes)?)?;
+    open(bytes, &stretch(passphrase, &parameters)?, repository, FOLDER)
+}
+
+/// Tries every key.
+pub(super) fn open_any(storage: &dyn Storage, repository: RepositoryId, passphrase: &str) -> Result<Opened> {
+    let ids = storage.names(FOLDER)?;
+    let mut damage = None;
+    for id in &ids {
+        let name = Name::Key(id).to_string();
+        let bytes = storage.get(&name)?;
+        match open_one(&bytes, id, repository, passphrase) {
+            Ok(secrets) => {
+                let content = ContentSecret::from_bytes(secrets.content);
+                return Ok(Opened { id: id.clone(), content, seal: SealSecret::from_bytes(secrets.seal) });
+            }
+            // Another passphrase's key.
+            Err(Malformed::Seal) => {}
+            Err(what) => damage = Some(Error::Damaged { file: name, what }),
+        }
+    }
+    let medium = storage.medium().to_string();
+    Err(damage.unwrap_or(Error::WrongPassphrase { medium, keys: ids.len() }))
+}
+
+impl Repository {
+    /// Every key of the repository.
+    pub fn keys(&self, passphrase: &str) -> Result<Vec<KeyInfo>> {
+        let mut keys = Vec::new();
+        for id in self.storage().names(FOLDER)? {
+            let name = Name::Key(&id).to_string();
+            let opened = open_one(&self.storage().get(&name)?, &id, self.id(), passphrase).ok();
+            let (created, host) = opened.map_or((None, None), |key| (Some(key.created), Some(key.host)));
+            keys.push(KeyInfo { current: id == self.key_id(), id, created, host });
+        }
+        Ok(keys)
+    }
+
+    /// Every key file that is damaged.
+    pub fn damaged_keys(&self) -> Result<Vec<Error>> {
+        let mut damaged = Vec::new();
+        for id in self.storage().names(FOLDER)? {
+            let file = Name::Key(&id).to_string();
+            if id_of(&self.storage().get(&file)?) != id {
+                damaged.push(Error::Damaged { file, what: Malformed::Content });
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Adds a key for another passphrase; gives its id.
+    pub fn add_key(&self, passphrase: &str, cost: KeyCost) -> Result<String> {
+        store(self.context(), self.storage(), self.id(), self.secrets(), passphrase, cost)
+    }
+
+    /// Removes a key. The one in use, and the last, stay.
+    pub fn remove_key(&self, id: &str) -> Result<()> {
+        let ids = self.storage().names(FOLDER)?;
+        let known = ids.iter().find(|known| known.as_str() == id);
+        let id = known.ok_or_else(|| Error::Usage(format!("there is no key {id:?}; `icecore key list` shows them")))?;
+        if id == self.key_id() {
+            return Err(Error::Usage(format!(
+                "key {id} opened the repository just now; use another passphrase to remove it"
+            )));
+        }
+        Ok(self.storage().delete(&Name::Key(id).to_string())?)
+    }
+
+    /// A new passphrase in the place of the one in use: the new key is durable before the old one goes.
+    pub fn change_passphrase(&self, passphrase: &str, cost: KeyCost) -> Result<String> {
+        let id = self.add_key(passphrase, cost)?;
+        self.storage().delete(&Name::Key(self.key_id()).to_string())?;
+        Ok(id)
+    }
+}

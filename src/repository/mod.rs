@@ -1,0 +1,121 @@
+//! A repository: what the verbs speak with.
+
+mod keys;
+mod open;
+mod point;
+mod reach;
+mod session;
+mod state;
+mod view;
+
+use crate::context::Interrupted;
+use crate::fault::Kind;
+use crate::format::Malformed;
+use crate::id::SessionId;
+use crate::{storage, store, tree};
+
+pub use keys::{KeyCost, KeyInfo};
+pub use open::{Access, Repository};
+pub use point::{BadPoint, Point, check_name};
+pub use reach::{Reached, for_each_chunk};
+pub use session::{ReadSession, WriteSession};
+pub use state::{content_bytes, dated, key_at, outcome, state, undated};
+pub use view::{SnapshotInfo, Validity, View};
+
+/// Why a repository could not be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The medium failed.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// Content could not be stored or read.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A tree could not be read or written.
+    #[error(transparent)]
+    Tree(#[from] tree::Error),
+    /// No client for the medium.
+    #[error("cannot use the repository's server: {0}")]
+    Client(String),
+    /// Nothing there.
+    #[error("there is no repository in {0}")]
+    NoRepository(String),
+    /// One is there already.
+    #[error("there is a repository in {0} already; nothing was changed")]
+    AlreadyThere(String),
+    /// The passphrase opens no key.
+    #[error("the passphrase opens none of the {keys} keys of the repository in {medium}")]
+    WrongPassphrase {
+        /// Where.
+        medium: String,
+        /// How many were tried.
+        keys: usize,
+    },
+    /// A record is not what was written.
+    #[error("{file} is damaged: {what}")]
+    Damaged {
+        /// The file's name in the repository.
+        file: String,
+        /// What is wrong with it.
+        what: Malformed,
+    },
+    /// A tree entry is not what was written.
+    #[error("an entry of a tree is damaged: {0}")]
+    Entry(#[from] Malformed),
+    /// No such snapshot.
+    #[error("{0}")]
+    PointNotFound(String),
+    /// Several fit.
+    #[error("{text:?} could be any of {}", candidates.join(", "))]
+    Ambiguous {
+        /// What was written.
+        text: String,
+        /// What fits.
+        candidates: Vec<String>,
+    },
+    /// The user's word cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// Somebody else's session stands in the way.
+    #[error("{0}")]
+    Busy(String),
+    /// Our session was ended by a collector, or its snapshot came too late.
+    #[error("session {sid} was closed by another command ({why}); nothing was committed")]
+    Fenced {
+        /// Our session.
+        sid: SessionId,
+        /// What was found in the place of our snapshot.
+        why: String,
+    },
+    /// A file of this machine.
+    #[error("cannot use {0}: {1}")]
+    File(String, String),
+    /// The user asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+/// The result of work on a repository.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The kind of failure.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Storage(error) => error.kind(),
+            Error::Store(error) => error.kind(),
+            Error::Tree(error) => error.kind(),
+            Error::Client(_) | Error::Usage(_) => Kind::Usage,
+            Error::NoRepository(_) => Kind::NoRepository,
+            Error::AlreadyThere(_) => Kind::RepositoryExists,
+            Error::WrongPassphrase { .. } => Kind::WrongPassphrase,
+            Error::Damaged { what: Malformed::Newer { .. }, .. } => Kind::NewerFormat,
+            Error::Damaged { .. } | Error::Entry(_) => Kind::Damage,
+            Error::PointNotFound(_) => Kind::PointNotFound,
+            Error::Ambiguous { .. } => Kind::Ambiguous,
+            Error::Busy(_) | Error::Fenced { .. } => Kind::Busy,
+            Error::File(..) => Kind::Failed,
+            Error::Interrupted(_) => Kind::Interrupted,
+        }
+    }
+}

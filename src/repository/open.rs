@@ -1,0 +1,301 @@
+//! Making and opening a repository.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::keys::{self, KeyCost};
+use super::{Error, Result};
+use crate::context::Context;
+use crate::format::{
+    Chunker, Config, FORMAT, Malformed, Name, Record, TreeShape, Trees, open, read_clear, seal,
+};
+use crate::id::{PackId, RepositoryId};
+use crate::secret::{ChunkNamer, ContentSecret, SealKey, SealSecret};
+use crate::storage::{
+    Counted, CredentialVars, Limited, Local, Location, Patience, Requests, Retried, S3, S3Access, Storage,
+    arbitrates, connect,
+};
+use crate::store::{Cutter, PackCache};
+use crate::tree::Shape;
+
+/// Tree packs of remote repositories are kept on this machine up to this many bytes.
+const PACK_CACHE: u64 = 2 << 30;
+
+/// Where a repository is and how it is reached.
+#[derive(Clone)]
+pub struct Access {
+    /// The medium.
+    pub location: Location,
+    /// For S3; `None` for the SDK's usual chain.
+    pub credentials: Option<CredentialVars>,
+    /// Where the index and other caches of this machine live.
+    pub cache: PathBuf,
+    /// Bytes a second to the medium.
+    pub upload: Option<u64>,
+    /// Bytes a second from the medium.
+    pub download: Option<u64>,
+}
+
+/// An open repository.
+pub struct Repository {
+    context: Context,
+    storage: Arc<dyn Storage>,
+    requests: Arc<Requests>,
+    id: RepositoryId,
+    config: Config,
+    key_id: String,
+    content: ContentSecret,
+    seal: SealSecret,
+    records: SealKey,
+    cache: PathBuf,
+    pack_cache: Option<Arc<PackCache>>,
+}
+
+/// This machine's name.
+pub(super) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn default_config(context: &Context, single_writer: bool) -> Config {
+    let shape = |window| TreeShape { window, most: 16 * window, key_bytes: 1 << 20 };
+    Config {
+        created: context.clock.now(),
+        chunker: Chunker { min: 256 << 10, average: 1 << 20, max: 4 << 20 },
+        trees: Trees { anchor: shape(50), history: shape(50), objects: shape(16), content: shape(50) },
+        single_writer,
+    }
+}
+
+/// The medium behind its wrappers, and what counts its requests.
+fn medium(context: &Context, access: &Access) -> Result<(Arc<dyn Storage>, Arc<Requests>)> {
+    let requests = Arc::new(Requests::default());
+    let storage: Arc<dyn Storage> = match &access.location {
+        Location::Local(path) => wrap(context, access, Local::new(path), &requests),
+        Location::S3 { address, bucket, prefix } => {
+            let s3 = S3Access { address: address.clone(), credentials: access.credentials.clone(), attempts: 1 };
+            let client = context.runtime.block_on(connect(&s3)).map_err(|e| Error::Client(e.to_string()))?;
+            let name = access.location.to_string();
+            wrap(context, access, S3::new(client, context.runtime.clone(), bucket, prefix, &name), &requests)
+        }
+    };
+    Ok((storage, requests))
+}
+
+fn wrap<S: Storage + 'static>(
+    context: &Context,
+    access: &Access,
+    storage: S,
+    requests: &Arc<Requests>,
+) -> Arc<dyn Storage> {
+    let counted = Counted::new(storage, requests.clone());
+    let limited = Limited::new(counted, access.upload, access.download);
+    let (random, cancel) = (context.random.clone(), context.cancel.clone());
+    Arc::new(Retried::new(limited, Patience::default(), random, cancel))
+}
+
+impl Repository {
+    /// Makes a repository.
+    pub fn init(context: &Context, access: &Access, passphrase: &str, cost: KeyCost) -> Result<Repository> {
+        let (storage, requests) = medium(context, access)?;
+        let there = storage.get(&Name::Config.to_string());
+        match there {
+            Ok(_) => return Err(Error::AlreadyThere(storage.medium().to_string())),
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e.into()),
+        }
+        let single_writer = !arbitrates(&*storage, &*context.random)?;
+        let config = default_config(context, single_writer);
+        let id = RepositoryId::draw(&*context.random);
+        let content = ContentSecret::draw(&*context.random);
+        let seal_secret = SealSecret::draw(&*context.random);
+        // The key first: a config without a key would be a repository that nobody can open.
+        let key_id = keys::store(context, &*storage, id, (&content, &seal_secret), passphrase, cost)?;
+        let name = Name::Config.to_string();
+        let clear = [&FORMAT.to_le_bytes()[..], &id.0].concat();
+        let bytes = seal(&config, &clear, &seal_secret.records(), id, &name, &*context.random);
+        if let Err(error) = storage.put(&name, bytes.into()) {
+            let _ = storage.delete(&Name::Key(&key_id).to_string());
+            let taken = error.is_exists();
+            let medium = storage.medium().to_string();
+            return Err(if taken { Error::AlreadyThere(medium) } else { error.into() });
+        }
+        let opened = keys::Opened { id: key_id, content, seal: seal_secret };
+        Ok(Repository::assemble(context, access, storage, requests, id, config, opened))
+    }
+
+    /// Opens a repository; a wrong passphrase is told at once.
+    pub fn open(context: &Context, access: &Access, passphrase: &str) -> Result<Repository> {
+        let (storage, requests) = medium(context, access)?;
+        Repository::open_on(context, access, storage, requests, passphrase)
+    }
+
+    /// Opens the repository on a medium that is there already, behind wrappers of the caller's.
+    pub fn open_on(
+        context: &Context,
+        access: &Access,
+        storage: Arc<dyn Storage>,
+        requests: Arc<Requests>,
+        passphrase: &str,
+    ) -> Result<Repository> {
+        let name = Name::Config.to_string();
+        let bytes = match storage.get(&name) {
+            Err(e) if e.is_not_found() => return Err(Error::NoRepository(storage.medium().to_string())),
+            bytes => bytes?,
+        };
+        let damaged = |what| Error::Damaged { file: name.clone(), what };
+        let id = parse_clear(read_clear::<Config>(&bytes).map_err(damaged)?).map_err(damaged)?;
+        let opened = keys::open_any(&*storage, id, passphrase)?;
+        let config: Config = open(&bytes, &opened.seal.records(), id, &name).map_err(damaged)?;
+        check_config(&config).map_err(damaged)?;
+        Ok(Repository::assemble(context, access, storage, requests, id, config, opened))
+    }
+
+    fn assemble(
+        context: &Context,
+        access: &Access,
+        storage: Arc<dyn Storage>,
+        requests: Arc<Requests>,
+        id: RepositoryId,
+        config: Config,
+        opened: keys::Opened,
+    ) -> Repository {
+        let cache = access.cache.join(id.to_string());
+        let remote = !matches!(access.location, Location::Local(_));
+        let pack_cache = remote.then(|| Arc::new(PackCache::new(&cache.join("trees"), PACK_CACHE)));
+        let records = opened.seal.records();
+        let keys::Opened { id: key_id, content, seal } = opened;
+        let context = context.clone();
+        Repository { context, storage, requests, id, config, key_id, content, seal, records, cache, pack_cache }
+    }
+
+    /// What the command got from outside.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The medium.
+    pub fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
+    pub(super) fn shared_storage(&self) -> Arc<dyn Storage> {
+        self.storage.clone()
+    }
+
+    /// Requests made to the medium so far.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    /// The repository's id.
+    pub fn id(&self) -> RepositoryId {
+        self.id
+    }
+
+    /// Parameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    pub(super) fn secrets(&self) -> (&ContentSecret, &SealSecret) {
+        (&self.content, &self.seal)
+    }
+
+    /// The secret that seals packs.
+    pub fn seal_secret(&self) -> &SealSecret {
+        &self.seal
+    }
+
+    /// Names chunks.
+    pub fn namer(&self) -> ChunkNamer {
+        self.content.namer()
+    }
+
+    /// Cuts content.
+    pub fn cutter(&self) -> Cutter {
+        Cutter::new(&self.content, self.config.chunker)
+    }
+
+    /// How a tree with these sizes is cut here.
+    pub fn shape(&self, sizes: TreeShape) -> Shape {
+        Shape { sizes, key: self.content.boundary() }
+    }
+
+    /// Where this machine keeps what belongs to the repository.
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// Where large intermediate files go.
+    pub fn spool(&self) -> PathBuf {
+        self.cache.join("spool")
+    }
+
+    pub(super) fn pack_cache(&self) -> Option<Arc<PackCache>> {
+        self.pack_cache.clone()
+    }
+
+    /// Reads and opens a record.
+    pub fn record<T: Record>(&self, name: &str) -> Result<T> {
+        let bytes = self.storage.get(name)?;
+        self.open_record(name, &bytes)
+    }
+
+    /// Opens a record's bytes.
+    pub(super) fn open_record<T: Record>(&self, name: &str, bytes: &[u8]) -> Result<T> {
+        open(bytes, &self.records, self.id, name).map_err(|what| Error::Damaged { file: name.into(), what })
+    }
+
+    /// The bytes of a record.
+    pub(super) fn seal_record<T: Record>(&self, name: &str, record: &T) -> Vec<u8> {
+        seal(record, &[], &self.records, self.id, name, &*self.context.random)
+    }
+
+    /// Creates the record's file.
+    pub fn put_record<T: Record>(&self, name: &str, record: &T) -> Result<()> {
+        Ok(self.storage.put(name, self.seal_record(name, record).into())?)
+    }
+
+    /// Opens a key of the records for a thread of its own.
+    pub(super) fn records_key(&self) -> SealKey {
+        self.seal.records()
+    }
+
+    /// The name and size of every pack.
+    pub fn packs(&self) -> Result<Vec<(crate::id::ChunkKind, PackId, u64)>> {
+        let mut packs = Vec::new();
+        for kind in [crate::id::ChunkKind::Data, crate::id::ChunkKind::Node] {
+            self.storage.list(&format!("packs/{}/", kind.folder()), &mut |listed| {
+                let id = listed.name.rsplit('/').next().and_then(|id| id.parse().ok());
+                // Names that are not ours are left alone.
+                packs.extend(id.map(|id| (kind, id, listed.size)));
+                Ok(())
+            })?;
+        }
+        Ok(packs)
+    }
+}
+
+fn parse_clear(clear: &[u8]) -> std::result::Result<RepositoryId, Malformed> {
+    let (version, id) = clear.split_first_chunk::<2>().ok_or(Malformed::Length(clear.len()))?;
+    let found = u16::from_le_bytes(*version);
+    if found > FORMAT {
+        return Err(Malformed::Newer { found, known: FORMAT });
+    }
+    id.try_into().map(RepositoryId).map_err(|_| Malformed::Length(clear.len()))
+}
+
+/// Parameters that later arithmetic relies on.
+fn check_config(config: &Config) -> std::result::Result<(), Malformed> {
+    let Chunker { min, average, max } = config.chunker;
+    let even = [min, average, max].iter().all(|size| size % 2 == 0);
+    let chunker = even && 64 <= min && min <= average && average <= max && max <= 64 << 20;
+    let Trees { anchor, history, objects, content } = config.trees;
+    let shape = |s: &TreeShape| s.window >= 2 && s.most >= 4 * s.window && s.most <= 100_000 && s.key_bytes >= 1024;
+    let sound = chunker && [anchor, history, objects, content].iter().all(shape);
+    if sound { Ok(()) } else { Err(Malformed::Decode("its parameters are out of bounds".into())) }
+}

@@ -1,0 +1,163 @@
+//! Everything a snapshot refers to.
+
+use super::Result;
+use crate::format::{Content, Event, KeyState, ObjectEntry, Root, Snapshot};
+use crate::id::{ChunkId, ChunkKind};
+use crate::tree::{self, Nodes, Payload, Value};
+
+/// A chunk that a snapshot refers to, and where from.
+#[derive(Debug, Clone, Copy)]
+pub struct Reached<'a> {
+    /// Node or content.
+    pub kind: ChunkKind,
+    /// Its name.
+    pub id: ChunkId,
+    /// The tree it was found in: `anchor`, `history`, `state`, `system`, `objects`.
+    pub tree: &'static str,
+    /// The key of the entry that refers to it; a node's first key.
+    pub key: &'a [u8],
+}
+
+/// Where an entry's content is, by the kind of its tree.
+type Contents = fn(&[u8]) -> Result<Vec<Content>>;
+
+fn state_contents(value: &[u8]) -> Result<Vec<Content>> {
+    Ok(vec![KeyState::decode(value)?.value])
+}
+
+fn event_contents(value: &[u8]) -> Result<Vec<Content>> {
+    Ok(match Event::decode(value)? {
+        Event::Put { key, value, .. } => vec![key, value],
+        Event::Delete { key } => vec![key],
+    })
+}
+
+fn object_contents(value: &[u8]) -> Result<Vec<Content>> {
+    Ok(vec![ObjectEntry::decode(value)?.content])
+}
+
+fn no_contents(_: &[u8]) -> Result<Vec<Content>> {
+    Ok(Vec::new())
+}
+
+/// Shows every chunk that `snapshot` refers to. `enter` is asked before a node's entries are looked at:
+/// whoever has seen the node before says no. A node that cannot be read is shown to `broken`.
+pub fn for_each_chunk(
+    nodes: &dyn Nodes,
+    snapshot: &Snapshot,
+    enter: &mut dyn FnMut(Reached) -> Result<bool>,
+    broken: &mut dyn FnMut(Reached, super::Error) -> Result<()>,
+) -> Result<()> {
+    let mut trees: Vec<(&'static str, Option<Root>, Contents)> = Vec::new();
+    if let Some(etcd) = &snapshot.etcd {
+        trees.push(("anchor", etcd.anchor.root, state_contents));
+        trees.push(("history", etcd.history, event_contents));
+        trees.push(("state", etcd.state.and_then(|state| state.root), state_contents));
+        trees.push(("system", etcd.system, no_contents));
+    }
+    if let Some(objects) = &snapshot.objects {
+        trees.push(("objects", objects.root, object_contents));
+    }
+    for (tree, root, contents) in trees {
+        if let Some(root) = root {
+            let mut walk = Walk { nodes, tree, contents, enter, broken };
+            walk.node(root.node, root.level, &[])?;
+        }
+    }
+    Ok(())
+}
+
+struct Walk<'a> {
+    nodes: &'a dyn Nodes,
+    tree: &'static str,
+    contents: Contents,
+    enter: &'a mut dyn FnMut(Reached) -> Result<bool>,
+    broken: &'a mut dyn FnMut(Reached, super::Error) -> Result<()>,
+}
+
+impl Walk<'_> {
+    /// A node and everything below it; depth is bounded by the level, which only sinks.
+    fn node(&mut self, id: ChunkId, level: u8, key: &[u8]) -> Result<()> {
+        let reached = Reached { kind: ChunkKind::Node, id, tree: self.tree, key };
+        if !(self.enter)(reached)? {
+            return Ok(());
+        }
+        let node = match self.nodes.node(&id) {
+            Ok(node) if node.level == level => node,
+            Ok(_) => {
+                let what = crate::format::Malformed::Content;
+                return (self.broken)(reached, tree::Error::Node { id, what }.into());
+            }
+            Err(error) if error.kind() == crate::fault::Kind::Damage => {
+                return (self.broken)(reached, error.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for cell in &node.cells {
+            match &cell.payload {
+                Payload::Child { id, .. } if level > 0 => self.node(*id, level - 1, &cell.key)?,
+                Payload::Leaf { value, .. } if level == 0 => self.leaf(value, &cell.key)?,
+                _ => {
+                    let what = crate::format::Malformed::Content;
+                    return (self.broken)(reached, tree::Error::Node { id, what }.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn leaf(&mut self, value: &Value, key: &[u8]) -> Result<()> {
+        let value = match value {
+            Value::Here(value) => value.clone(),
+            Value::Chunk(id, _) => {
+                self.data(*id, key)?;
+                match self.nodes.get(ChunkKind::Data, id) {
+                    Ok(value) => value.to_vec(),
+                    // Said when the chunk itself is looked at.
+                    Err(_) => return Ok(()),
+                }
+            }
+        };
+        for content in (self.contents)(&value)? {
+            match content {
+                Content::Inline(_) => {}
+                Content::Chunks(chunks) => chunks.iter().try_for_each(|(id, _)| self.data(*id, key))?,
+                Content::Tree(root) => self.content_node(root.node, root.level, key)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A node of a large object's content tree; its leaves' keys are chunk ids.
+    fn content_node(&mut self, id: ChunkId, level: u8, key: &[u8]) -> Result<()> {
+        let reached = Reached { kind: ChunkKind::Node, id, tree: self.tree, key };
+        if !(self.enter)(reached)? {
+            return Ok(());
+        }
+        let node = match self.nodes.node(&id) {
+            Ok(node) => node,
+            Err(error) if error.kind() == crate::fault::Kind::Damage => {
+                return (self.broken)(reached, error.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for cell in &node.cells {
+            match &cell.payload {
+                Payload::Child { id, .. } if level > 0 => self.content_node(*id, level - 1, key)?,
+                Payload::Leaf { .. } => {
+                    let id = <[u8; 32]>::try_from(cell.key.as_slice()).unwrap_or_default();
+                    self.data(ChunkId(id), key)?;
+                }
+                Payload::Child { .. } => {
+                    let what = crate::format::Malformed::Content;
+                    return (self.broken)(reached, tree::Error::Node { id, what }.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, id: ChunkId, key: &[u8]) -> Result<()> {
+        (self.enter)(Reached { kind: ChunkKind::Data, id, tree: self.tree, key }).map(|_| ())
+    }
+}

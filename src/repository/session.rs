@@ -1,0 +1,243 @@
+//! Sessions: how a backup or a restore makes itself known, and how it ends.
+//!
+//! The writer's and the reader's side of the collection protocol (`docs/architecture.md`,
+//! "Collection"). Steps are numbered as there.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::view::Collections;
+use super::{Error, Repository, Result, SnapshotInfo, View};
+use crate::format::{Claim, Closed, Name, Segment, Session, SessionKind, Snapshot, segment_of};
+use crate::id::SessionId;
+use crate::storage::Cause;
+use crate::store::{self, Index, Reader, Tuning, Writer, WriterParts};
+
+/// A session begins again this often when collections go on meanwhile, or answers stay unclear.
+const TRIES: usize = 8;
+
+/// A running backup.
+pub struct WriteSession<'a> {
+    repository: &'a Repository,
+    /// Its id, and its snapshot's.
+    pub sid: SessionId,
+    /// The snapshot it stands on.
+    pub parent: Option<SnapshotInfo>,
+    index: Arc<Index>,
+    ended: bool,
+}
+
+/// A running restore.
+pub struct ReadSession<'a> {
+    repository: &'a Repository,
+    sid: Option<SessionId>,
+}
+
+impl Repository {
+    /// Puts a session record; an unclear answer costs the id.
+    fn put_session(&self, kind: SessionKind, label: u64, pin: Option<SessionId>) -> Result<SessionId> {
+        let mut failure = None;
+        for _ in 0..TRIES {
+            self.context().cancel.check()?;
+            let sid = SessionId::draw(&*self.context().random, label);
+            let name = Name::Session(sid).to_string();
+            let (host, pid, began) = (super::open::host(), std::process::id(), self.context().clock.now());
+            let record = Session { kind, pin, host, pid, began };
+            match self.storage().put_once(&name, self.seal_record(&name, &record).into()) {
+                Ok(()) => return Ok(sid),
+                Err(error) => match error.cause {
+                    Cause::Uncertain(_) | Cause::Transient(_) | Cause::Exists => {
+                        std::thread::sleep(std::time::Duration::from_millis(200));
+                        failure = Some(error);
+                    }
+                    _ => return Err(error.into()),
+                },
+            }
+        }
+        Err(failure.map_or_else(|| Error::Busy("no session could be begun".into()), Error::from))
+    }
+
+    fn close(&self, sid: SessionId, why: &str) -> Result<()> {
+        let name = Name::Claim(sid).to_string();
+        let closed = Claim::Closed(Closed { why: why.into(), time: self.context().clock.now() });
+        match self.storage().put(&name, self.seal_record(&name, &closed).into()) {
+            // A collector was faster; the session is over either way.
+            Err(error) if error.is_exists() => Ok(()),
+            done => Ok(done?),
+        }
+    }
+
+    /// Begins a backup. `choose` picks the parent among the valid snapshots.
+    pub fn begin_write(
+        &self,
+        choose: impl Fn(&[SnapshotInfo]) -> Result<Option<SnapshotInfo>>,
+    ) -> Result<WriteSession<'_>> {
+        for _ in 0..TRIES {
+            // 1. The label, and the session that pins the parent.
+            let first = self.view()?;
+            let parent = choose(&first.snapshots)?;
+            let pin = parent.as_ref().map(|parent| parent.id);
+            let sid = self.put_session(SessionKind::Write, first.newest, pin)?;
+            match self.establish(sid, parent) {
+                Ok(Some(session)) => return Ok(session),
+                // 2. A collection began, or the parent went: begin again.
+                Ok(None) => self.close(sid, "a collection began meanwhile")?,
+                Err(error) => {
+                    let _ = self.close(sid, "it could not begin");
+                    return Err(error);
+                }
+            }
+        }
+        Err(Error::Busy("collections go on too fast for a backup to begin; try again".into()))
+    }
+
+    fn establish(&self, sid: SessionId, parent: Option<SnapshotInfo>) -> Result<Option<WriteSession<'_>>> {
+        let view = self.view()?;
+        if view.newest != sid.label {
+            return Ok(None);
+        }
+        if self.config().single_writer {
+            self.check_alone(sid, &view)?;
+        }
+        let gone = |parent: &SnapshotInfo| !view.snapshots.iter().any(|info| info.id == parent.id);
+        if parent.as_ref().is_some_and(gone) {
+            return Ok(None);
+        }
+        // 3. What may be referred to: segments that the verdict names, of our own label, or of a session
+        // that ended in a snapshot.
+        let reusable = |name: &str| {
+            let name = name.strip_prefix("index/").unwrap_or(name);
+            let committed = |owner: SessionId| {
+                owner.label == sid.label || view.snapshots.iter().any(|info| info.id == owner)
+            };
+            view.validity.names_segment(name) || segment_of(name).is_some_and(|(owner, _)| committed(owner))
+        };
+        let index = Arc::new(self.index(&view, reusable)?);
+        Ok(Some(WriteSession { repository: self, sid, parent, index, ended: false }))
+    }
+
+    /// Where the medium cannot arbitrate between writers, only one may write.
+    fn check_alone(&self, sid: SessionId, view: &View) -> Result<()> {
+        let ended = self.storage().names("snapshots/")?;
+        for name in self.storage().names("sessions/")? {
+            let Ok(other) = name.parse::<SessionId>() else { continue };
+            if other == sid || other.label < view.validity.verdict || ended.contains(&name) {
+                continue;
+            }
+            let session: Session = self.record(&Name::Session(other).to_string())?;
+            let dead = session.host == super::open::host() && !Path::new(&format!("/proc/{}", session.pid)).exists();
+            if session.kind == SessionKind::Write && !dead {
+                return Err(Error::Busy(format!(
+                    "{} cannot arbitrate between writers, and a backup on {} (process {}) has not ended",
+                    self.storage().medium(),
+                    session.host,
+                    session.pid
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a restore of `snapshot`, which stays readable until the session ends. Where nothing can be
+    /// written the restore goes on without a pin.
+    pub fn begin_read(&self, snapshot: SessionId) -> Result<ReadSession<'_>> {
+        let label = self.collections()?.newest;
+        let sid = match self.put_session(SessionKind::Read, label, Some(snapshot)) {
+            Ok(sid) => Some(sid),
+            Err(Error::Storage(error)) if matches!(error.cause, Cause::Refused(..)) => {
+                self.context().progress.note("the repository is read-only: restoring without protection from prune");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let session = ReadSession { repository: self, sid };
+        let view = self.view()?;
+        match view.snapshots.iter().any(|info| info.id == snapshot) {
+            true => Ok(session),
+            false => Err(Error::PointNotFound(format!("snapshot {snapshot} was removed just now"))),
+        }
+    }
+}
+
+impl WriteSession<'_> {
+    /// Stores content in this session.
+    pub fn writer(&self, tuning: Tuning) -> Writer {
+        let repository = self.repository;
+        let (storage, key, id, sid) =
+            (repository.shared_storage(), repository.records_key(), repository.id(), self.sid);
+        let random = repository.context().random.clone();
+        let put_segment = move |k: u32, segment: &Segment| {
+            let name = Name::Segment(sid, k).to_string();
+            let bytes = crate::format::seal(segment, &[], &key, id, &name, &*random);
+            storage.put(&name, bytes.into()).map_err(store::Error::from)
+        };
+        let parts = WriterParts {
+            storage: repository.shared_storage(),
+            index: self.index.clone(),
+            namer: repository.namer(),
+            seal: repository.seal_secret().clone(),
+            random: repository.context().random.clone(),
+            cache: repository.pack_cache(),
+            put_segment: Box::new(put_segment),
+        };
+        Writer::start(parts, tuning)
+    }
+
+    /// Reads what was there when the session began.
+    pub fn reader(&self) -> Reader {
+        self.repository.reader_over(self.index.clone())
+    }
+
+    /// 4. Ends the session with a snapshot; gives the record's size.
+    pub fn commit(mut self, snapshot: Snapshot) -> Result<u64> {
+        let name = Name::Claim(self.sid).to_string();
+        let bytes = self.repository.seal_record(&name, &Claim::Snapshot(Box::new(snapshot)));
+        let size = bytes.len() as u64;
+        let put = self.repository.storage().put(&name, bytes.into());
+        self.ended = true;
+        match put {
+            Err(error) if error.is_exists() => {
+                let why = match self.repository.claim(self.sid) {
+                    Ok(Claim::Closed(closed)) => closed.why,
+                    _ => "its name is taken".into(),
+                };
+                return Err(Error::Fenced { sid: self.sid, why });
+            }
+            done => done?,
+        }
+        self.check_not_void()?;
+        Ok(size)
+    }
+
+    /// 5. A verdict above our label that does not name us came before our claim did.
+    fn check_not_void(&self) -> Result<()> {
+        let Collections { validity, .. } = self.repository.collections()?;
+        if validity.snapshot(&self.sid) {
+            return Ok(());
+        }
+        Err(Error::Fenced { sid: self.sid, why: format!("collection {} was decided before it", validity.verdict) })
+    }
+
+    /// Ends the session without a snapshot.
+    pub fn give_up(mut self, why: &str) -> Result<()> {
+        self.ended = true;
+        self.repository.close(self.sid, why)
+    }
+}
+
+impl Drop for WriteSession<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            // Best effort: a session that stays open costs a later prune some patience.
+            let _ = self.repository.close(self.sid, "it failed");
+        }
+    }
+}
+
+impl Drop for ReadSession<'_> {
+    fn drop(&mut self) {
+        if let Some(sid) = self.sid {
+            let _ = self.repository.close(sid, "done");
+        }
+    }
+}

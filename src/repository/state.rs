@@ -1,0 +1,145 @@
+//! etcd's state at a snapshot's revision: the anchor with the events after it folded in.
+
+use std::iter::Peekable;
+use std::path::Path;
+
+use super::{Error, Result};
+use crate::format::{Content, EtcdCapture, Event, KeyState, Malformed, parse_history_key};
+use crate::id::ChunkKind;
+use crate::sorter::{Sorter, greatest_of_each};
+use crate::tree::{self, Nodes};
+
+/// Memory for sorting events.
+const SORT_BYTES: usize = 64 << 20;
+
+/// A key and its state.
+type KeyAndState = (Vec<u8>, KeyState);
+
+/// All bytes of a value or key. For what etcd bounds, not for objects.
+pub fn content_bytes(nodes: &dyn Nodes, content: &Content) -> Result<Vec<u8>> {
+    if let Content::Inline(bytes) = content {
+        return Ok(bytes.clone());
+    }
+    let mut bytes = Vec::new();
+    tree::chunks_of(nodes, content, |id, length| {
+        let chunk = nodes.get(ChunkKind::Data, &id)?;
+        if chunk.len() as u64 != length {
+            return Err(Error::Entry(Malformed::Length(chunk.len())));
+        }
+        bytes.extend_from_slice(&chunk);
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// The key an event is about, and its state after it; `None` where it was deleted.
+pub fn outcome(nodes: &dyn Nodes, at: &[u8], event: &[u8]) -> Result<(Vec<u8>, Option<KeyState>)> {
+    let (mod_revision, sub) = parse_history_key(at)?;
+    match Event::decode(event)? {
+        Event::Delete { key } => Ok((content_bytes(nodes, &key)?, None)),
+        Event::Put { key, create_revision, version, lease, value } => {
+            let state = KeyState { create_revision, mod_revision, sub: Some(sub), version, lease, value };
+            Ok((content_bytes(nodes, &key)?, Some(state)))
+        }
+    }
+}
+
+/// A key's state as a record that sorts by revision; `at` is the history key.
+pub fn dated(at: &[u8], state: Option<KeyState>) -> Vec<u8> {
+    let state = state.map_or_else(Vec::new, |state| state.encode());
+    [at, &state].concat()
+}
+
+/// The reverse of [`dated`]. A state has at least one byte; none stands for a deletion.
+pub fn undated(record: &[u8]) -> Result<Option<KeyState>> {
+    match record.get(16..) {
+        None => Err(Malformed::Length(record.len()).into()),
+        Some([]) => Ok(None),
+        Some(state) => Ok(Some(KeyState::decode(state)?)),
+    }
+}
+
+fn spool_failed(spool: &Path, error: std::io::Error) -> Error {
+    Error::File(spool.display().to_string(), error.to_string())
+}
+
+/// Every key alive at the capture's revision, in order. Events are sorted in `spool` when they are many.
+pub fn state<'a>(
+    nodes: &'a dyn Nodes,
+    capture: &EtcdCapture,
+    spool: &Path,
+) -> Result<Box<dyn Iterator<Item = Result<KeyAndState>> + 'a>> {
+    let decode = |entry: tree::Result<tree::Entry>| {
+        let tree::Entry { key, value } = entry?;
+        Ok((key, KeyState::decode(&value)?))
+    };
+    if let Some(state) = &capture.state {
+        return Ok(Box::new(tree::scan(nodes, state.root.as_ref(), &[])?.map(decode)));
+    }
+    let mut sorter = Sorter::new(spool, SORT_BYTES);
+    for entry in tree::scan(nodes, capture.history.as_ref(), &[])? {
+        let tree::Entry { key: at, value } = entry?;
+        let (key, state) = outcome(nodes, &at, &value)?;
+        sorter.push(key, dated(&at, state)).map_err(|e| spool_failed(spool, e))?;
+    }
+    let events = sorter.finish().map_err(|e| spool_failed(spool, e))?;
+    let spool = spool.to_owned();
+    let events = greatest_of_each(events).map(move |record| {
+        let (key, record) = record.map_err(|e| spool_failed(&spool, e))?;
+        Ok((key, undated(&record)?))
+    });
+    let anchor = tree::scan(nodes, capture.anchor.root.as_ref(), &[])?.map(decode);
+    Ok(Box::new(Fold { anchor: anchor.peekable(), events: events.peekable() }))
+}
+
+/// An anchor's keys with the last event of each key in its place.
+struct Fold<A: Iterator, E: Iterator> {
+    anchor: Peekable<A>,
+    events: Peekable<E>,
+}
+
+impl<A, E> Iterator for Fold<A, E>
+where
+    A: Iterator<Item = Result<KeyAndState>>,
+    E: Iterator<Item = Result<(Vec<u8>, Option<KeyState>)>>,
+{
+    type Item = Result<KeyAndState>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let order = match (self.anchor.peek(), self.events.peek()) {
+                (_, None) | (Some(Err(_)), _) => return self.anchor.next(),
+                (None, _) | (_, Some(Err(_))) => std::cmp::Ordering::Greater,
+                (Some(Ok((old, _))), Some(Ok((new, _)))) => old.cmp(new),
+            };
+            if order.is_lt() {
+                return self.anchor.next();
+            }
+            if order.is_eq() {
+                self.anchor.next();
+            }
+            match self.events.next()? {
+                Ok((key, Some(state))) => return Some(Ok((key, state))),
+                Ok((_, None)) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// One key's state at the capture's revision.
+pub fn key_at(nodes: &dyn Nodes, capture: &EtcdCapture, key: &[u8]) -> Result<Option<KeyState>> {
+    let decode = |value: Option<Vec<u8>>| value.map(|v| KeyState::decode(&v)).transpose();
+    if let Some(state) = &capture.state {
+        return Ok(decode(tree::get(nodes, state.root.as_ref(), key)?)?);
+    }
+    let mut found = decode(tree::get(nodes, capture.anchor.root.as_ref(), key)?)?;
+    for entry in tree::scan(nodes, capture.history.as_ref(), &[])? {
+        let tree::Entry { key: at, value } = entry?;
+        let (changed, state) = outcome(nodes, &at, &value)?;
+        if changed == key {
+            found = state;
+        }
+    }
+    Ok(found)
+}

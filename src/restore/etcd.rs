@@ -1,0 +1,252 @@
+//! Restoring keys to a live etcd: only differences, in transactions.
+
+use std::collections::HashMap;
+
+use prost::Message;
+
+use super::mapping::{apply, in_scope};
+use super::{Change, Counts, Error, Plan, Result, Run};
+use crate::etcd::Etcd;
+use crate::format::{EtcdCapture, KeyState};
+use crate::progress::{Amount, Phase};
+use crate::repository::{self, content_bytes, state};
+use crate::sorter::Sorter;
+use crate::target::{EtcdTarget, Operation, Present};
+use crate::tree;
+
+const SORT_BYTES: usize = 32 << 20;
+
+/// `leasepb.Lease`.
+#[derive(Clone, PartialEq, Message)]
+struct Lease {
+    #[prost(int64, tag = "1")]
+    id: i64,
+    #[prost(int64, tag = "2")]
+    ttl: i64,
+    #[prost(int64, tag = "3")]
+    remaining: i64,
+}
+
+/// Keys as the target should have them, in order.
+type Wanted<'a> = Box<dyn Iterator<Item = Result<(Vec<u8>, KeyState)>> + 'a>;
+
+/// One key on both sides.
+struct Pair {
+    key: Vec<u8>,
+    wanted: Option<KeyState>,
+    present: Option<Present>,
+}
+
+impl<'a> Run<'a> {
+    fn capture(&self) -> Result<&'a EtcdCapture> {
+        let usage = || repository::Error::Usage("this snapshot has no etcd".into());
+        Ok(self.snapshot.etcd.as_ref().ok_or_else(usage)?)
+    }
+
+    fn wanted(&self) -> Result<Wanted<'_>> {
+        let options = self.options;
+        let spool = self.repository.spool();
+        let all = state(&self.nodes, self.capture()?, &spool)?;
+        let chosen = all.filter(|entry| entry.as_ref().map_or(true, |(key, _)| key.starts_with(&options.etcd_prefix)));
+        if options.etcd_maps.is_empty() {
+            return Ok(Box::new(chosen.map(|entry| Ok(entry?))));
+        }
+        let failed = move |e: std::io::Error| Error::Spool(spool.display().to_string(), e);
+        let mut sorter = Sorter::new(&self.repository.spool(), SORT_BYTES);
+        for entry in chosen {
+            let (key, state) = entry?;
+            sorter.push(apply(&options.etcd_maps, &key), state.encode()).map_err(&failed)?;
+        }
+        let sorted = sorter.finish().map_err(&failed)?;
+        let mut last: Option<Vec<u8>> = None;
+        Ok(Box::new(sorted.map(move |record| {
+            let (key, state) = record.map_err(&failed)?;
+            if last.as_ref() == Some(&key) {
+                let key = String::from_utf8_lossy(&key).into_owned();
+                return Err(repository::Error::Usage(format!("the maps give two keys the name {key:?}")).into());
+            }
+            last = Some(key.clone());
+            Ok((key, KeyState::decode(&state)?))
+        })))
+    }
+
+    /// Shows every key of both sides, in order.
+    fn pairs(&self, target: &EtcdTarget, mut show: impl FnMut(Pair) -> Result<()>) -> Result<()> {
+        let options = self.options;
+        let prefix = if options.etcd_maps.is_empty() { &options.etcd_prefix[..] } else { &[] };
+        let mut wanted = self.wanted()?.peekable();
+        let mut present = target.keys(prefix).peekable();
+        loop {
+            self.repository.context().cancel.check()?;
+            let order = match (wanted.peek(), present.peek()) {
+                (None, None) => return Ok(()),
+                (Some(Ok((a, _))), Some(Ok(b))) => a.cmp(&b.key),
+                (Some(_), None) | (Some(Err(_)), _) => std::cmp::Ordering::Less,
+                (None, Some(_)) | (_, Some(Err(_))) => std::cmp::Ordering::Greater,
+            };
+            let wanted = if order.is_le() { wanted.next().transpose()? } else { None };
+            let present = if order.is_ge() { present.next().transpose()? } else { None };
+            let key = match (&wanted, &present) {
+                (Some((key, _)), _) => key.clone(),
+                (None, Some(present)) => present.key.clone(),
+                (None, None) => return Ok(()),
+            };
+            show(Pair { key, wanted: wanted.map(|(_, state)| state), present })?;
+        }
+    }
+
+    /// Connects, and looks whether the target may be written to.
+    pub(super) fn plan_etcd(&mut self) -> Result<Option<EtcdTarget>> {
+        let Some(access) = &self.options.etcd else { return Ok(None) };
+        let context = self.repository.context();
+        context.progress.begin(Phase { name: "comparing keys", unit: "keys" });
+        let etcd = Etcd::connect(&context.runtime, access).map_err(crate::target::Error::from)?.0;
+        let target = EtcdTarget::new(etcd);
+        let mut plan = Plan::default();
+        self.pairs(&target, |pair| {
+            context.progress.advance(Amount { items: 1, bytes: 0 });
+            match self.judge(&pair)? {
+                Verdict::Put if pair.present.is_some() => {
+                    plan.counts.overwritten += 1;
+                    plan.note(&pair.key);
+                }
+                Verdict::Extra => {
+                    plan.counts.extra += 1;
+                    plan.note(&pair.key);
+                }
+                Verdict::Put | Verdict::Leave => {}
+            }
+            Ok(())
+        })?;
+        plan.check(self.options, "etcd", "keys")?;
+        Ok(Some(target))
+    }
+
+    fn judge(&self, pair: &Pair) -> Result<Verdict> {
+        let (options, Pair { key, wanted, present }) = (self.options, pair);
+        Ok(match (wanted, present) {
+            (Some(wanted), Some(present)) => match self.same(wanted, present)? {
+                true => Verdict::Leave,
+                false => Verdict::Put,
+            },
+            (Some(_), None) => Verdict::Put,
+            (None, _) if in_scope(&options.etcd_maps, &options.etcd_prefix, key) => Verdict::Extra,
+            (None, _) => Verdict::Leave,
+        })
+    }
+
+    fn same(&self, wanted: &KeyState, present: &Present) -> Result<bool> {
+        let lease = if self.ttl(wanted.lease)?.is_some() { wanted.lease } else { 0 };
+        if lease != present.lease || wanted.value.len() != present.value.len() as u64 {
+            return Ok(false);
+        }
+        Ok(content_bytes(&self.nodes, &wanted.value)? == present.value)
+    }
+
+    /// The granted time of a lease that existed at the capture, in seconds.
+    fn ttl(&self, lease: i64) -> Result<Option<i64>> {
+        if lease == 0 {
+            return Ok(None);
+        }
+        let key = [b"lease\0", &lease.to_be_bytes()[..]].concat();
+        let record = tree::get(&self.nodes, self.capture()?.system.as_ref(), &key)?;
+        Ok(record.and_then(|record| Lease::decode(&record[..]).ok()).map(|lease| lease.ttl).filter(|ttl| *ttl > 0))
+    }
+
+    /// Writes the differences.
+    pub(super) fn restore_etcd(&mut self, mut target: EtcdTarget) -> Result<Counts> {
+        let context = self.repository.context();
+        context.progress.begin(Phase { name: "restoring keys", unit: "keys" });
+        context.progress.expect(Amount { items: self.capture()?.keys, bytes: 0 });
+        let mut writing = Writing { counts: Counts::default(), leases: HashMap::new(), lost: 0 };
+        // Changes of this pass must not show up in its own reading: the reader is pinned to a revision.
+        let reading = self.connect_again()?;
+        self.pairs(&reading, |pair| self.write(pair, &mut target, &mut writing))?;
+        if !self.options.dry_run {
+            target.flush()?;
+        }
+        if writing.lost > 0 {
+            self.warnings.push(format!(
+                "{} keys were restored without their lease, which had expired when the snapshot was taken",
+                writing.lost
+            ));
+        }
+        Ok(writing.counts)
+    }
+
+    fn connect_again(&self) -> Result<EtcdTarget> {
+        let access = self.options.etcd.clone().unwrap_or_default();
+        let etcd = Etcd::connect(&self.repository.context().runtime, &access).map_err(crate::target::Error::from)?.0;
+        Ok(EtcdTarget::new(etcd))
+    }
+
+    fn write(&self, pair: Pair, target: &mut EtcdTarget, writing: &mut Writing) -> Result<()> {
+        let counts = &mut writing.counts;
+        self.repository.context().progress.advance(Amount { items: u64::from(pair.wanted.is_some()), bytes: 0 });
+        let verdict = self.judge(&pair)?;
+        let Pair { key, wanted, present } = pair;
+        let seen = present.as_ref().map_or(0, |present| present.mod_revision);
+        let (action, counter) = match (verdict, present.is_some()) {
+            (Verdict::Leave, _) => {
+                counts.identical += u64::from(wanted.is_some());
+                return Ok(());
+            }
+            (Verdict::Extra, _) if !self.options.delete_extra => {
+                counts.extra += 1;
+                return Ok(());
+            }
+            (Verdict::Extra, _) => ("delete", &mut counts.deleted),
+            (Verdict::Put, true) => ("overwrite", &mut counts.overwritten),
+            (Verdict::Put, false) => ("put", &mut counts.written),
+        };
+        *counter += 1;
+        (self.show)(Change { side: "etcd", action, key: key.clone() });
+        let Some(wanted) = wanted else {
+            return match self.options.dry_run {
+                true => Ok(()),
+                false => Ok(target.change(Operation::Delete { key, seen })?),
+            };
+        };
+        counts.bytes += wanted.value.len();
+        if self.options.dry_run {
+            return Ok(());
+        }
+        let lease = self.lease(wanted.lease, target, writing)?;
+        let value = content_bytes(&self.nodes, &wanted.value)?;
+        Ok(target.change(Operation::Put { key, value, lease, seen })?)
+    }
+
+    /// The lease to put a key under: made anew with its old id, or none where it had expired.
+    fn lease(&self, lease: i64, target: &mut EtcdTarget, writing: &mut Writing) -> Result<i64> {
+        if lease == 0 {
+            return Ok(0);
+        }
+        if let Some(&there) = writing.leases.get(&lease) {
+            writing.lost += u64::from(!there);
+            return Ok(if there { lease } else { 0 });
+        }
+        let ttl = self.ttl(lease)?;
+        if let Some(ttl) = ttl {
+            target.grant(lease, ttl)?;
+        }
+        writing.leases.insert(lease, ttl.is_some());
+        writing.lost += u64::from(ttl.is_none());
+        Ok(if ttl.is_some() { lease } else { 0 })
+    }
+}
+
+/// What has been written so far.
+struct Writing {
+    counts: Counts,
+    /// Leases met, and whether they are in the target now.
+    leases: HashMap<i64, bool>,
+    /// Keys whose lease was gone.
+    lost: u64,
+}
+
+/// What is to be done with a key.
+enum Verdict {
+    Put,
+    Leave,
+    Extra,
+}

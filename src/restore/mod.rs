@@ -1,0 +1,210 @@
+//! Restore: a snapshot out, to a live etcd and to a bucket.
+//!
+//! Objects first and etcd after them, so that no key appears before the objects it refers to. Each
+//! side is planned before anything is written: a target that holds anything else is left alone. What
+//! is identical already is skipped, so running it again continues an interrupted restore.
+
+mod etcd;
+mod mapping;
+mod objects;
+
+use std::time::Instant;
+
+use crate::context::Interrupted;
+use crate::fault::Kind;
+use crate::format::{Malformed, Snapshot};
+use crate::id::SessionId;
+use crate::repository::{self, Repository, SnapshotInfo};
+use crate::storage::S3Access;
+use crate::store;
+use crate::target;
+use crate::tree::{self, ReadWrite};
+
+pub use mapping::{BadMap, Map};
+
+/// Where to, and how.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// A live etcd.
+    pub etcd: Option<crate::etcd::Access>,
+    /// A bucket, and a prefix that goes before every key.
+    pub bucket: Option<(S3Access, String, String)>,
+    /// Only keys that begin with this.
+    pub etcd_prefix: Vec<u8>,
+    /// Only objects whose keys begin with this.
+    pub objects_prefix: String,
+    /// New beginnings for keys.
+    pub etcd_maps: Vec<Map>,
+    /// New beginnings for objects' keys.
+    pub objects_maps: Vec<Map>,
+    /// Delete what the target has and the snapshot has not.
+    pub delete_extra: bool,
+    /// Write over what differs.
+    pub overwrite: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// What happens, or would happen, to one key or object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// `etcd` or `objects`.
+    pub side: &'static str,
+    /// `put`, `overwrite` or `delete`.
+    pub action: &'static str,
+    /// The key in the target.
+    pub key: Vec<u8>,
+}
+
+/// What was done on one side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Not there before.
+    pub written: u64,
+    /// Other than in the snapshot.
+    pub overwritten: u64,
+    /// Identical already.
+    pub identical: u64,
+    /// In the target only, and deleted.
+    pub deleted: u64,
+    /// In the target only, and left there.
+    pub extra: u64,
+    /// Bytes written.
+    pub bytes: u64,
+}
+
+/// What was done.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The snapshot.
+    pub id: SessionId,
+    /// Keys.
+    pub etcd: Option<Counts>,
+    /// Objects.
+    pub objects: Option<Counts>,
+    /// Seconds it took.
+    pub seconds: f64,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Why a restore failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The repository.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+    /// The target.
+    #[error(transparent)]
+    Target(#[from] target::Error),
+    /// The target holds something else.
+    #[error("{target} is not empty: {differs} {unit} differ from the snapshot and {extra} are not in it; nothing was written (for example {example:?})")]
+    NotEmpty {
+        /// `etcd` or `the bucket`.
+        target: &'static str,
+        /// `keys` or `objects`.
+        unit: &'static str,
+        /// How many differ.
+        differs: u64,
+        /// How many are not in the snapshot.
+        extra: u64,
+        /// One of them.
+        example: String,
+    },
+    /// A file of this machine.
+    #[error("cannot sort in {0}: {1}")]
+    Spool(String, std::io::Error),
+}
+
+/// The result of a restore.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The kind of failure.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Repository(error) => error.kind(),
+            Error::Target(error) => error.kind(),
+            Error::NotEmpty { .. } => Kind::TargetNotEmpty,
+            Error::Spool(_, error) if error.kind() == std::io::ErrorKind::StorageFull => Kind::NoSpace,
+            Error::Spool(..) => Kind::Failed,
+        }
+    }
+}
+
+macro_rules! through_repository {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Error {
+            fn from(error: $error) -> Error {
+                Error::Repository(error.into())
+            }
+        }
+    )*};
+}
+
+through_repository!(store::Error, tree::Error, Malformed, Interrupted);
+
+/// A running restore.
+struct Run<'a> {
+    repository: &'a Repository,
+    options: &'a Options,
+    snapshot: &'a Snapshot,
+    nodes: ReadWrite<'a>,
+    /// Shown every change.
+    show: &'a (dyn Fn(Change) + Sync),
+    warnings: Vec<String>,
+}
+
+/// What a plan found in the target.
+#[derive(Default)]
+struct Plan {
+    counts: Counts,
+    example: Option<String>,
+}
+
+impl Plan {
+    fn note(&mut self, key: &[u8]) {
+        self.example.get_or_insert_with(|| String::from_utf8_lossy(key).into_owned());
+    }
+
+    /// An error where the target holds what the user has not allowed to touch or to keep.
+    fn check(&self, options: &Options, target: &'static str, unit: &'static str) -> Result<()> {
+        let Counts { overwritten: differs, extra, .. } = self.counts;
+        let extra_allowed = extra == 0 || options.delete_extra || options.overwrite;
+        if (differs == 0 || options.overwrite) && extra_allowed {
+            return Ok(());
+        }
+        let example = self.example.clone().unwrap_or_default();
+        Err(Error::NotEmpty { target, unit, differs, extra, example })
+    }
+}
+
+/// Restores. `show` is told every change as it is made, or would be made.
+pub fn run(
+    repository: &Repository,
+    info: &SnapshotInfo,
+    options: &Options,
+    show: &(dyn Fn(Change) + Sync),
+) -> Result<Report> {
+    let begun = Instant::now();
+    let usage = |what: &str| Err(repository::Error::Usage(what.into()).into());
+    if options.etcd.is_none() && options.bucket.is_none() {
+        return usage("nowhere to restore to: name a target with --to-etcd, or --to-s3 and --to-bucket");
+    }
+    if options.etcd.is_some() && info.snapshot.etcd.is_none() {
+        return usage("this snapshot has no etcd to restore with --to-etcd");
+    }
+    if options.bucket.is_some() && info.snapshot.objects.is_none() {
+        return usage("this snapshot has no objects to restore with --to-s3");
+    }
+    let _session = repository.begin_read(info.id)?;
+    let view = repository.view()?;
+    let reader = repository.reader(&view)?;
+    let nodes = ReadWrite::new(&reader, None);
+    let mut run = Run { repository, options, snapshot: &info.snapshot, nodes, show, warnings: Vec::new() };
+    // Both targets answer before either is written to.
+    let etcd = run.plan_etcd()?;
+    let objects = run.restore_objects()?;
+    let etcd = etcd.map(|target| run.restore_etcd(target)).transpose()?;
+    Ok(Report { id: info.id, etcd, objects, seconds: begun.elapsed().as_secs_f64(), warnings: run.warnings })
+}

@@ -1,0 +1,330 @@
+//! Restoring objects to a bucket: only what differs, several at once.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, bounded};
+use tokio::sync::mpsc;
+
+use super::mapping::{apply, in_scope};
+use super::{Change, Counts, Error, Plan, Result, Run};
+use crate::format::{Content, Malformed, ObjectEntry, ObjectState, sizes_of};
+use crate::id::ChunkKind;
+use crate::progress::{Amount, Phase};
+use crate::repository;
+use crate::sorter::Sorter;
+use crate::target::{BucketTarget, Upload};
+use crate::tree::{self, Nodes};
+
+const SORT_BYTES: usize = 32 << 20;
+/// Objects put at once.
+const AT_ONCE: usize = 12;
+/// Objects named in a warning.
+const NAMED: usize = 10;
+
+/// What is to be done with one object.
+enum Job {
+    Put { key: String, entry: Box<ObjectEntry>, replaces: bool },
+    Delete { key: String },
+}
+
+/// What workers share.
+struct Work<'a, 'r> {
+    run: &'a Run<'r>,
+    target: &'a BucketTarget,
+    failure: Mutex<Option<Error>>,
+    failed: AtomicBool,
+    bytes: AtomicU64,
+    other_etag: Mutex<Vec<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Run<'_> {
+    /// Compares, then restores.
+    pub(super) fn restore_objects(&mut self) -> Result<Option<Counts>> {
+        let Some((access, bucket, _)) = &self.options.bucket else { return Ok(None) };
+        let context = self.repository.context();
+        let target = BucketTarget::open(&context.runtime, access, bucket)?;
+        context.progress.begin(Phase { name: "comparing objects", unit: "objects" });
+        let mut plan = Plan::default();
+        let identical = self.compare_objects(&target, |job| {
+            match &job {
+                Job::Put { key, replaces: true, .. } => {
+                    plan.counts.overwritten += 1;
+                    plan.note(key.as_bytes());
+                }
+                Job::Delete { key } => {
+                    plan.counts.extra += 1;
+                    plan.note(key.as_bytes());
+                }
+                Job::Put { .. } => {}
+            }
+            Ok(())
+        })?;
+        plan.check(self.options, "the bucket", "objects")?;
+        context.progress.begin(Phase { name: "restoring objects", unit: "objects" });
+        let mut counts = self.write_objects(&target)?;
+        counts.identical = identical;
+        self.warn_about_absent()?;
+        Ok(Some(counts))
+    }
+
+    /// Objects of the snapshot that have no content.
+    fn warn_about_absent(&mut self) -> Result<()> {
+        let root = self.snapshot.objects.as_ref().and_then(|objects| objects.root);
+        let mut absent = Vec::new();
+        for entry in tree::scan(&self.nodes, root.as_ref(), self.options.objects_prefix.as_bytes())? {
+            let entry = entry?;
+            if !entry.key.starts_with(self.options.objects_prefix.as_bytes()) {
+                break;
+            }
+            if ObjectEntry::decode(&entry.value)?.state == ObjectState::Unreadable {
+                absent.push(String::from_utf8_lossy(&entry.key).into_owned());
+            }
+        }
+        if !absent.is_empty() {
+            let names = absent.iter().take(NAMED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+            self.warnings.push(format!(
+                "{} objects could not be read when the snapshot was taken and were not restored: {names}",
+                absent.len()
+            ));
+        }
+        Ok(())
+    }
+
+    fn target_key(&self, key: &[u8]) -> Result<String> {
+        let to_prefix = self.options.bucket.as_ref().map_or("", |(_, _, prefix)| prefix);
+        let mapped = apply(&self.options.objects_maps, key);
+        let key = String::from_utf8(mapped).map_err(|_| Malformed::Decode("an object's key is not UTF-8".into()))?;
+        Ok(format!("{to_prefix}{key}"))
+    }
+
+    /// The snapshot's objects by their keys in the target, in order.
+    fn wanted_objects(&self) -> Result<Sorter> {
+        let spool = self.repository.spool();
+        let failed = |e: std::io::Error| Error::Spool(spool.display().to_string(), e);
+        let mut sorter = Sorter::new(&spool, SORT_BYTES);
+        let root = self.snapshot.objects.as_ref().and_then(|objects| objects.root);
+        let prefix = self.options.objects_prefix.as_bytes();
+        for entry in tree::scan(&self.nodes, root.as_ref(), prefix)? {
+            let tree::Entry { key, value } = entry?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            sorter.push(self.target_key(&key)?.into_bytes(), value).map_err(failed)?;
+        }
+        Ok(sorter)
+    }
+
+    /// The target's objects: key → size and ETag.
+    fn found_objects(&self, target: &BucketTarget) -> Result<Sorter> {
+        let spool = self.repository.spool();
+        let mut sorter = Sorter::new(&spool, SORT_BYTES);
+        let mut failure = None;
+        let to_prefix = self.options.bucket.as_ref().map_or("", |(_, _, prefix)| prefix);
+        let prefix = match self.options.objects_maps[..] {
+            [] => format!("{to_prefix}{}", self.options.objects_prefix),
+            _ => to_prefix.to_owned(),
+        };
+        target.list(&prefix, |found| {
+            let value = [&found.size.to_le_bytes()[..], found.etag.as_bytes()].concat();
+            if let Err(error) = sorter.push(found.key.into_bytes(), value) {
+                failure.get_or_insert(error);
+            }
+            Ok(())
+        })?;
+        match failure {
+            Some(error) => Err(Error::Spool(spool.display().to_string(), error)),
+            None => Ok(sorter),
+        }
+    }
+
+    /// Shows what is to be done, in order of key; counts what is identical.
+    fn compare_objects(&self, target: &BucketTarget, mut show: impl FnMut(Job) -> Result<()>) -> Result<u64> {
+        let failed = |e: std::io::Error| Error::Spool(self.repository.spool().display().to_string(), e);
+        let mut found = self.found_objects(target)?.finish().map_err(failed)?.peekable();
+        let wanted = self.wanted_objects()?.finish().map_err(failed)?;
+        let (mut identical, mut last) = (0, Vec::new());
+        for record in wanted {
+            self.repository.context().cancel.check()?;
+            let (key, value) = record.map_err(failed)?;
+            if key == last {
+                let key = String::from_utf8_lossy(&key).into_owned();
+                return Err(repository::Error::Usage(format!("the maps give two objects the name {key:?}")).into());
+            }
+            while let Some(extra) = found.next_if(|f| f.as_ref().map_or(true, |f| f.0 < key)) {
+                self.extra(extra.map_err(failed)?.0, &mut show)?;
+            }
+            let there = found.next_if(|f| f.as_ref().is_ok_and(|f| f.0 == key)).transpose().map_err(failed)?;
+            last = key.clone();
+            let entry = ObjectEntry::decode(&value)?;
+            if entry.state != ObjectState::Present {
+                continue;
+            }
+            let key = String::from_utf8_lossy(&key).into_owned();
+            let same = match &there {
+                Some((_, there)) => self.same_object(target, &key, &entry, there)?,
+                None => false,
+            };
+            match same {
+                true => identical += 1,
+                false => show(Job::Put { key, entry: Box::new(entry), replaces: there.is_some() })?,
+            }
+        }
+        for extra in found {
+            self.extra(extra.map_err(failed)?.0, &mut show)?;
+        }
+        Ok(identical)
+    }
+
+    fn same_object(&self, target: &BucketTarget, key: &str, entry: &ObjectEntry, there: &[u8]) -> Result<bool> {
+        let expected = [&entry.size.to_le_bytes()[..], entry.etag.as_bytes()].concat();
+        if there != expected {
+            return Ok(false);
+        }
+        Ok(self.repository.context().runtime.block_on(target.same_metadata(key, entry))?)
+    }
+
+    fn extra(&self, key: Vec<u8>, show: &mut impl FnMut(Job) -> Result<()>) -> Result<()> {
+        let options = self.options;
+        let (to_prefix, maps) = (options.bucket.as_ref().map_or("", |(_, _, p)| p), &options.objects_maps);
+        let inner = key.strip_prefix(to_prefix.as_bytes()).unwrap_or(&key);
+        match in_scope(maps, options.objects_prefix.as_bytes(), inner) {
+            true => show(Job::Delete { key: String::from_utf8_lossy(&key).into_owned() }),
+            false => Ok(()),
+        }
+    }
+
+    fn write_objects(&mut self, target: &BucketTarget) -> Result<Counts> {
+        let work = Work {
+            run: self,
+            target,
+            failure: Mutex::default(),
+            failed: AtomicBool::new(false),
+            bytes: AtomicU64::new(0),
+            other_etag: Mutex::default(),
+        };
+        let mut counts = work.all()?;
+        counts.bytes = work.bytes.load(Ordering::Relaxed);
+        let other = work.other_etag.into_inner().unwrap_or_else(|e| e.into_inner());
+        if !other.is_empty() {
+            let names = other.iter().take(NAMED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+            self.warnings.push(format!("{} objects have another ETag than before in this target: {names}", other.len()));
+        }
+        Ok(counts)
+    }
+}
+
+impl Work<'_, '_> {
+    fn all(&self) -> Result<Counts> {
+        let (jobs, queue) = bounded::<Job>(2 * AT_ONCE);
+        let mut counts = Counts::default();
+        let options = self.run.options;
+        let compared = std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                let queue = queue.clone();
+                scope.spawn(move || self.work(&queue));
+            }
+            let mut expected = Amount::default();
+            let compared = self.run.compare_objects(self.target, |job| {
+                let (action, key, counter) = match &job {
+                    Job::Put { key, replaces: true, .. } => ("overwrite", key, &mut counts.overwritten),
+                    Job::Put { key, replaces: false, .. } => ("put", key, &mut counts.written),
+                    Job::Delete { .. } if !options.delete_extra => {
+                        counts.extra += 1;
+                        return Ok(());
+                    }
+                    Job::Delete { key } => ("delete", key, &mut counts.deleted),
+                };
+                *counter += 1;
+                (self.run.show)(Change { side: "objects", action, key: key.clone().into_bytes() });
+                if let Job::Put { entry, .. } = &job {
+                    expected.items += 1;
+                    expected.bytes += entry.size;
+                    self.run.repository.context().progress.expect(expected);
+                }
+                let stopped = self.failed.load(Ordering::SeqCst);
+                if !options.dry_run && (stopped || jobs.send(job).is_err()) {
+                    return Err(crate::context::Interrupted.into());
+                }
+                Ok(())
+            });
+            drop(jobs);
+            compared
+        });
+        // A worker's failure is the cause; that the comparison stopped is only its consequence.
+        match lock(&self.failure).take() {
+            Some(error) => Err(error),
+            None => compared.map(|_| counts),
+        }
+    }
+
+    fn work(&self, queue: &Receiver<Job>) {
+        for job in queue {
+            if self.failed.load(Ordering::SeqCst) {
+                continue;
+            }
+            let done = match job {
+                Job::Put { key, entry, .. } => self.put(&key, &entry),
+                Job::Delete { key } => {
+                    let runtime = &self.run.repository.context().runtime;
+                    runtime.block_on(self.target.delete(&key)).map_err(Error::from)
+                }
+            };
+            if let Err(error) = done {
+                lock(&self.failure).get_or_insert(error);
+                self.failed.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Puts one object: this thread reads its chunks, a task sends them.
+    fn put(&self, key: &str, entry: &ObjectEntry) -> Result<()> {
+        let context = self.run.repository.context();
+        context.cancel.check()?;
+        let (pieces, arriving) = mpsc::channel(4);
+        let (target, sent_key, sent) = (self.target.clone(), key.to_owned(), entry.clone());
+        let sending = context.runtime.spawn(async move {
+            let upload = Upload { key: &sent_key, entry: &sent, parts: sizes_of(&sent.parts) };
+            target.put(&upload, arriving).await
+        });
+        let fed = self.feed(&entry.content, &pieces);
+        if let Err(error) = &fed {
+            let _ = pieces.blocking_send(Err(error.to_string()));
+        }
+        drop(pieces);
+        let answer = context.runtime.block_on(sending);
+        fed?;
+        let etag = match answer {
+            Ok(etag) => etag?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        if etag != entry.etag {
+            lock(&self.other_etag).push(key.to_owned());
+        }
+        self.bytes.fetch_add(entry.size, Ordering::Relaxed);
+        context.progress.advance(Amount { items: 1, bytes: entry.size });
+        Ok(())
+    }
+
+    fn feed(&self, content: &Content, pieces: &mpsc::Sender<std::result::Result<bytes::Bytes, String>>) -> Result<()> {
+        let cancel = &self.run.repository.context().cancel;
+        if let Content::Inline(bytes) = content {
+            let _ = pieces.blocking_send(Ok(bytes.clone().into()));
+            return Ok(());
+        }
+        tree::chunks_of(&self.run.nodes, content, |id, length| {
+            cancel.check()?;
+            let chunk = self.run.nodes.get(ChunkKind::Data, &id)?;
+            if chunk.len() as u64 != length {
+                return Err(Malformed::Length(chunk.len()).into());
+            }
+            // A sender that stopped has an error of its own to tell.
+            let _ = pieces.blocking_send(Ok(chunk));
+            Ok(())
+        })
+    }
+}

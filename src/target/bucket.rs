@@ -1,0 +1,315 @@
+//! A bucket as target.
+
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, StorageClass};
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::byte_stream::ByteStream;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::{Error, Result};
+use crate::format::ObjectEntry;
+use crate::storage::{Cause, S3Access, classify, connect};
+
+/// Up to this size a body is sent from memory, so that the client may try again by itself.
+const IN_MEMORY: u64 = 16 << 20;
+
+/// An object that the target holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The full key.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// Without quotes.
+    pub etag: String,
+}
+
+/// The bytes of an object, given piece by piece from another thread.
+pub type Pieces = mpsc::Receiver<std::result::Result<Bytes, String>>;
+
+/// A bucket.
+#[derive(Clone)]
+pub struct BucketTarget {
+    client: Client,
+    runtime: Handle,
+    bucket: String,
+    endpoint: String,
+}
+
+/// An object to be put.
+pub struct Upload<'a> {
+    /// Its key in the target.
+    pub key: &'a str,
+    /// Everything but the body.
+    pub entry: &'a ObjectEntry,
+    /// Sizes of its parts; empty to put it at once.
+    pub parts: Vec<u64>,
+}
+
+/// A body of known length that arrives over a channel.
+struct Arriving {
+    pieces: Pieces,
+    left: u64,
+}
+
+impl http_body::Body for Arriving {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, std::io::Error>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        self.pieces.poll_recv(task).map(|piece| match piece {
+            Some(Ok(piece)) => {
+                self.left = self.left.saturating_sub(piece.len() as u64);
+                Some(Ok(Frame::data(piece)))
+            }
+            Some(Err(why)) => Some(Err(std::io::Error::other(why))),
+            None => Some(Err(std::io::Error::other("the body ended early"))),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+impl BucketTarget {
+    /// Connects. Makes no request.
+    pub fn open(runtime: &Handle, access: &S3Access, bucket: &str) -> Result<BucketTarget> {
+        let client = runtime.block_on(connect(access))?;
+        let endpoint = access.address.endpoint.clone().unwrap_or_else(|| "AWS".into());
+        Ok(BucketTarget { client, runtime: runtime.clone(), bucket: bucket.into(), endpoint })
+    }
+
+    fn fail(&self, action: &'static str, key: &str, cause: Cause) -> Error {
+        Error::S3 { action, what: format!("{key:?} in bucket {} at {}", self.bucket, self.endpoint), cause }
+    }
+
+    /// Shows every object below `prefix`, in order.
+    pub fn list(&self, prefix: &str, mut show: impl FnMut(Found) -> Result<()>) -> Result<()> {
+        let mut token = None;
+        loop {
+            let request = self.client.list_objects_v2().bucket(&self.bucket);
+            let request = request.set_prefix((!prefix.is_empty()).then(|| prefix.to_owned()));
+            let page = self.runtime.block_on(request.set_continuation_token(token).send());
+            let page = page.map_err(|e| {
+                let what = format!("bucket {} at {}", self.bucket, self.endpoint);
+                Error::S3 { action: "list", what, cause: classify(&e, false) }
+            })?;
+            for object in page.contents() {
+                show(Found {
+                    key: object.key().unwrap_or_default().to_owned(),
+                    size: object.size().unwrap_or_default().try_into().unwrap_or_default(),
+                    etag: object.e_tag().unwrap_or_default().trim_matches('"').to_owned(),
+                })?;
+            }
+            token = page.next_continuation_token().map(str::to_owned);
+            if token.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether headers, metadata and tags of the object in the target are those of `entry`.
+    pub async fn same_metadata(&self, key: &str, entry: &ObjectEntry) -> Result<bool> {
+        let head = self.client.head_object().bucket(&self.bucket).key(key).send().await;
+        let head = match head.map_err(|e| classify(&e, false)) {
+            Ok(head) => head,
+            Err(Cause::NotFound) => return Ok(false),
+            Err(cause) => return Err(self.fail("look at", key, cause)),
+        };
+        let mut metadata: Vec<(String, String)> = head
+            .metadata()
+            .map(|map| map.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
+            .unwrap_or_default();
+        metadata.sort();
+        let wanted = &entry.headers;
+        let same = |there: Option<&str>, wanted: &Option<String>| there.filter(|t| !t.is_empty()) == wanted.as_deref();
+        let headers = same(head.content_type(), &wanted.content_type)
+            && same(head.cache_control(), &wanted.cache_control)
+            && same(head.content_disposition(), &wanted.content_disposition)
+            && same(head.content_encoding(), &wanted.content_encoding)
+            && same(head.content_language(), &wanted.content_language)
+            && same(head.expires_string(), &wanted.expires);
+        if !headers || metadata != entry.metadata {
+            return Ok(false);
+        }
+        Ok(self.tags(key).await? == entry.tags)
+    }
+
+    async fn tags(&self, key: &str) -> Result<Vec<(String, String)>> {
+        let answer = self.client.get_object_tagging().bucket(&self.bucket).key(key).send().await;
+        match answer.map_err(|e| classify(&e, false)) {
+            Ok(answer) => {
+                let tags = answer.tag_set().iter();
+                let mut tags: Vec<_> = tags.map(|tag| (tag.key().to_owned(), tag.value().to_owned())).collect();
+                tags.sort();
+                Ok(tags)
+            }
+            // A server without tags has none.
+            Err(Cause::NotFound) => Ok(Vec::new()),
+            Err(Cause::Refused(crate::fault::Kind::Failed, why)) if why.contains("NotImplemented") => Ok(Vec::new()),
+            Err(cause) => Err(self.fail("read the tags of", key, cause)),
+        }
+    }
+
+    /// Puts an object; the ETag that the server gave it.
+    pub async fn put(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<String> {
+        if upload.parts.is_empty() { self.put_whole(upload, pieces).await } else { self.put_parts(upload, pieces).await }
+    }
+
+    async fn body(&self, key: &str, mut pieces: Pieces, size: u64) -> Result<ByteStream> {
+        if size > IN_MEMORY {
+            return Ok(ByteStream::new(SdkBody::from_body_1_x(Arriving { pieces, left: size })));
+        }
+        let mut bytes = Vec::with_capacity(size as usize);
+        while let Some(piece) = pieces.recv().await {
+            bytes.extend_from_slice(&piece.map_err(Error::Input)?);
+        }
+        if bytes.len() as u64 != size {
+            return Err(Error::Input(format!("{key:?} has {} bytes instead of {size}", bytes.len())));
+        }
+        Ok(ByteStream::from(bytes))
+    }
+
+    async fn put_whole(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<String> {
+        let (key, entry) = (upload.key, upload.entry);
+        let body = self.body(key, pieces, entry.size).await?;
+        let headers = &entry.headers;
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .content_length(entry.size as i64)
+            .set_content_type(headers.content_type.clone())
+            .set_cache_control(headers.cache_control.clone())
+            .set_content_disposition(headers.content_disposition.clone())
+            .set_content_encoding(headers.content_encoding.clone())
+            .set_content_language(headers.content_language.clone())
+            .set_metadata(Some(entry.metadata.iter().cloned().collect()))
+            .set_tagging(tagging(&entry.tags))
+            .set_storage_class(entry.storage_class.as_deref().map(StorageClass::from))
+            .body(body);
+        let expires = headers.expires.clone();
+        // A body that streams cannot be hashed first; the ETag that comes back verifies it.
+        let request = request.customize().mutate_request(move |request| add_expires(request, expires.as_deref()));
+        let request = if entry.size > IN_MEMORY { request.disable_payload_signing() } else { request };
+        let answer = request.send().await.map_err(|e| self.fail("write", key, classify(&e, true)))?;
+        Ok(answer.e_tag().unwrap_or_default().trim_matches('"').to_owned())
+    }
+
+    async fn put_parts(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<String> {
+        let (key, entry) = (upload.key, upload.entry);
+        let headers = &entry.headers;
+        let expires = headers.expires.clone();
+        let begun = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key)
+            .set_content_type(headers.content_type.clone())
+            .set_cache_control(headers.cache_control.clone())
+            .set_content_disposition(headers.content_disposition.clone())
+            .set_content_encoding(headers.content_encoding.clone())
+            .set_content_language(headers.content_language.clone())
+            .set_metadata(Some(entry.metadata.iter().cloned().collect()))
+            .set_tagging(tagging(&entry.tags))
+            .set_storage_class(entry.storage_class.as_deref().map(StorageClass::from))
+            .customize()
+            .mutate_request(move |request| add_expires(request, expires.as_deref()))
+            .send()
+            .await
+            .map_err(|e| self.fail("write", key, classify(&e, true)))?;
+        let id = begun.upload_id().unwrap_or_default().to_owned();
+        let done = self.parts(upload, &id, pieces).await;
+        if done.is_err() {
+            // Parts that stay would cost the user; failing to remove them is not the error to tell.
+            let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(&id);
+            let _ = abort.send().await;
+        }
+        done
+    }
+
+    async fn parts(&self, upload: &Upload<'_>, id: &str, mut pieces: Pieces) -> Result<String> {
+        let key = upload.key;
+        let (mut completed, mut rest) = (Vec::new(), Bytes::new());
+        for (&size, number) in upload.parts.iter().zip(1..) {
+            let mut body = Vec::with_capacity(size as usize);
+            while (body.len() as u64) < size {
+                if rest.is_empty() {
+                    let piece = pieces.recv().await.ok_or_else(|| Error::Input("the body ended early".into()))?;
+                    rest = piece.map_err(Error::Input)?;
+                }
+                let take = rest.len().min(size as usize - body.len());
+                body.extend_from_slice(&rest.split_to(take));
+            }
+            let request = self.client.upload_part().bucket(&self.bucket).key(key).upload_id(id).part_number(number);
+            let answer = request.body(ByteStream::from(body)).send().await;
+            let answer = answer.map_err(|e| self.fail("write a part of", key, classify(&e, true)))?;
+            let part = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag().map(str::to_owned));
+            completed.push(part.build());
+        }
+        let completed = CompletedMultipartUpload::builder().set_parts(Some(completed)).build();
+        let request = self.client.complete_multipart_upload().bucket(&self.bucket).key(key).upload_id(id);
+        let answer = request.multipart_upload(completed).send().await;
+        let answer = answer.map_err(|e| self.fail("complete", key, classify(&e, true)))?;
+        Ok(answer.e_tag().unwrap_or_default().trim_matches('"').to_owned())
+    }
+
+    /// Removes an object.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(key);
+        request.send().await.map(|_| ()).map_err(|e| self.fail("delete", key, classify(&e, true)))
+    }
+}
+
+/// The header as it was: the SDK takes only times that it can write itself.
+fn add_expires(request: &mut aws_smithy_runtime_api::http::Request<SdkBody>, expires: Option<&str>) {
+    if let Some(expires) = expires
+        && expires.is_ascii()
+    {
+        let _ = request.headers_mut().try_insert("expires", expires.to_owned());
+    }
+}
+
+/// Tags in a URL's query form.
+fn tagging(tags: &[(String, String)]) -> Option<String> {
+    let pair = |(name, value): &(String, String)| format!("{}={}", encode(name), encode(value));
+    (!tags.is_empty()).then(|| tags.iter().map(pair).collect::<Vec<_>>().join("&"))
+}
+
+fn encode(text: &str) -> String {
+    let byte = |b: u8| match b {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_survive_their_header() {
+        let tags = vec![("a b".to_owned(), "1&2=3".to_owned()), ("k".to_owned(), String::new())];
+        assert_eq!(tagging(&tags).as_deref(), Some("a%20b=1%262%3D3&k="));
+        assert_eq!(tagging(&[]), None);
+    }
+}

@@ -1,0 +1,75 @@
+//! The outside systems that are restored to.
+
+mod bucket;
+mod etcd;
+
+use crate::context::Interrupted;
+use crate::fault::Kind;
+use crate::storage::{Cause, S3Error};
+
+pub use bucket::{BucketTarget, Found, Upload};
+pub use etcd::{EtcdTarget, Operation, Present};
+
+/// Why a target could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A request to an S3 server failed.
+    #[error("cannot {action} {what}: {cause}")]
+    S3 {
+        /// The request, as a verb.
+        action: &'static str,
+        /// The bucket or object.
+        what: String,
+        /// Why.
+        cause: Cause,
+    },
+    /// No client for the S3 server.
+    #[error(transparent)]
+    Client(#[from] S3Error),
+    /// A request to etcd failed.
+    #[error(transparent)]
+    Etcd(#[from] crate::etcd::Error),
+    /// A key changed between the look and the write.
+    #[error("key {0:?} changed in the target while it was being restored; run it again")]
+    Changed(String),
+    /// What arrived in the target is not what was sent.
+    #[error("{what} arrived with ETag {found:?} instead of {expected:?}")]
+    Arrived {
+        /// The object.
+        what: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// What is to be written could not be read.
+    #[error("{0}")]
+    Input(String),
+    /// The user asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+/// The result of work on a target.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The kind of failure.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::S3 { cause, .. } => match cause {
+                Cause::NotFound => Kind::NotFound,
+                Cause::Exists => Kind::Exists,
+                Cause::Uncertain(_) | Cause::Transient(_) => Kind::Unreachable,
+                Cause::Refused(kind, _) => *kind,
+                Cause::Interrupted => Kind::Interrupted,
+            },
+            Error::Client(_) => Kind::Usage,
+            Error::Etcd(error) => error.kind(),
+            Error::Changed(_) => Kind::Busy,
+            Error::Arrived { .. } => Kind::Failed,
+            Error::Input(_) => Kind::Damage,
+            Error::Interrupted(_) => Kind::Interrupted,
+        }
+    }
+}
