@@ -86,7 +86,7 @@ macro_rules! from_library {
     )*};
 }
 
-from_library!(repository::Error, storage::Error, backup::Error, restore::Error, browse::Error, check::Error);
+from_library!(repository::Error, storage::Error, backup::Error, restore::Error, check::Error);
 
 macro_rules! from_usage {
     ($($error:ty),*) => {$(
@@ -99,6 +99,15 @@ macro_rules! from_usage {
 }
 
 from_usage!(repository::BadPoint, storage::BadLocation, restore::BadMap);
+
+impl From<browse::Error> for Failure {
+    fn from(error: browse::Error) -> Failure {
+        match error {
+            browse::Error::Output(error) => error.into(),
+            browse::Error::Repository(error) => error.into(),
+        }
+    }
+}
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Failure {

@@ -37,6 +37,7 @@ pub struct Access {
 }
 
 /// An open repository.
+#[derive(Clone)]
 pub struct Repository {
     context: Context,
     storage: Arc<dyn Storage>,
@@ -46,7 +47,7 @@ pub struct Repository {
     key_id: String,
     content: ContentSecret,
     seal: SealSecret,
-    records: SealKey,
+    records: Arc<SealKey>,
     cache: PathBuf,
     pack_cache: Option<Arc<PackCache>>,
 }
@@ -162,10 +163,32 @@ impl Repository {
         let cache = access.cache.join(id.to_string());
         let remote = !matches!(access.location, Location::Local(_));
         let pack_cache = remote.then(|| Arc::new(PackCache::new(&cache.join("trees"), PACK_CACHE)));
-        let records = opened.seal.records();
+        let records = Arc::new(opened.seal.records());
         let keys::Opened { id: key_id, content, seal } = opened;
         let context = context.clone();
         Repository { context, storage, requests, id, config, key_id, content, seal, records, cache, pack_cache }
+    }
+
+    /// Whether only one backup may run at a time: the medium does not arbitrate between writers. Tried
+    /// when the repository is made, and once from every machine.
+    pub(super) fn single_writer(&self) -> Result<bool> {
+        const YES: &[u8] = b"yes";
+        if self.config.single_writer {
+            return Ok(true);
+        }
+        let kept = self.cache.join("arbitrates");
+        if let Ok(answer) = std::fs::read(&kept) {
+            return Ok(answer != YES);
+        }
+        let arbitrates = match arbitrates(&*self.storage, &*self.context.random) {
+            // Keys that may only add backups cannot try.
+            Err(error) if error.kind() == crate::fault::Kind::Denied => return Ok(false),
+            answer => answer?,
+        };
+        // Failing to remember costs another try.
+        let _ = std::fs::create_dir_all(&self.cache);
+        let _ = std::fs::write(kept, if arbitrates { YES } else { b"no" });
+        Ok(!arbitrates)
     }
 
     /// What the command got from outside.

@@ -96,7 +96,7 @@ impl Repository {
         if view.newest != sid.label {
             return Ok(None);
         }
-        if self.config().single_writer {
+        if self.single_writer()? {
             self.check_alone(sid, &view)?;
         }
         let gone = |parent: &SnapshotInfo| !view.snapshots.iter().any(|info| info.id == parent.id);
@@ -178,6 +178,7 @@ impl WriteSession<'_> {
             seal: repository.seal_secret().clone(),
             random: repository.context().random.clone(),
             cache: repository.pack_cache(),
+            scratch: repository.cache().join("own").join(self.sid.to_string()),
             put_segment: Box::new(put_segment),
         };
         Writer::start(parts, tuning)

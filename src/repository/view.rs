@@ -201,7 +201,19 @@ impl Repository {
     /// Reads everything that is valid now.
     pub fn reader(&self, view: &View) -> Result<Reader> {
         let index = Arc::new(self.index(view, |_| false)?);
-        Ok(self.reader_over(index))
+        let again = self.clone();
+        let reload = move || {
+            let index = again.view().and_then(|view| again.index(&view, |_| false));
+            index.map(Arc::new).map_err(|error| match error {
+                Error::Store(error) => error,
+                Error::Storage(error) => error.into(),
+                other => store::Error::Cache {
+                    directory: again.cache().display().to_string(),
+                    what: other.to_string(),
+                },
+            })
+        };
+        Ok(self.reader_over(index).reloading(Box::new(reload)))
     }
 
     /// Reads by the segments below `index/` that are `readable`, with an index that only this command has:

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use super::bucket::Requests;
 use super::{Error, Result};
-use crate::storage::{Cause, classify};
+use crate::storage::{Cause, classify, decode_key};
 
 /// Prefixes listed at once.
 const PARALLEL: usize = 8;
@@ -281,26 +281,6 @@ impl Iterator for Listing {
             }
         }
     }
-}
-
-/// Percent-decodes a key as listings with `encoding-type=url` give it.
-fn decode_key(text: &str) -> std::result::Result<String, String> {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        at += 1;
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let hex = text.get(at..at + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-                at += 2;
-                hex.ok_or_else(|| format!("{text:?} is not percent-encoded"))?
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(decoded).map_err(|_| format!("{text:?} is not UTF-8"))
 }
 
 /// The elements of one `Contents`.

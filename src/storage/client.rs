@@ -126,6 +126,26 @@ fn trust(address: &S3Address) -> Result<TlsContext, S3Error> {
     context.map_err(|e| S3Error::BadCa(address.ca.clone(), e.to_string()))
 }
 
+/// Percent-decodes a key as listings with `encoding-type=url` give it.
+pub fn decode_key(text: &str) -> std::result::Result<String, String> {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        at += 1;
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let hex = text.get(at..at + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+                at += 2;
+                hex.ok_or_else(|| format!("{text:?} is not percent-encoded"))?
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(decoded).map_err(|_| format!("{text:?} is not UTF-8"))
+}
+
 /// What a failed request means. `writes`: whether it may have happened all the same.
 pub fn classify<E>(error: &SdkError<E, HttpResponse>, writes: bool) -> Cause
 where

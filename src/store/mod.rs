@@ -5,6 +5,7 @@ mod cache;
 mod chunk;
 mod cutter;
 mod index;
+mod own;
 mod pack;
 mod reader;
 mod writer;
@@ -19,7 +20,7 @@ pub use cache::PackCache;
 pub use cutter::{Cutter, Pieces};
 pub use index::{Index, Place, Wanted};
 pub use pack::{PackReader, read_footer};
-pub use reader::Reader;
+pub use reader::{Reader, Reload};
 pub use writer::{Finished, Tuning, Writer, WriterParts, Written};
 
 /// Why content could not be stored or read.

@@ -1,7 +1,8 @@
 //! Gives content out: find, fetch, open, verify.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
 use lru::LruCache;
@@ -10,7 +11,7 @@ use super::{Error, Index, PackCache, PackReader, Place, Result};
 use crate::format::{Malformed, Name, PackedChunk};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::secret::{ChunkNamer, SealSecret};
-use crate::storage::Storage;
+use crate::storage::{self, Cause, Storage};
 
 /// Small chunks are fetched in blocks, since their neighbours are usually wanted next.
 const BLOCK: u64 = 1 << 20;
@@ -18,10 +19,18 @@ const BLOCKS: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 /// A chunk from this size on is fetched by itself.
 const LARGE: u32 = 128 << 10;
 
+/// The index is looked for anew this often when chunks are missing.
+const RELOADS: u32 = 3;
+
+/// Makes an index of what is there now.
+pub type Reload = Box<dyn Fn() -> Result<Arc<Index>> + Send + Sync>;
+
 /// Reads chunks of a repository.
 pub struct Reader {
     storage: Arc<dyn Storage>,
-    index: Arc<Index>,
+    index: RwLock<Arc<Index>>,
+    reload: Option<Reload>,
+    reloads: AtomicU32,
     namer: ChunkNamer,
     seal: SealSecret,
     cache: Option<Arc<PackCache>>,
@@ -37,13 +46,47 @@ impl Reader {
         seal: SealSecret,
         cache: Option<Arc<PackCache>>,
     ) -> Reader {
-        Reader { storage, index, namer, seal, cache, blocks: Mutex::new(LruCache::new(BLOCKS)) }
+        let blocks = Mutex::new(LruCache::new(BLOCKS));
+        let (index, reloads) = (RwLock::new(index), AtomicU32::new(0));
+        Reader { storage, index, reload: None, reloads, namer, seal, cache, blocks }
+    }
+
+    /// With a way to look again when a chunk is not where the index says: a prune on another machine may
+    /// have moved it.
+    pub fn reloading(self, reload: Reload) -> Reader {
+        Reader { reload: Some(reload), ..self }
+    }
+
+    fn index(&self) -> Arc<Index> {
+        self.index.read().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// The plain bytes of a chunk, verified. Where one copy is damaged, another is taken.
     pub fn get(&self, kind: ChunkKind, id: &ChunkId) -> Result<Bytes> {
+        match self.get_now(kind, id) {
+            Err(Error::Missing { .. }) | Err(Error::Storage(storage::Error { cause: Cause::NotFound, .. }))
+                if self.look_again()? =>
+            {
+                self.get_now(kind, id)
+            }
+            found => found,
+        }
+    }
+
+    /// True where the index was made anew.
+    fn look_again(&self) -> Result<bool> {
+        let Some(reload) = &self.reload else { return Ok(false) };
+        if self.reloads.fetch_add(1, Ordering::Relaxed) >= RELOADS {
+            return Ok(false);
+        }
+        let index = reload()?;
+        *self.index.write().unwrap_or_else(|e| e.into_inner()) = index;
+        Ok(true)
+    }
+
+    fn get_now(&self, kind: ChunkKind, id: &ChunkId) -> Result<Bytes> {
         let mut failure = Error::Missing { kind, id: *id };
-        for place in self.index.find(id)? {
+        for place in self.index().find(id)? {
             match self.read(kind, id, &place) {
                 Err(Error::Storage(error)) if !error.is_not_found() => return Err(error.into()),
                 Err(error) => failure = error,
@@ -55,7 +98,7 @@ impl Reader {
 
     /// Where a chunk is.
     pub fn places(&self, id: &ChunkId) -> Result<Vec<Place>> {
-        self.index.find(id)
+        self.index().find(id)
     }
 
     fn read(&self, kind: ChunkKind, id: &ChunkId, place: &Place) -> Result<Bytes> {

@@ -5,7 +5,7 @@
 //! pack of their kind; full packs go through another to uploader threads. A chunk counts as stored
 //! only when [`Writer::finish`] returned, or its segment is durable.
 
-use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::own::Own;
 use super::pack::PackBuilder;
 use super::{Error, Index, PackCache, Result, chunk};
 use crate::context::Random;
@@ -69,6 +70,8 @@ pub struct WriterParts {
     pub random: Arc<dyn Random>,
     /// Where tree packs are kept on this machine.
     pub cache: Option<Arc<PackCache>>,
+    /// A directory for this run alone; it need not exist and goes with the run.
+    pub scratch: PathBuf,
     /// Seals a segment and puts it under the given number.
     pub put_segment: Box<dyn Fn(u32, &Segment) -> Result<()> + Send + Sync>,
 }
@@ -113,7 +116,7 @@ struct Shared {
     parts: WriterParts,
     tuning: Tuning,
     /// Chunks that this run stores.
-    own: Mutex<HashSet<ChunkId>>,
+    own: Mutex<Own>,
     open: [Mutex<Option<PackBuilder>>; 2],
     unlisted: Mutex<Unlisted>,
     failure: Mutex<Option<Error>>,
@@ -142,9 +145,9 @@ impl Writer {
     pub fn start(parts: WriterParts, tuning: Tuning) -> Writer {
         let unlisted = Unlisted { segment: Segment::default(), next: 0, since: Instant::now() };
         let shared = Arc::new(Shared {
+            own: Mutex::new(Own::new(parts.scratch.clone())),
             parts,
             tuning,
-            own: Mutex::default(),
             open: Default::default(),
             unlisted: Mutex::new(unlisted),
             failure: Mutex::default(),
@@ -181,7 +184,7 @@ impl Writer {
         let ids: Vec<ChunkId> = plains.iter().map(|plain| self.shared.parts.namer.name(kind, plain)).collect();
         let fresh: Vec<bool> = {
             let mut own = lock(&self.shared.own);
-            ids.iter().map(|id| own.insert(*id)).collect()
+            ids.iter().map(|id| own.insert(*id)).collect::<Result<_>>()?
         };
         let candidates: Vec<ChunkId> = ids.iter().zip(&fresh).filter(|(_, fresh)| **fresh).map(|(id, _)| *id).collect();
         let mut known = self.shared.parts.index.reusable(&candidates)?.into_iter();
@@ -193,7 +196,7 @@ impl Writer {
                 self.send(Job { kind, id, plain })?;
             } else if fresh {
                 // The index knows it; only chunks of this run need to be remembered.
-                lock(&self.shared.own).remove(&id);
+                lock(&self.shared.own).take_back(&id);
             }
             written.push(Written { id, new });
         }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, StorageClass};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType, StorageClass};
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{Error, Result};
 use crate::format::ObjectEntry;
-use crate::storage::{Cause, S3Access, classify, connect};
+use crate::storage::{Cause, S3Access, classify, connect, decode_key};
 
 /// Up to this size a body is sent from memory, so that the client may try again by itself.
 const IN_MEMORY: u64 = 16 << 20;
@@ -104,16 +104,19 @@ impl BucketTarget {
     pub fn list(&self, prefix: &str, mut show: impl FnMut(Found) -> Result<()>) -> Result<()> {
         let mut token = None;
         loop {
-            let request = self.client.list_objects_v2().bucket(&self.bucket);
+            // Keys may hold what XML cannot say.
+            let request = self.client.list_objects_v2().bucket(&self.bucket).encoding_type(EncodingType::Url);
             let request = request.set_prefix((!prefix.is_empty()).then(|| prefix.to_owned()));
             let page = self.runtime.block_on(request.set_continuation_token(token).send());
             let page = page.map_err(|e| {
                 let what = format!("bucket {} at {}", self.bucket, self.endpoint);
                 Error::S3 { action: "list", what, cause: classify(&e, false) }
             })?;
+            let encoded = page.encoding_type() == Some(&EncodingType::Url);
             for object in page.contents() {
+                let key = object.key().unwrap_or_default();
                 show(Found {
-                    key: object.key().unwrap_or_default().to_owned(),
+                    key: if encoded { decode_key(key).map_err(Error::Input)? } else { key.to_owned() },
                     size: object.size().unwrap_or_default().try_into().unwrap_or_default(),
                     etag: object.e_tag().unwrap_or_default().trim_matches('"').to_owned(),
                 })?;

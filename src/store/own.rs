@@ -1,0 +1,100 @@
+//! The chunks that a run has stored itself: the newest in memory, the others in a table on disk, so that
+//! a run of any length needs bounded memory.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use rocksdb::{BlockBasedOptions, Cache, DB, Options, WriteBatch};
+
+use super::{Error, Result};
+use crate::id::ChunkId;
+
+/// Some 100 MB of ids.
+const MOST: usize = 1_500_000;
+const BLOCK_CACHE: usize = 32 << 20;
+
+/// A set of chunk ids.
+pub(super) struct Own {
+    recent: HashSet<ChunkId>,
+    most: usize,
+    directory: PathBuf,
+    table: Option<DB>,
+}
+
+impl Own {
+    /// An empty set; `directory` need not exist and is removed with the set.
+    pub fn new(directory: PathBuf) -> Own {
+        Own { recent: HashSet::new(), most: MOST, directory, table: None }
+    }
+
+    fn fail(&self, what: impl ToString) -> Error {
+        Error::Cache { directory: self.directory.display().to_string(), what: what.to_string() }
+    }
+
+    /// Adds an id; true where it was not there.
+    pub fn insert(&mut self, id: ChunkId) -> Result<bool> {
+        if self.recent.contains(&id) {
+            return Ok(false);
+        }
+        if let Some(table) = &self.table
+            && table.get_pinned(id.0).map_err(|e| self.fail(e))?.is_some()
+        {
+            return Ok(false);
+        }
+        self.recent.insert(id);
+        if self.recent.len() > self.most {
+            self.spill()?;
+        }
+        Ok(true)
+    }
+
+    /// Takes back an id that was just added.
+    pub fn take_back(&mut self, id: &ChunkId) {
+        self.recent.remove(id);
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        if self.table.is_none() {
+            let mut blocks = BlockBasedOptions::default();
+            blocks.set_bloom_filter(10.0, false);
+            blocks.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE));
+            blocks.set_cache_index_and_filter_blocks(true);
+            let mut options = Options::default();
+            options.create_if_missing(true);
+            options.set_block_based_table_factory(&blocks);
+            std::fs::create_dir_all(&self.directory).map_err(|e| self.fail(e))?;
+            self.table = Some(DB::open(&options, &self.directory).map_err(|e| self.fail(e))?);
+        }
+        let mut batch = WriteBatch::default();
+        self.recent.iter().for_each(|id| batch.put(id.0, []));
+        if let Some(table) = &self.table {
+            table.write(batch).map_err(|e| self.fail(e))?;
+        }
+        self.recent.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.table = None;
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_new_once_however_many_there_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut own = Own { most: 10, ..Own::new(directory.path().join("own")) };
+        let id = |n: u8| ChunkId([n; 32]);
+        for n in 0..100 {
+            assert!(own.insert(id(n)).unwrap(), "{n}");
+        }
+        assert!(own.recent.len() <= 10);
+        assert!((0..100).all(|n| !own.insert(id(n)).unwrap()));
+    }
+}
