@@ -203,7 +203,6 @@ impl Etcd {
             db_size: answer.db_size().try_into().unwrap_or_default(),
         })
     }
-
 }
 
 fn failure(action: &'static str, endpoint: &str, error: &etcd_client::Error) -> Error {
@@ -215,4 +214,3 @@ fn silent(action: &'static str, endpoint: &str) -> Error {
     let why = format!("no answer within {} seconds", ANSWER.as_secs());
     Error::Request { action, endpoint: endpoint.into(), kind: Kind::Unreachable, why }
 }
-

@@ -91,11 +91,14 @@ impl Run {
     }
 }
 
+/// The next record of a run: key, run, value.
+type Head = (Vec<u8>, usize, Vec<u8>);
+
 /// Sorted records; holds one of each run.
 pub struct Sorted {
     runs: Vec<Run>,
-    /// (key, run, value); earlier runs first among equal keys.
-    heads: BinaryHeap<Reverse<(Vec<u8>, usize, Vec<u8>)>>,
+    /// Earlier runs first among equal keys.
+    heads: BinaryHeap<Reverse<Head>>,
 }
 
 impl Sorted {
@@ -127,7 +130,8 @@ pub fn greatest_of_each(sorted: Sorted) -> impl Iterator<Item = io::Result<Recor
             Ok(record) => record,
             error => return Some(error),
         };
-        while let Some(Ok(next)) = sorted.next_if(|next| next.as_ref().is_ok_and(|next| next.0 == greatest.0)) {
+        while let Some(Ok(next)) = sorted.next_if(|next| next.as_ref().is_ok_and(|next| next.0 == greatest.0))
+        {
             greatest = greatest.max(next);
         }
         Some(Ok(greatest))

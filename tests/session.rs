@@ -228,7 +228,8 @@ fn a_wrong_passphrase_is_told_from_a_damaged_key_and_a_missing_repository() {
     assert_eq!(kind("passphrase"), Kind::NoRepository);
     world.init();
     assert_eq!(kind("wrong"), Kind::WrongPassphrase);
-    let key = std::fs::read_dir(world.repository_path().join("keys")).unwrap().next().unwrap().unwrap().path();
+    let key =
+        std::fs::read_dir(world.repository_path().join("keys")).unwrap().next().unwrap().unwrap().path();
     let mut bytes = std::fs::read(&key).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&key, bytes).unwrap();

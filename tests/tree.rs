@@ -132,8 +132,18 @@ fn changes_of(step: &Step, map: &Map, low: &mut i64, high: &mut i64) -> BTreeMap
             };
             changes.iter().map(one).collect()
         }
-        Step::Append(count) => (0..*count).map(|_| { *high += 1; (key(*high), Some(vec![1])) }).collect(),
-        Step::Prepend(count) => (0..*count).map(|_| { *low -= 1; (key(*low), Some(vec![2])) }).collect(),
+        Step::Append(count) => (0..*count)
+            .map(|_| {
+                *high += 1;
+                (key(*high), Some(vec![1]))
+            })
+            .collect(),
+        Step::Prepend(count) => (0..*count)
+            .map(|_| {
+                *low -= 1;
+                (key(*low), Some(vec![2]))
+            })
+            .collect(),
         Step::Burst(at, count, put) => {
             (0..*count).map(|i| (key(i64::from(*at) + i64::from(i)), put.then(|| vec![3]))).collect()
         }
@@ -235,7 +245,11 @@ fn a_diff_of_two_large_trees_reads_only_near_the_changes() {
     let after = tree::apply(&nodes, shape, root, edits(&changes)).unwrap();
     nodes.forget_counts();
     let mut shown = 0;
-    tree::diff(&nodes, root.as_ref(), after.as_ref(), |_| { shown += 1; Ok::<(), tree::Error>(()) }).unwrap();
+    tree::diff(&nodes, root.as_ref(), after.as_ref(), |_| {
+        shown += 1;
+        Ok::<(), tree::Error>(())
+    })
+    .unwrap();
     assert_eq!(shown, 2);
     assert!(nodes.reads.get() < 60, "{} reads", nodes.reads.get());
 }
@@ -311,7 +325,11 @@ fn an_insertion_into_a_large_object_rewrites_its_neighbourhood() {
     assert!(nodes.new.get() <= 10, "{} new nodes", nodes.new.get());
     assert_eq!(after.len(), before.len() + 77_777);
     let mut read = Vec::new();
-    tree::chunks_of(&nodes, &after, |_, length| { read.push(length as u32); Ok::<(), tree::Error>(()) }).unwrap();
+    tree::chunks_of(&nodes, &after, |_, length| {
+        read.push(length as u32);
+        Ok::<(), tree::Error>(())
+    })
+    .unwrap();
     assert_eq!(read, longer);
 }
 

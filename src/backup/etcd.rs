@@ -1,6 +1,7 @@
 //! Capturing etcd: its whole file, from which only what is new is stored.
 
 use super::{Error, EtcdOptions, Result, Run};
+use crate::etcd::{Etcd, Status};
 use crate::etcd_file::{EtcdFile, KeyRecord, SYSTEM_BUCKETS};
 use crate::format::{
     Anchor, CapturePath, Content, EtcdCapture, Event, Gap, KeyState, Mark, Root, history_key,
@@ -8,7 +9,6 @@ use crate::format::{
 use crate::progress::{Amount, Phase};
 use crate::repository::{dated, outcome, undated};
 use crate::sorter::{Sorter, greatest_of_each};
-use crate::etcd::{Etcd, Status};
 use crate::source::snapshot;
 use crate::tree::{self, Builder, Edit};
 
@@ -73,7 +73,8 @@ impl Run<'_> {
                 parent.revision
             )));
         }
-        let capture = self.trees(&file, status, &wanted.prefix, parent, Mark { revision: file.revision(), from, to })?;
+        let capture =
+            self.trees(&file, status, &wanted.prefix, parent, Mark { revision: file.revision(), from, to })?;
         if capture.keys == 0 && !wanted.prefix.is_empty() {
             let prefix = String::from_utf8_lossy(&wanted.prefix);
             self.warnings.push(format!("no key of etcd begins with {prefix:?}"));
@@ -92,7 +93,8 @@ impl Run<'_> {
         let changed = if parent.cluster_id != status.cluster_id {
             format!("its cluster id is {:016x} and was {:016x}", status.cluster_id, parent.cluster_id)
         } else if parent.prefix != wanted.prefix {
-            let (now, then) = (String::from_utf8_lossy(&wanted.prefix), String::from_utf8_lossy(&parent.prefix));
+            let (now, then) =
+                (String::from_utf8_lossy(&wanted.prefix), String::from_utf8_lossy(&parent.prefix));
             format!("its prefix is {now:?} and was {then:?}")
         } else {
             return Ok(Some(parent));
@@ -176,7 +178,13 @@ impl Run<'_> {
     }
 
     /// The state at the compaction point: the newest record of each key at or below it.
-    fn fresh_base(&self, file: &EtcdFile, compacted: i64, prefix: &[u8], events: &mut Events) -> Result<Base> {
+    fn fresh_base(
+        &self,
+        file: &EtcdFile,
+        compacted: i64,
+        prefix: &[u8],
+        events: &mut Events,
+    ) -> Result<Base> {
         let mut keys = self.sorter();
         let mut done = false;
         file.records(0, |record| {

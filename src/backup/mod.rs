@@ -10,12 +10,12 @@ mod objects;
 use std::time::Instant;
 
 use crate::context::{Interrupted, Nanos};
+use crate::etcd::{self as member, Etcd, Status};
 use crate::fault::Kind;
 use crate::format::{EtcdCapture, ObjectCapture, Snapshot, Stored};
 use crate::id::SessionId;
 use crate::progress::Phase;
 use crate::repository::{self, Point, Repository, SnapshotInfo, WriteSession, check_name};
-use crate::etcd::{self as member, Etcd, Status};
 use crate::source::{self, Bucket, BucketOptions};
 use crate::store::{self, Cutter, Finished, Reader, Tuning, Writer};
 use crate::tree::{self, ReadWrite};
@@ -167,7 +167,8 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
     repository.context().progress.begin(Phase { name: "finishing", unit: "packs" });
     let Finished { segment, mut stored } = writer.finish()?;
     let requests = sources.bucket.as_ref().map(|bucket| bucket.requests());
-    let (objects, counts) = captured.objects.map_or((None, None), |(objects, counts)| (Some(objects), Some(counts)));
+    let (objects, counts) =
+        captured.objects.map_or((None, None), |(objects, counts)| (Some(objects), Some(counts)));
     let snapshot = Snapshot {
         series: options.series.clone(),
         name: options.name.clone(),
@@ -219,7 +220,12 @@ fn check_options(options: &Options) -> Result<()> {
 /// Before anything is written: a source that is down costs no session.
 fn connect(repository: &Repository, options: &Options) -> Result<Sources> {
     let runtime = &repository.context().runtime;
-    let etcd = options.etcd.as_ref().map(|etcd| Etcd::connect(runtime, &etcd.access)).transpose().map_err(source::Error::from)?;
+    let etcd = options
+        .etcd
+        .as_ref()
+        .map(|etcd| Etcd::connect(runtime, &etcd.access))
+        .transpose()
+        .map_err(source::Error::from)?;
     let bucket = options.objects.as_ref().map(|bucket| Bucket::open(runtime, bucket)).transpose()?;
     if let Some(bucket) = &bucket {
         bucket.check()?;
@@ -228,7 +234,8 @@ fn connect(repository: &Repository, options: &Options) -> Result<Sources> {
 }
 
 fn choose_parent(snapshots: &[SnapshotInfo], options: &Options) -> repository::Result<Option<SnapshotInfo>> {
-    let taken = |info: &&SnapshotInfo| info.snapshot.series == options.series && info.snapshot.name == options.name;
+    let taken =
+        |info: &&SnapshotInfo| info.snapshot.series == options.series && info.snapshot.name == options.name;
     if let Some(info) = snapshots.iter().find(taken).filter(|_| options.name.is_some()) {
         let name = options.name.as_deref().unwrap_or_default();
         return Err(repository::Error::Usage(format!("the name {name:?} is taken by snapshot {}", info.id)));
@@ -257,7 +264,8 @@ fn capture(
     writer: &Writer,
 ) -> Result<Captured> {
     let nodes = ReadWrite::new(reader, Some(writer));
-    let mut run = Run { repository, options, writer, nodes, cutter: repository.cutter(), warnings: Vec::new() };
+    let mut run =
+        Run { repository, options, writer, nodes, cutter: repository.cutter(), warnings: Vec::new() };
     let parent_etcd = parent.and_then(|parent| parent.snapshot.etcd.as_ref());
     let etcd = match (&mut sources.etcd, &options.etcd) {
         (Some((etcd, status)), Some(wanted)) => Some(run.etcd(etcd, status, wanted, parent_etcd)?),

@@ -1,8 +1,8 @@
 //! Capturing a bucket: list, compare with the parent's tree, read what changed.
 
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
 
@@ -225,7 +225,9 @@ impl Work<'_, '_> {
         for listed in self.bucket.list()? {
             let listed = listed?;
             self.check()?;
-            while let Some(entry) = old.next_if(|e| e.as_ref().map_or(true, |e| e.key.as_slice() < listed.key.as_bytes())) {
+            while let Some(entry) =
+                old.next_if(|e| e.as_ref().map_or(true, |e| e.key.as_slice() < listed.key.as_bytes()))
+            {
                 self.removed(entry?.key, &mut counts)?;
             }
             let same_key = old.next_if(|e| e.as_ref().is_ok_and(|e| e.key == listed.key.as_bytes()));
@@ -343,7 +345,7 @@ impl Work<'_, '_> {
         let mut storing = Storing::new(self.run.writer, self.run.cutter.pieces());
         let mut inline = Vec::new();
         let small = head.size <= crate::format::MAX_INLINE_VALUE as u64;
-        while let Some(piece) = body.next()? {
+        while let Some(piece) = body.next_piece()? {
             self.check()?;
             self.read_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
             match small {

@@ -37,7 +37,12 @@ fn of_key(state: &KeyState) -> Summary {
 
 fn of_object(value: &[u8]) -> Result<Summary> {
     let entry = ObjectEntry::decode(value)?;
-    Ok(Summary { size: entry.size, mod_revision: None, etag: Some(entry.etag), modified: Some(entry.modified) })
+    Ok(Summary {
+        size: entry.size,
+        mod_revision: None,
+        etag: Some(entry.etag),
+        modified: Some(entry.modified),
+    })
 }
 
 /// Shows every key and object that differs and begins with `prefix`, in order.
@@ -104,7 +109,8 @@ fn objects(
         if !change.key.starts_with(prefix) {
             return Ok(());
         }
-        let (before, after) = (change.before.as_deref().map(of_object), change.after.as_deref().map(of_object));
+        let (before, after) =
+            (change.before.as_deref().map(of_object), change.after.as_deref().map(of_object));
         let (before, after) = (before.transpose()?, after.transpose()?);
         show(DiffLine { side: Side::Objects, key: change.key, before, after })?;
         Ok::<(), Error>(())

@@ -122,7 +122,10 @@ impl<'a> Browser<'a> {
         let nodes = self.nodes();
         let missing = || {
             let key = String::from_utf8_lossy(key).into_owned();
-            Error::from(repository::Error::PointNotFound(format!("there is no {key:?} in snapshot {}", info.id)))
+            Error::from(repository::Error::PointNotFound(format!(
+                "there is no {key:?} in snapshot {}",
+                info.id
+            )))
         };
         let content = match side {
             Side::Etcd => {

@@ -141,7 +141,12 @@ impl Run<'_> {
                 self.note(damage);
             }
         }
-        if self.report.damage.iter().any(|damage| matches!(damage.kind, "node" | "chunk" | "pack" | "segment")) {
+        if self
+            .report
+            .damage
+            .iter()
+            .any(|damage| matches!(damage.kind, "node" | "chunk" | "pack" | "segment"))
+        {
             self.name_snapshots(view, &reader)?;
         }
         Ok(())
@@ -177,13 +182,21 @@ impl Run<'_> {
                 }
                 if let Some(what) = self.lost(reader, &reached.id)? {
                     let at = String::from_utf8_lossy(reached.key);
-                    found.push(damage("chunk", reached.id.to_string(), format!("{what}; {} {at:?} needs it", reached.tree)));
+                    found.push(damage(
+                        "chunk",
+                        reached.id.to_string(),
+                        format!("{what}; {} {at:?} needs it", reached.tree),
+                    ));
                 }
                 Ok(true)
             },
             &mut |reached, error| {
                 let at = String::from_utf8_lossy(reached.key);
-                broken.push(damage("node", reached.id.to_string(), format!("{error}; {} from {at:?} needs it", reached.tree)));
+                broken.push(damage(
+                    "node",
+                    reached.id.to_string(),
+                    format!("{error}; {} from {at:?} needs it", reached.tree),
+                ));
                 Ok(())
             },
         )?;

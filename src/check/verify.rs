@@ -56,7 +56,11 @@ pub fn verify(repository: &Repository, info: &SnapshotInfo) -> Result<Verified> 
                 }
                 Err(error) if error.kind() == Kind::Damage || error.kind() == Kind::NotFound => {
                     let at = String::from_utf8_lossy(reached.key);
-                    noted("chunk", reached.id.to_string(), format!("{error}; {} {at:?} needs it", reached.tree));
+                    noted(
+                        "chunk",
+                        reached.id.to_string(),
+                        format!("{error}; {} {at:?} needs it", reached.tree),
+                    );
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -64,7 +68,8 @@ pub fn verify(repository: &Repository, info: &SnapshotInfo) -> Result<Verified> 
         },
         &mut |reached, error| {
             let at = String::from_utf8_lossy(reached.key);
-            nodes_broken.push((reached.id.to_string(), format!("{error}; {} from {at:?} needs it", reached.tree)));
+            nodes_broken
+                .push((reached.id.to_string(), format!("{error}; {} from {at:?} needs it", reached.tree)));
             Ok(())
         },
     )?;

@@ -9,11 +9,11 @@ use icecore::repository::{Access, Repository};
 use icecore::source::BucketOptions;
 use icecore::storage::{CredentialVars, S3Access, S3Address};
 
+use super::Session;
 use super::args::{Backup, Global, Restore};
 use super::config::File;
 use super::failure::Failure;
 use super::show::parse_size;
-use super::Session;
 
 /// What holds for every command.
 pub struct Settings {
@@ -44,7 +44,11 @@ fn read_secret(path: &Path) -> Result<String, Failure> {
 
 fn run_secret(command: &str) -> Result<String, Failure> {
     let failed = |why: String| Failure::usage(format!("the passphrase command failed: {why}"));
-    let output = std::process::Command::new("sh").arg("-c").arg(command).stderr(std::process::Stdio::inherit()).output();
+    let output = std::process::Command::new("sh")
+        .arg("-c")
+        .arg(command)
+        .stderr(std::process::Stdio::inherit())
+        .output();
     let output = output.map_err(|e| failed(e.to_string()))?;
     if !output.status.success() {
         return Err(failed(output.status.to_string()));
@@ -64,10 +68,12 @@ impl Settings {
             Some(text) => parse_size(&text).map(Some).map_err(Failure::usage),
             None => Ok(None),
         };
-        let limits = (rate(&global.limit_upload, "limit-upload")?, rate(&global.limit_download, "limit-download")?);
+        let limits =
+            (rate(&global.limit_upload, "limit-upload")?, rate(&global.limit_download, "limit-download")?);
         let cache = global.cache_dir.clone().or_else(|| env("ICECORE_CACHE_DIR").map(PathBuf::from));
         let cache = cache.or_else(|| from_file("cache-dir").map(PathBuf::from)).unwrap_or_else(default_cache);
-        let repository = global.repository.clone().or_else(|| env("ICECORE_REPOSITORY")).or_else(|| from_file("url"));
+        let repository =
+            global.repository.clone().or_else(|| env("ICECORE_REPOSITORY")).or_else(|| from_file("url"));
         let passphrase_file = global.passphrase_file.clone();
         Ok(Settings { repository, passphrase_file, cache, limits, series, file })
     }
@@ -77,7 +83,8 @@ impl Settings {
     }
 
     fn access(&self) -> Result<Access, Failure> {
-        let missing = || Failure::usage("no repository was named: use -r, ICECORE_REPOSITORY or [repository] url");
+        let missing =
+            || Failure::usage("no repository was named: use -r, ICECORE_REPOSITORY or [repository] url");
         let location = self.repository.as_ref().ok_or_else(missing)?.parse()?;
         Ok(Access {
             location,
@@ -156,7 +163,11 @@ const ATTEMPTS: u32 = 5;
 
 fn s3(endpoint: &str, ca: Option<PathBuf>, credentials: Option<CredentialVars>) -> S3Access {
     let endpoint = (endpoint != "aws").then(|| endpoint.to_owned());
-    S3Access { address: S3Address { endpoint, region: env("AWS_REGION"), ca }, credentials, attempts: ATTEMPTS }
+    S3Access {
+        address: S3Address { endpoint, region: env("AWS_REGION"), ca },
+        credentials,
+        attempts: ATTEMPTS,
+    }
 }
 
 /// What names an etcd user.
@@ -244,7 +255,9 @@ impl Session {
             (Some(endpoint), Some(bucket)) => (endpoint, bucket),
             (None, None) => return Ok(None),
             (Some(_), None) => return Err(Failure::usage("--s3 needs the --bucket to back up")),
-            (None, Some(_)) => return Err(Failure::usage("--bucket needs the --s3 server it is on (aws for AWS)")),
+            (None, Some(_)) => {
+                return Err(Failure::usage("--bucket needs the --s3 server it is on (aws for AWS)"));
+            }
         };
         let ca = arguments.s3_ca.clone().or_else(|| file("ca").map(PathBuf::from));
         let prefix = arguments.prefix.clone().or_else(|| file("prefix")).unwrap_or_default();

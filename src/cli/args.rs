@@ -7,10 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Incremental, deduplicating snapshots of etcd and S3 object storage.
 #[derive(Parser)]
 #[command(name = "icecore", version, max_term_width = 100)]
-#[command(after_help = "A POINT is latest, latest~2, an id or its unique beginning, a name given at backup, \
+#[command(
+    after_help = "A POINT is latest, latest~2, an id or its unique beginning, a name given at backup, \
 rev:12345 (the snapshot taken at that etcd revision) or time:2026-11-22T10:00:00Z (the last snapshot at or before).\n\n\
 Exit codes: 0 done, 1 failed, 2 usage, 3 done with warnings, 4 damage found, 10 no repository, \
-12 wrong passphrase, 130 interrupted.")]
+12 wrong passphrase, 130 interrupted."
+)]
 pub struct Arguments {
     #[command(flatten)]
     pub global: Global,

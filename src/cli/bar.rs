@@ -48,7 +48,12 @@ impl State {
             0 => done,
             total => format!("{done} of {}", text(total)),
         };
-        let mut line = format!("{}: {} {}", phase.name, of(number(self.done.items), self.total.items, number), phase.unit);
+        let mut line = format!(
+            "{}: {} {}",
+            phase.name,
+            of(number(self.done.items), self.total.items, number),
+            phase.unit
+        );
         if self.done.bytes > 0 {
             line += &format!(", {}", of(size(self.done.bytes), self.total.bytes, size));
             line += &format!(", {}/s", size((self.done.bytes as f64 / seconds.max(0.001)) as u64));

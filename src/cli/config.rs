@@ -9,7 +9,15 @@ use super::failure::Failure;
 const TABLES: [(&str, &[&str]); 3] = [
     (
         "repository",
-        &["url", "passphrase-file", "passphrase-command", "cache-dir", "limit-upload", "limit-download", "series"],
+        &[
+            "url",
+            "passphrase-file",
+            "passphrase-command",
+            "cache-dir",
+            "limit-upload",
+            "limit-download",
+            "series",
+        ],
     ),
     ("etcd", &["url", "prefix", "user", "password-file", "password-command", "ca", "cert", "key"]),
     ("objects", &["s3", "bucket", "prefix", "ca"]),
@@ -73,7 +81,8 @@ impl File {
     fn read_table(&mut self, before: &str, name: &str, value: &toml::Value) -> Result<(), String> {
         let names = || TABLES.iter().map(|(name, _)| *name).chain(["series"]);
         let known = TABLES.iter().find(|(known, _)| *known == name);
-        let (_, keys) = known.ok_or_else(|| format!("[{before}{name}] is not known{}", nearest(name, names())))?;
+        let (_, keys) =
+            known.ok_or_else(|| format!("[{before}{name}] is not known{}", nearest(name, names())))?;
         let table = value.as_table().ok_or_else(|| format!("{before}{name} is no table"))?;
         for (key, value) in table {
             if !keys.contains(&key.as_str()) {
@@ -85,7 +94,9 @@ impl File {
                 toml::Value::Integer(number) => number.to_string(),
                 toml::Value::Array(parts) => {
                     let parts: Option<Vec<&str>> = parts.iter().map(|part| part.as_str()).collect();
-                    parts.ok_or_else(|| format!("{key:?} in [{before}{name}] holds other things than texts"))?.join(",")
+                    parts
+                        .ok_or_else(|| format!("{key:?} in [{before}{name}] holds other things than texts"))?
+                        .join(",")
                 }
                 _ => return Err(format!("{key:?} in [{before}{name}] is no text")),
             };

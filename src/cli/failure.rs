@@ -40,7 +40,9 @@ impl Failure {
             Kind::NoRepository => "check -r or ICECORE_REPOSITORY, or make one with `icecore init`",
             Kind::RepositoryExists => "use it as it is, or choose another place with -r",
             Kind::WrongPassphrase => "check --passphrase-file, ICECORE_PASSPHRASE_FILE or ICECORE_PASSPHRASE",
-            Kind::Unreachable => "check that the address is right and the server runs, then run the command again",
+            Kind::Unreachable => {
+                "check that the address is right and the server runs, then run the command again"
+            }
             Kind::Tls => "check http or https in the address, and the certificates (--etcd-ca, --s3-ca, ca=)",
             Kind::Denied => "check the credentials and what they permit",
             Kind::NoBucket => "check the bucket's name, or create it",

@@ -43,7 +43,11 @@ fn list(
     for key in repository.keys(&session.passphrase()?)? {
         if session.json {
             let created = key.created.map(utc);
-            writeln!(out, "{}", json!({"id": key.id, "current": key.current, "created": created, "host": key.host}))?;
+            writeln!(
+                out,
+                "{}",
+                json!({"id": key.id, "current": key.current, "created": created, "host": key.host})
+            )?;
             continue;
         }
         let mark = if key.current { "*" } else { " " };

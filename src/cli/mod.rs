@@ -94,7 +94,8 @@ fn dispatch(session: &Session, command: Command) -> Result<Outcome, Failure> {
 /// The first signal asks to stop, the second does not ask.
 async fn watch_signals(cancel: Cancel, progress: Arc<dyn icecore::progress::Progress>) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return;
     };

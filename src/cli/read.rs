@@ -113,7 +113,13 @@ fn key_line(session: &Session, key: &[u8], state: &KeyState, long: bool) -> Stri
         return key_json(key, fields).to_string();
     }
     match long {
-        true => format!("{:>10}  {:>10}  {:>6}  {}", size(length), state.mod_revision, state.version, key_text(key)),
+        true => format!(
+            "{:>10}  {:>10}  {:>6}  {}",
+            size(length),
+            state.mod_revision,
+            state.version,
+            key_text(key)
+        ),
         false => key_text(key),
     }
 }
@@ -195,7 +201,8 @@ fn diff_line(session: &Session, line: &DiffLine) -> String {
             })
         };
         let (before, after) = (line.before.as_ref().map(summary), line.after.as_ref().map(summary));
-        return key_json(&line.key, json!({"in": side, "change": change, "before": before, "after": after})).to_string();
+        return key_json(&line.key, json!({"in": side, "change": change, "before": before, "after": after}))
+            .to_string();
     }
     let bytes = |summary: &Option<Summary>| summary.as_ref().map(|s| size(s.size)).unwrap_or_default();
     let sizes = match (&line.before, &line.after) {
@@ -264,7 +271,11 @@ pub fn check(session: &Session, read_data: bool) -> Result<Outcome, Failure> {
         };
         writeln!(out, "{} snapshots, {} packs: {read}", number(report.snapshots), number(report.packs))?;
         if report.unused_packs > 0 {
-            writeln!(out, "{} packs are not used by any snapshot (left by interrupted runs)", report.unused_packs)?;
+            writeln!(
+                out,
+                "{} packs are not used by any snapshot (left by interrupted runs)",
+                report.unused_packs
+            )?;
         }
         match report.damage.len() {
             0 => writeln!(out, "no damage found")?,
@@ -279,8 +290,11 @@ pub fn stats(session: &Session) -> Result<Outcome, Failure> {
     let stats = browse::stats(&repository)?;
     let mut out = std::io::stdout().lock();
     if session.json {
-        let files: Vec<Value> =
-            stats.files.iter().map(|(name, count, bytes)| json!({"name": name, "count": count, "bytes": bytes})).collect();
+        let files: Vec<Value> = stats
+            .files
+            .iter()
+            .map(|(name, count, bytes)| json!({"name": name, "count": count, "bytes": bytes}))
+            .collect();
         let report = json!({
             "snapshots": stats.snapshots, "repository_bytes": stats.bytes, "files": files,
             "full_copies_bytes": stats.full_copies, "content_bytes": stats.content,
@@ -294,7 +308,12 @@ pub fn stats(session: &Session) -> Result<Outcome, Failure> {
     }
     let total: u64 = stats.files.iter().map(|(_, count, _)| count).sum();
     writeln!(out, "{:>12}  {:>8}  all", size(stats.bytes), number(total))?;
-    writeln!(out, "{} snapshots; their objects as full copies: {}", stats.snapshots, size(stats.full_copies))?;
+    writeln!(
+        out,
+        "{} snapshots; their objects as full copies: {}",
+        stats.snapshots,
+        size(stats.full_copies)
+    )?;
     if stats.bytes > 0 && stats.full_copies > 0 {
         writeln!(out, "that is {:.1} times the repository", stats.full_copies as f64 / stats.bytes as f64)?;
     }

@@ -21,7 +21,8 @@ pub fn init(session: &Session) -> Result<Outcome, Failure> {
     let medium = repository.storage().medium();
     let single = repository.config().single_writer;
     if session.json {
-        let report = json!({"id": repository.id().to_string(), "repository": &*medium, "single_writer": single});
+        let report =
+            json!({"id": repository.id().to_string(), "repository": &*medium, "single_writer": single});
         writeln!(out, "{report}")?;
     } else {
         writeln!(out, "made repository {} in {medium}", repository.id())?;
@@ -63,7 +64,8 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
         (true, _) => Ok(Outcome::Done),
         (false, false) => Ok(Outcome::Warnings),
         (false, true) => {
-            let why = format!("{} warnings, and --strict was given; the snapshot is there", report.warnings.len());
+            let why =
+                format!("{} warnings, and --strict was given; the snapshot is there", report.warnings.len());
             Err(Failure::new(icecore::fault::Kind::Failed, why))
         }
     }
@@ -159,7 +161,11 @@ fn maps(texts: &[String]) -> Result<(Vec<Map>, Vec<Map>), Failure> {
         match text.split_once(':') {
             Some(("etcd", map)) => etcd.push(map.parse()?),
             Some(("objects", map)) => objects.push(map.parse()?),
-            _ => return Err(Failure::usage(format!("{text:?} is no map: write etcd:FROM=TO or objects:FROM=TO"))),
+            _ => {
+                return Err(Failure::usage(format!(
+                    "{text:?} is no map: write etcd:FROM=TO or objects:FROM=TO"
+                )));
+            }
         }
     }
     Ok((etcd, objects))
@@ -239,8 +245,10 @@ pub fn forget(session: &Session, points: &[String]) -> Result<Outcome, Failure> 
     let repository = session.open()?;
     let snapshots = repository.view()?.snapshots;
     // All are found before any is forgotten: `latest latest~1` means what it says.
-    let infos: Vec<_> =
-        points.iter().map(|point| point.resolve(&snapshots, &session.settings.series)).collect::<Result<_, _>>()?;
+    let infos: Vec<_> = points
+        .iter()
+        .map(|point| point.resolve(&snapshots, &session.settings.series))
+        .collect::<Result<_, _>>()?;
     let mut out = std::io::stdout().lock();
     for info in &infos {
         icecore::forget::forget(&repository, info)?;

@@ -89,6 +89,9 @@ enum Tree {
 /// A bucket.
 pub struct Bucket(Tree);
 
+/// Is shown (flags, key, value) of each element; false ends the visit.
+type Visitor<'a, E> = dyn FnMut(u32, &[u8], &[u8]) -> Result<bool, E> + 'a;
+
 /// A page's elements, bounds checked.
 struct Page {
     bytes: Vec<u8>,
@@ -229,7 +232,7 @@ impl Database {
         page: &Page,
         from: &[u8],
         depth: usize,
-        show: &mut dyn FnMut(u32, &[u8], &[u8]) -> Result<bool, E>,
+        show: &mut Visitor<'_, E>,
     ) -> Result<bool, E> {
         if depth > MAX_DEPTH {
             return Err(Fault::Malformed("its pages go in a circle".into()).into());

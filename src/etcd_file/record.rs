@@ -74,13 +74,16 @@ impl EtcdFile {
     pub fn open(file: File, size: u64) -> Result<EtcdFile, Fault> {
         let database = Database::open(file, size)?;
         let revision = match database.bucket(b"key")? {
-            Some(bucket) => database.last_key(&bucket)?.map_or(Ok(0), |key| parse_revision(&key).map(|r| r.0))?,
+            Some(bucket) => {
+                database.last_key(&bucket)?.map_or(Ok(0), |key| parse_revision(&key).map(|r| r.0))?
+            }
             None => 0,
         };
         let mut file = EtcdFile { database, revision, compacted: 0 };
         // While a compaction runs, the scheduled revision is ahead of the finished one and some records
         // below it are gone already.
-        file.compacted = file.meta_revision(b"scheduledCompactRev")?.max(file.meta_revision(b"finishedCompactRev")?);
+        file.compacted =
+            file.meta_revision(b"scheduledCompactRev")?.max(file.meta_revision(b"finishedCompactRev")?);
         // A store is at revision 1 before anything was written; a compaction may be all there is.
         file.revision = file.revision.max(file.compacted).max(1);
         Ok(file)

@@ -89,7 +89,12 @@ pub fn read_clear<T: Record>(bytes: &[u8]) -> Result<&[u8], Malformed> {
 }
 
 /// The record in `bytes`, which were read from the file `name`.
-pub fn open<T: Record>(bytes: &[u8], key: &SealKey, repository: RepositoryId, name: &str) -> Result<T, Malformed> {
+pub fn open<T: Record>(
+    bytes: &[u8],
+    key: &SealKey,
+    repository: RepositoryId,
+    name: &str,
+) -> Result<T, Malformed> {
     let (nonce_at, nonce) = parts::<T>(bytes)?;
     let mut sealed = bytes[nonce_at + NONCE..].to_vec();
     let bound = bound_to(&bytes[..nonce_at], repository, name);

@@ -13,12 +13,13 @@ pub use entry::{
 pub use frame::{FRAME_VERSION, Record, open, read_clear, seal};
 pub use names::{Name, segment_of};
 pub use pack::{
-    FOOTER_POSITION, Footer, PACK_MAGIC, TRAILER_LEN, open_chunk, open_footer, parse_trailer, seal_chunk, seal_footer,
+    FOOTER_POSITION, Footer, PACK_MAGIC, TRAILER_LEN, open_chunk, open_footer, parse_trailer, seal_chunk,
+    seal_footer,
 };
 pub use record::{
-    Anchor, CapturePath, Chunker, Claim, Closed, Condemned, Config, EtcdCapture, Gap, HashKv, KeyParameters, KeySecrets,
-    Mark, ObjectCapture, PackEntry, PackedChunk, Segment, Session, SessionKind, Snapshot, Stored, Tombstone, TreeShape,
-    Trees, Verdict,
+    Anchor, CapturePath, Chunker, Claim, Closed, Condemned, Config, EtcdCapture, Gap, HashKv, KeyParameters,
+    KeySecrets, Mark, ObjectCapture, PackEntry, PackedChunk, Segment, Session, SessionKind, Snapshot, Stored,
+    Tombstone, TreeShape, Trees, Verdict,
 };
 
 use serde::Serialize;

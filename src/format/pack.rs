@@ -46,7 +46,14 @@ fn bound_to(pack: PackId, kind: ChunkKind) -> [u8; 17] {
 }
 
 /// Seals an encoded chunk in place.
-pub fn seal_chunk(key: &SealKey, pack: PackId, kind: ChunkKind, position: u32, id: &ChunkId, encoded: &mut Vec<u8>) {
+pub fn seal_chunk(
+    key: &SealKey,
+    pack: PackId,
+    kind: ChunkKind,
+    position: u32,
+    id: &ChunkId,
+    encoded: &mut Vec<u8>,
+) {
     key.seal(nonce(position, &id.0[..8]), &bound_to(pack, kind), encoded);
 }
 

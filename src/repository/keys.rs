@@ -61,7 +61,8 @@ fn stretch(passphrase: &str, parameters: &KeyParameters) -> std::result::Result<
     if parameters.memory > MAX_MEMORY || parameters.passes > MAX_PASSES {
         return Err(Malformed::Decode("its passphrase parameters are beyond bounds".into()));
     }
-    let params = Params::new(parameters.memory, parameters.passes, parameters.lanes, Some(32)).map_err(bad)?;
+    let params =
+        Params::new(parameters.memory, parameters.passes, parameters.lanes, Some(32)).map_err(bad)?;
     let mut key = Zeroizing::new([0; 32]);
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
     argon.hash_password_into(passphrase.as_bytes(), &parameters.salt, &mut *key).map_err(bad)?;
@@ -167,7 +168,8 @@ impl Repository {
     pub fn remove_key(&self, id: &str) -> Result<()> {
         let ids = self.storage().names(FOLDER)?;
         let known = ids.iter().find(|known| known.as_str() == id);
-        let id = known.ok_or_else(|| Error::Usage(format!("there is no key {id:?}; `icecore key list` shows them")))?;
+        let id = known
+            .ok_or_else(|| Error::Usage(format!("there is no key {id:?}; `icecore key list` shows them")))?;
         if id == self.key_id() {
             return Err(Error::Usage(format!(
                 "key {id} opened the repository just now; use another passphrase to remove it"

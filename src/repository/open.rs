@@ -73,7 +73,8 @@ fn medium(context: &Context, access: &Access) -> Result<(Arc<dyn Storage>, Arc<R
     let storage: Arc<dyn Storage> = match &access.location {
         Location::Local(path) => wrap(context, access, Local::new(path), &requests),
         Location::S3 { address, bucket, prefix } => {
-            let s3 = S3Access { address: address.clone(), credentials: access.credentials.clone(), attempts: 1 };
+            let s3 =
+                S3Access { address: address.clone(), credentials: access.credentials.clone(), attempts: 1 };
             let client = context.runtime.block_on(connect(&s3)).map_err(|e| Error::Client(e.to_string()))?;
             let name = access.location.to_string();
             wrap(context, access, S3::new(client, context.runtime.clone(), bucket, prefix, &name), &requests)
@@ -166,7 +167,19 @@ impl Repository {
         let records = Arc::new(opened.seal.records());
         let keys::Opened { id: key_id, content, seal } = opened;
         let context = context.clone();
-        Repository { context, storage, requests, id, config, key_id, content, seal, records, cache, pack_cache }
+        Repository {
+            context,
+            storage,
+            requests,
+            id,
+            config,
+            key_id,
+            content,
+            seal,
+            records,
+            cache,
+            pack_cache,
+        }
     }
 
     /// Whether only one backup may run at a time: the medium does not arbitrate between writers. Tried
@@ -318,7 +331,8 @@ fn check_config(config: &Config) -> std::result::Result<(), Malformed> {
     let even = [min, average, max].iter().all(|size| size % 2 == 0);
     let chunker = even && 64 <= min && min <= average && average <= max && max <= 64 << 20;
     let Trees { anchor, history, objects, content } = config.trees;
-    let shape = |s: &TreeShape| s.window >= 2 && s.most >= 4 * s.window && s.most <= 100_000 && s.key_bytes >= 1024;
+    let shape =
+        |s: &TreeShape| s.window >= 2 && s.most >= 4 * s.window && s.most <= 100_000 && s.key_bytes >= 1024;
     let sound = chunker && [anchor, history, objects, content].iter().all(shape);
     if sound { Ok(()) } else { Err(Malformed::Decode("its parameters are out of bounds".into())) }
 }

@@ -30,7 +30,9 @@ impl FromStr for Point {
         let bad = |why| BadPoint(text.into(), why);
         if let Some(revision) = text.strip_prefix("rev:") {
             let revision = revision.parse().ok().filter(|&r| r > 0);
-            return revision.map(Point::Revision).ok_or_else(|| bad("write rev: and a revision, as in rev:12345"));
+            return revision
+                .map(Point::Revision)
+                .ok_or_else(|| bad("write rev: and a revision, as in rev:12345"));
         }
         if let Some(time) = text.strip_prefix("time:") {
             let time: std::result::Result<jiff::Timestamp, _> = time.parse();
@@ -70,7 +72,8 @@ fn newest_last(info: &SnapshotInfo) -> (i64, Nanos, crate::id::SessionId) {
 impl Point {
     /// The snapshot of `series` that is meant.
     pub fn resolve(&self, snapshots: &[SnapshotInfo], series: &str) -> Result<SnapshotInfo> {
-        let mut own: Vec<&SnapshotInfo> = snapshots.iter().filter(|info| info.snapshot.series == series).collect();
+        let mut own: Vec<&SnapshotInfo> =
+            snapshots.iter().filter(|info| info.snapshot.series == series).collect();
         own.sort_by_key(|info| newest_last(info));
         let missing = |what: String| Error::PointNotFound(format!("{what} in series {series:?}"));
         let found = match self {
@@ -102,7 +105,11 @@ fn at_revision<'a>(own: &[&'a SnapshotInfo], revision: i64) -> std::result::Resu
     let below = revisions.iter().filter(|&&r| r < revision).max();
     let above = revisions.iter().filter(|&&r| r > revision).min();
     let near: Vec<String> = below.into_iter().chain(above).map(|r| format!("rev:{r}")).collect();
-    let near = if near.is_empty() { "none has etcd".into() } else { format!("the nearest are {}", near.join(" and ")) };
+    let near = if near.is_empty() {
+        "none has etcd".into()
+    } else {
+        format!("the nearest are {}", near.join(" and "))
+    };
     Err(format!("no snapshot was taken at revision {revision} ({near})"))
 }
 
@@ -125,7 +132,10 @@ fn by_word<'a>(
         [] => Err(Error::PointNotFound(format!(
             "no snapshot has the id, the name or the beginning of an id {word:?} in series {series:?}"
         ))),
-        _ => Err(Error::Ambiguous { text: word.into(), candidates: fits.iter().map(|(id, _)| id.clone()).collect() }),
+        _ => Err(Error::Ambiguous {
+            text: word.into(),
+            candidates: fits.iter().map(|(id, _)| id.clone()).collect(),
+        }),
     }
 }
 

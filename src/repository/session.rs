@@ -125,7 +125,8 @@ impl Repository {
                 continue;
             }
             let session: Session = self.record(&Name::Session(other).to_string())?;
-            let dead = session.host == super::open::host() && !Path::new(&format!("/proc/{}", session.pid)).exists();
+            let dead =
+                session.host == super::open::host() && !Path::new(&format!("/proc/{}", session.pid)).exists();
             if session.kind == SessionKind::Write && !dead {
                 return Err(Error::Busy(format!(
                     "{} cannot arbitrate between writers, and a backup on {} (process {}) has not ended",
@@ -145,7 +146,9 @@ impl Repository {
         let sid = match self.put_session(SessionKind::Read, label, Some(snapshot)) {
             Ok(sid) => Some(sid),
             Err(Error::Storage(error)) if matches!(error.cause, Cause::Refused(..)) => {
-                self.context().progress.note("the repository is read-only: restoring without protection from prune");
+                self.context()
+                    .progress
+                    .note("the repository is read-only: restoring without protection from prune");
                 None
             }
             Err(error) => return Err(error),
@@ -216,7 +219,10 @@ impl WriteSession<'_> {
         if validity.snapshot(&self.sid) {
             return Ok(());
         }
-        Err(Error::Fenced { sid: self.sid, why: format!("collection {} was decided before it", validity.verdict) })
+        Err(Error::Fenced {
+            sid: self.sid,
+            why: format!("collection {} was decided before it", validity.verdict),
+        })
     }
 
     /// Ends the session without a snapshot.

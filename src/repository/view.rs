@@ -135,7 +135,9 @@ impl Repository {
         let (mut snapshots, mut damaged) = (Vec::new(), Vec::new());
         for (id, claim) in self.claims(&claims) {
             match claim {
-                Ok(Claim::Snapshot(snapshot)) => snapshots.push(SnapshotInfo { id, snapshot: snapshot.into() }),
+                Ok(Claim::Snapshot(snapshot)) => {
+                    snapshots.push(SnapshotInfo { id, snapshot: snapshot.into() })
+                }
                 Ok(Claim::Closed(_)) => {}
                 // Deleted since it was listed, by a collection that we have not seen.
                 Err(Error::Storage(error)) if error.is_not_found() => {}
@@ -153,7 +155,8 @@ impl Repository {
         const AT_ONCE: usize = 8;
         let each = sids.len().div_ceil(AT_ONCE).max(1);
         std::thread::scope(|scope| {
-            let fetch = |part: &[SessionId]| part.iter().map(|&sid| (sid, self.claim(sid))).collect::<Vec<_>>();
+            let fetch =
+                |part: &[SessionId]| part.iter().map(|&sid| (sid, self.claim(sid))).collect::<Vec<_>>();
             let threads: Vec<_> = sids.chunks(each).map(|part| scope.spawn(move || fetch(part))).collect();
             let joined = threads.into_iter().flat_map(|thread| match thread.join() {
                 Ok(claims) => claims,
@@ -169,7 +172,12 @@ impl Repository {
         self.index_in(&self.cache().join("index"), view, reusable)
     }
 
-    fn index_in(&self, home: &std::path::Path, view: &View, reusable: impl Fn(&str) -> bool) -> Result<Index> {
+    fn index_in(
+        &self,
+        home: &std::path::Path,
+        view: &View,
+        reusable: impl Fn(&str) -> bool,
+    ) -> Result<Index> {
         let mut wanted = Vec::new();
         let mut inline: HashMap<String, &Segment> = HashMap::new();
         for info in &view.snapshots {
@@ -244,7 +252,8 @@ impl Repository {
 /// Keeps bytes on this machine; a failure costs a request next time.
 fn keep(path: &std::path::Path, bytes: &[u8]) {
     let temporary = path.with_extension(format!("{}", std::process::id()));
-    let written = path.parent().map(fs::create_dir_all).transpose().and_then(|_| fs::write(&temporary, bytes));
+    let written =
+        path.parent().map(fs::create_dir_all).transpose().and_then(|_| fs::write(&temporary, bytes));
     if written.and_then(|()| fs::rename(&temporary, path)).is_err() {
         let _ = fs::remove_file(&temporary);
     }

@@ -47,7 +47,8 @@ impl<'a> Run<'a> {
         let options = self.options;
         let spool = self.repository.spool();
         let all = state(&self.nodes, self.capture()?, &spool)?;
-        let chosen = all.filter(|entry| entry.as_ref().map_or(true, |(key, _)| key.starts_with(&options.etcd_prefix)));
+        let chosen =
+            all.filter(|entry| entry.as_ref().map_or(true, |(key, _)| key.starts_with(&options.etcd_prefix)));
         if options.etcd_maps.is_empty() {
             return Ok(Box::new(chosen.map(|entry| Ok(entry?))));
         }
@@ -63,7 +64,9 @@ impl<'a> Run<'a> {
             let (key, state) = record.map_err(&failed)?;
             if last.as_ref() == Some(&key) {
                 let key = String::from_utf8_lossy(&key).into_owned();
-                return Err(repository::Error::Usage(format!("the maps give two keys the name {key:?}")).into());
+                return Err(
+                    repository::Error::Usage(format!("the maps give two keys the name {key:?}")).into()
+                );
             }
             last = Some(key.clone());
             Ok((key, KeyState::decode(&state)?))
@@ -150,7 +153,10 @@ impl<'a> Run<'a> {
         }
         let key = [b"lease\0", &lease.to_be_bytes()[..]].concat();
         let record = tree::get(&self.nodes, self.capture()?.system.as_ref(), &key)?;
-        Ok(record.and_then(|record| Lease::decode(&record[..]).ok()).map(|lease| lease.ttl).filter(|ttl| *ttl > 0))
+        Ok(record
+            .and_then(|record| Lease::decode(&record[..]).ok())
+            .map(|lease| lease.ttl)
+            .filter(|ttl| *ttl > 0))
     }
 
     /// Writes the differences.
@@ -176,13 +182,17 @@ impl<'a> Run<'a> {
 
     fn connect_again(&self) -> Result<EtcdTarget> {
         let access = self.options.etcd.clone().unwrap_or_default();
-        let etcd = Etcd::connect(&self.repository.context().runtime, &access).map_err(crate::target::Error::from)?.0;
+        let etcd =
+            Etcd::connect(&self.repository.context().runtime, &access).map_err(crate::target::Error::from)?.0;
         Ok(EtcdTarget::new(etcd))
     }
 
     fn write(&self, pair: Pair, target: &mut EtcdTarget, writing: &mut Writing) -> Result<()> {
         let counts = &mut writing.counts;
-        self.repository.context().progress.advance(Amount { items: u64::from(pair.wanted.is_some()), bytes: 0 });
+        self.repository
+            .context()
+            .progress
+            .advance(Amount { items: u64::from(pair.wanted.is_some()), bytes: 0 });
         let verdict = self.judge(&pair)?;
         let Pair { key, wanted, present } = pair;
         let seen = present.as_ref().map_or(0, |present| present.mod_revision);

@@ -38,7 +38,9 @@ pub(super) fn apply(maps: &[Map], key: &[u8]) -> Vec<u8> {
 pub(super) fn in_scope(maps: &[Map], prefix: &[u8], key: &[u8]) -> bool {
     match maps {
         [] => key.starts_with(prefix),
-        maps => maps.iter().any(|map| key.starts_with(&map.to)) || (!prefix.is_empty() && key.starts_with(prefix)),
+        maps => {
+            maps.iter().any(|map| key.starts_with(&map.to)) || (!prefix.is_empty() && key.starts_with(prefix))
+        }
     }
 }
 

@@ -98,7 +98,9 @@ pub enum Error {
     #[error(transparent)]
     Target(#[from] target::Error),
     /// The target holds something else.
-    #[error("{target} is not empty: {differs} {unit} differ from the snapshot and {extra} are not in it; nothing was written (for example {example:?})")]
+    #[error(
+        "{target} is not empty: {differs} {unit} differ from the snapshot and {extra} are not in it; nothing was written (for example {example:?})"
+    )]
     NotEmpty {
         /// `etcd` or `the bucket`.
         target: &'static str,

@@ -86,7 +86,8 @@ impl Run<'_> {
             }
         }
         if !absent.is_empty() {
-            let names = absent.iter().take(NAMED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+            let names =
+                absent.iter().take(NAMED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
             self.warnings.push(format!(
                 "{} objects could not be read when the snapshot was taken and were not restored: {names}",
                 absent.len()
@@ -98,7 +99,8 @@ impl Run<'_> {
     fn target_key(&self, key: &[u8]) -> Result<String> {
         let to_prefix = self.options.bucket.as_ref().map_or("", |(_, _, prefix)| prefix);
         let mapped = apply(&self.options.objects_maps, key);
-        let key = String::from_utf8(mapped).map_err(|_| Malformed::Decode("an object's key is not UTF-8".into()))?;
+        let key = String::from_utf8(mapped)
+            .map_err(|_| Malformed::Decode("an object's key is not UTF-8".into()))?;
         Ok(format!("{to_prefix}{key}"))
     }
 
@@ -153,12 +155,15 @@ impl Run<'_> {
             let (key, value) = record.map_err(failed)?;
             if key == last {
                 let key = String::from_utf8_lossy(&key).into_owned();
-                return Err(repository::Error::Usage(format!("the maps give two objects the name {key:?}")).into());
+                return Err(
+                    repository::Error::Usage(format!("the maps give two objects the name {key:?}")).into()
+                );
             }
             while let Some(extra) = found.next_if(|f| f.as_ref().map_or(true, |f| f.0 < key)) {
                 self.extra(extra.map_err(failed)?.0, &mut show)?;
             }
-            let there = found.next_if(|f| f.as_ref().is_ok_and(|f| f.0 == key)).transpose().map_err(failed)?;
+            let there =
+                found.next_if(|f| f.as_ref().is_ok_and(|f| f.0 == key)).transpose().map_err(failed)?;
             last = key.clone();
             let entry = ObjectEntry::decode(&value)?;
             if entry.state != ObjectState::Present {
@@ -180,7 +185,13 @@ impl Run<'_> {
         Ok(identical)
     }
 
-    fn same_object(&self, target: &BucketTarget, key: &str, entry: &ObjectEntry, there: &[u8]) -> Result<bool> {
+    fn same_object(
+        &self,
+        target: &BucketTarget,
+        key: &str,
+        entry: &ObjectEntry,
+        there: &[u8],
+    ) -> Result<bool> {
         let expected = [&entry.size.to_le_bytes()[..], entry.etag.as_bytes()].concat();
         if there != expected {
             return Ok(false);
@@ -211,8 +222,12 @@ impl Run<'_> {
         counts.bytes = work.bytes.load(Ordering::Relaxed);
         let other = work.other_etag.into_inner().unwrap_or_else(|e| e.into_inner());
         if !other.is_empty() {
-            let names = other.iter().take(NAMED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-            self.warnings.push(format!("{} objects have another ETag than before in this target: {names}", other.len()));
+            let names =
+                other.iter().take(NAMED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+            self.warnings.push(format!(
+                "{} objects have another ETag than before in this target: {names}",
+                other.len()
+            ));
         }
         Ok(counts)
     }
@@ -310,7 +325,11 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    fn feed(&self, content: &Content, pieces: &mpsc::Sender<std::result::Result<bytes::Bytes, String>>) -> Result<()> {
+    fn feed(
+        &self,
+        content: &Content,
+        pieces: &mpsc::Sender<std::result::Result<bytes::Bytes, String>>,
+    ) -> Result<()> {
         let cancel = &self.run.repository.context().cancel;
         if let Content::Inline(bytes) = content {
             let _ = pieces.blocking_send(Ok(bytes.clone().into()));

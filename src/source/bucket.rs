@@ -108,7 +108,7 @@ pub struct Body {
 
 impl Body {
     /// The next piece, from a thread that may block. An error where the body ends early.
-    pub fn next(&mut self) -> Result<Option<Bytes>> {
+    pub fn next_piece(&mut self) -> Result<Option<Bytes>> {
         match self.pieces.blocking_recv() {
             Some(piece) => {
                 let piece = piece?;
@@ -282,7 +282,8 @@ impl Bucket {
                 content_language: text(answer.content_language()),
                 expires: text(answer.expires_string()),
             },
-            storage_class: text(answer.storage_class().map(|class| class.as_str())).filter(|c| c != "STANDARD"),
+            storage_class: text(answer.storage_class().map(|class| class.as_str()))
+                .filter(|c| c != "STANDARD"),
             metadata,
             tags,
             parts,
@@ -318,7 +319,8 @@ impl Reading {
         let in_memory = listed.size.min(PIECE * (PIECES_AT_ONCE as u64 + 1));
         let share = (in_memory / 1024 + 1).min(u64::from(BUDGET_KIB)) as u32;
         // Fails only for a closed semaphore; this one is never closed.
-        let share = self.budget.clone().acquire_many_owned(share).await.map_err(|_| crate::context::Interrupted)?;
+        let share =
+            self.budget.clone().acquire_many_owned(share).await.map_err(|_| crate::context::Interrupted)?;
         let key = listed.key.clone();
         let large = listed.size > PIECE;
         let range = large.then_some((0, PIECE));
@@ -372,7 +374,11 @@ impl Bucket {
         let body = body.map_err(|_| broken("the body did not arrive in time".into()))?;
         let bytes = body.map_err(|e| broken(chain(&e)))?.into_bytes();
         if expected.is_some_and(|expected| expected != bytes.len() as i64) {
-            return Err(broken(format!("{} bytes came instead of {}", bytes.len(), expected.unwrap_or_default())));
+            return Err(broken(format!(
+                "{} bytes came instead of {}",
+                bytes.len(),
+                expected.unwrap_or_default()
+            )));
         }
         Ok(bytes)
     }

@@ -150,9 +150,7 @@ fn cause_of(error: &io::Error) -> Cause {
         ErrorKind::AlreadyExists => Cause::Exists,
         ErrorKind::PermissionDenied => Cause::Refused(Kind::Denied, error.to_string()),
         ErrorKind::ReadOnlyFilesystem => Cause::Refused(Kind::Denied, error.to_string()),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            Cause::Refused(Kind::NoSpace, error.to_string())
-        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Cause::Refused(Kind::NoSpace, error.to_string()),
         _ => Cause::Refused(Kind::Failed, error.to_string()),
     }
 }

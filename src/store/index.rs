@@ -158,7 +158,8 @@ impl Opening<'_> {
         // A table that does not open is damaged; the caller makes it anew.
         let Ok(db) = DB::open_as_secondary(&options(), self.table(), own.to_owned()) else { return Ok(None) };
         let known = known_segments(&db, self.home)?;
-        let current = known.len() == self.wanted.len() && self.wanted.iter().all(|w| known.contains_key(&w.name));
+        let current =
+            known.len() == self.wanted.len() && self.wanted.iter().all(|w| known.contains_key(&w.name));
         Ok(current.then_some((db, known)))
     }
 
@@ -196,7 +197,8 @@ impl Opening<'_> {
     fn drop_vanished(&self, db: &DB) -> Result<bool> {
         let wanted: HashSet<&str> = self.wanted.iter().map(|w| w.name.as_str()).collect();
         let known = known_segments(db, self.home)?;
-        let (live, gone): (Vec<_>, Vec<_>) = known.iter().partition(|(name, _)| wanted.contains(name.as_str()));
+        let (live, gone): (Vec<_>, Vec<_>) =
+            known.iter().partition(|(name, _)| wanted.contains(name.as_str()));
         let mut batch = WriteBatch::default();
         gone.iter().for_each(|(name, _)| batch.delete([b"s", name.as_bytes()].concat()));
         db.write(batch).map_err(|e| fail(self.home, e))?;
@@ -246,7 +248,8 @@ impl Index {
         // Two tries: another command may bring in a segment, or drop one, between import and look.
         for _ in 0..3 {
             if let Some((db, known)) = opening.try_current(&own)? {
-                let live = wanted.iter().filter_map(|w| Some((known.get(&w.name)?.number, w.reusable))).collect();
+                let live =
+                    wanted.iter().filter_map(|w| Some((known.get(&w.name)?.number, w.reusable))).collect();
                 let packs = Mutex::default();
                 return Ok(Index { db, live, condemned, packs, home: home.to_owned(), own });
             }
@@ -260,7 +263,8 @@ impl Index {
         if let Some(&id) = packs.get(&number) {
             return Ok(Some(id));
         }
-        let found = self.db.get([&b"p"[..], &number.to_le_bytes()].concat()).map_err(|e| fail(&self.home, e))?;
+        let found =
+            self.db.get([&b"p"[..], &number.to_le_bytes()].concat()).map_err(|e| fail(&self.home, e))?;
         let id = found.and_then(|bytes| bytes.try_into().ok()).map(PackId);
         if let Some(id) = id {
             packs.insert(number, id);
@@ -419,7 +423,8 @@ mod tests {
             load(name)
         };
         for _ in 0..3 {
-            Index::open(home.path(), &wanted(&["a", "b"]), HashSet::new(), &Seeded::new(1), &counting).unwrap();
+            Index::open(home.path(), &wanted(&["a", "b"]), HashSet::new(), &Seeded::new(1), &counting)
+                .unwrap();
         }
         assert_eq!(loads.get(), 2);
     }

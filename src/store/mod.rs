@@ -21,7 +21,7 @@ pub use cutter::{Cutter, Pieces};
 pub use index::{Index, Place, Wanted};
 pub use pack::{PackReader, read_footer};
 pub use reader::{Reader, Reload};
-pub use writer::{Finished, Tuning, Writer, WriterParts, Written};
+pub use writer::{Finished, PutSegment, Tuning, Writer, WriterParts, Written};
 
 /// Why content could not be stored or read.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -89,7 +89,8 @@ mod tests {
     #[test]
     fn an_id_is_new_once_however_many_there_are() {
         let directory = tempfile::tempdir().unwrap();
-        let mut own = Own { most: 10, ..Own::new(directory.path().join("own")) };
+        let mut own = Own::new(directory.path().join("own"));
+        own.most = 10;
         let id = |n: u8| ChunkId([n; 32]);
         for n in 0..100 {
             assert!(own.insert(id(n)).unwrap(), "{n}");

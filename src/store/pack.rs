@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Error, Result, chunk};
 use crate::format::{
-    Footer, Malformed, Name, PACK_MAGIC, PackEntry, PackedChunk, TRAILER_LEN, open_chunk, open_footer, parse_trailer,
-    seal_chunk, seal_footer,
+    Footer, Malformed, Name, PACK_MAGIC, PackEntry, PackedChunk, TRAILER_LEN, open_chunk, open_footer,
+    parse_trailer, seal_chunk, seal_footer,
 };
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::secret::{ChunkNamer, SealKey, SealSecret};
@@ -67,7 +67,13 @@ impl PackReader {
     }
 
     /// The plain bytes of the chunk at `position`, from its sealed bytes; everything is verified.
-    pub fn open(&self, namer: &ChunkNamer, position: u32, chunk: &PackedChunk, sealed: &[u8]) -> Result<Bytes> {
+    pub fn open(
+        &self,
+        namer: &ChunkNamer,
+        position: u32,
+        chunk: &PackedChunk,
+        sealed: &[u8],
+    ) -> Result<Bytes> {
         let opened = || {
             let mut sealed = sealed.to_vec();
             if sealed.len() != chunk.stored as usize {

@@ -64,7 +64,8 @@ impl Reader {
     /// The plain bytes of a chunk, verified. Where one copy is damaged, another is taken.
     pub fn get(&self, kind: ChunkKind, id: &ChunkId) -> Result<Bytes> {
         match self.get_now(kind, id) {
-            Err(Error::Missing { .. }) | Err(Error::Storage(storage::Error { cause: Cause::NotFound, .. }))
+            Err(Error::Missing { .. })
+            | Err(Error::Storage(storage::Error { cause: Cause::NotFound, .. }))
                 if self.look_again()? =>
             {
                 self.get_now(kind, id)

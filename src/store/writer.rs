@@ -56,6 +56,9 @@ impl Default for Tuning {
     }
 }
 
+/// Stores a segment under its number.
+pub type PutSegment = Box<dyn Fn(u32, &Segment) -> Result<()> + Send + Sync>;
+
 /// What a writer stands on.
 pub struct WriterParts {
     /// Where packs and segments go.
@@ -73,7 +76,7 @@ pub struct WriterParts {
     /// A directory for this run alone; it need not exist and goes with the run.
     pub scratch: PathBuf,
     /// Seals a segment and puts it under the given number.
-    pub put_segment: Box<dyn Fn(u32, &Segment) -> Result<()> + Send + Sync>,
+    pub put_segment: PutSegment,
 }
 
 /// A chunk's name, and whether this call was the first to bring it.
@@ -181,12 +184,14 @@ impl Writer {
     /// Stores chunks that are not there yet; looked up together.
     pub fn put_all(&self, kind: ChunkKind, plains: Vec<Bytes>) -> Result<Vec<Written>> {
         self.shared.check()?;
-        let ids: Vec<ChunkId> = plains.iter().map(|plain| self.shared.parts.namer.name(kind, plain)).collect();
+        let ids: Vec<ChunkId> =
+            plains.iter().map(|plain| self.shared.parts.namer.name(kind, plain)).collect();
         let fresh: Vec<bool> = {
             let mut own = lock(&self.shared.own);
             ids.iter().map(|id| own.insert(*id)).collect::<Result<_>>()?
         };
-        let candidates: Vec<ChunkId> = ids.iter().zip(&fresh).filter(|(_, fresh)| **fresh).map(|(id, _)| *id).collect();
+        let candidates: Vec<ChunkId> =
+            ids.iter().zip(&fresh).filter(|(_, fresh)| **fresh).map(|(id, _)| *id).collect();
         let mut known = self.shared.parts.index.reusable(&candidates)?.into_iter();
         let mut written = Vec::with_capacity(ids.len());
         for ((id, fresh), plain) in ids.into_iter().zip(fresh).zip(plains) {

@@ -142,7 +142,9 @@ impl BucketTarget {
             .unwrap_or_default();
         metadata.sort();
         let wanted = &entry.headers;
-        let same = |there: Option<&str>, wanted: &Option<String>| there.filter(|t| !t.is_empty()) == wanted.as_deref();
+        let same = |there: Option<&str>, wanted: &Option<String>| {
+            there.filter(|t| !t.is_empty()) == wanted.as_deref()
+        };
         let headers = same(head.content_type(), &wanted.content_type)
             && same(head.cache_control(), &wanted.cache_control)
             && same(head.content_disposition(), &wanted.content_disposition)
@@ -160,20 +162,27 @@ impl BucketTarget {
         match answer.map_err(|e| classify(&e, false)) {
             Ok(answer) => {
                 let tags = answer.tag_set().iter();
-                let mut tags: Vec<_> = tags.map(|tag| (tag.key().to_owned(), tag.value().to_owned())).collect();
+                let mut tags: Vec<_> =
+                    tags.map(|tag| (tag.key().to_owned(), tag.value().to_owned())).collect();
                 tags.sort();
                 Ok(tags)
             }
             // A server without tags has none.
             Err(Cause::NotFound) => Ok(Vec::new()),
-            Err(Cause::Refused(crate::fault::Kind::Failed, why)) if why.contains("NotImplemented") => Ok(Vec::new()),
+            Err(Cause::Refused(crate::fault::Kind::Failed, why)) if why.contains("NotImplemented") => {
+                Ok(Vec::new())
+            }
             Err(cause) => Err(self.fail("read the tags of", key, cause)),
         }
     }
 
     /// Puts an object; the ETag that the server gave it.
     pub async fn put(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<String> {
-        if upload.parts.is_empty() { self.put_whole(upload, pieces).await } else { self.put_parts(upload, pieces).await }
+        if upload.parts.is_empty() {
+            self.put_whole(upload, pieces).await
+        } else {
+            self.put_parts(upload, pieces).await
+        }
     }
 
     async fn body(&self, key: &str, mut pieces: Pieces, size: u64) -> Result<ByteStream> {
@@ -211,7 +220,8 @@ impl BucketTarget {
             .body(body);
         let expires = headers.expires.clone();
         // A body that streams cannot be hashed first; the ETag that comes back verifies it.
-        let request = request.customize().mutate_request(move |request| add_expires(request, expires.as_deref()));
+        let request =
+            request.customize().mutate_request(move |request| add_expires(request, expires.as_deref()));
         let request = if entry.size > IN_MEMORY { request.disable_payload_signing() } else { request };
         let answer = request.send().await.map_err(|e| self.fail("write", key, classify(&e, true)))?;
         Ok(answer.e_tag().unwrap_or_default().trim_matches('"').to_owned())
@@ -256,16 +266,19 @@ impl BucketTarget {
             let mut body = Vec::with_capacity(size as usize);
             while (body.len() as u64) < size {
                 if rest.is_empty() {
-                    let piece = pieces.recv().await.ok_or_else(|| Error::Input("the body ended early".into()))?;
+                    let piece =
+                        pieces.recv().await.ok_or_else(|| Error::Input("the body ended early".into()))?;
                     rest = piece.map_err(Error::Input)?;
                 }
                 let take = rest.len().min(size as usize - body.len());
                 body.extend_from_slice(&rest.split_to(take));
             }
-            let request = self.client.upload_part().bucket(&self.bucket).key(key).upload_id(id).part_number(number);
+            let request =
+                self.client.upload_part().bucket(&self.bucket).key(key).upload_id(id).part_number(number);
             let answer = request.body(ByteStream::from(body)).send().await;
             let answer = answer.map_err(|e| self.fail("write a part of", key, classify(&e, true)))?;
-            let part = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag().map(str::to_owned));
+            let part =
+                CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag().map(str::to_owned));
             completed.push(part.build());
         }
         let completed = CompletedMultipartUpload::builder().set_parts(Some(completed)).build();

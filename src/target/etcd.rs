@@ -105,7 +105,14 @@ impl EtcdTarget {
     pub fn keys(&self, prefix: &[u8]) -> Keys<'_> {
         let begin = if prefix.is_empty() { vec![0] } else { prefix.to_vec() };
         let end = range_end(prefix);
-        Keys { etcd: &self.etcd, next: Some(begin), end, revision: 0, limit: 100, page: Vec::new().into_iter() }
+        Keys {
+            etcd: &self.etcd,
+            next: Some(begin),
+            end,
+            revision: 0,
+            limit: 100,
+            page: Vec::new().into_iter(),
+        }
     }
 
     /// Makes a lease of this id, if there is none of it. False where there is one already.

@@ -30,7 +30,8 @@ impl<'a> Side<'a> {
         let mut path = Vec::new();
         if let Some(root) = root {
             let first = nodes.node(&root.node)?.cells.first().map(|cell| cell.key.clone());
-            let above = Node { level: root.level + 1, cells: vec![Cell::of_root(root, first.unwrap_or_default())] };
+            let above =
+                Node { level: root.level + 1, cells: vec![Cell::of_root(root, first.unwrap_or_default())] };
             path.push((Arc::new(above), 0));
         }
         Ok(Side { nodes, path })
@@ -89,7 +90,11 @@ pub fn diff<E: From<super::Error>>(
                 }
                 if level_x.max(level_y) > 0 {
                     // The higher one first, so that equal subtrees meet on one level.
-                    if level_x >= level_y { a.descend()? } else { b.descend()? }
+                    if level_x >= level_y {
+                        a.descend()?
+                    } else {
+                        b.descend()?
+                    }
                     continue;
                 }
                 (x.key <= y.key, y.key <= x.key)

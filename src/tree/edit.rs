@@ -60,11 +60,7 @@ pub fn apply(
 /// above it, so these are few.
 type Lone = HashMap<ChunkId, Cell>;
 
-fn build(
-    nodes: &dyn Nodes,
-    shape: Shape,
-    edits: impl Iterator<Item = Result<Edit>>,
-) -> Result<Option<Root>> {
+fn build(nodes: &dyn Nodes, shape: Shape, edits: impl Iterator<Item = Result<Edit>>) -> Result<Option<Root>> {
     let mut builder = Builder::new(nodes, shape);
     for edit in edits {
         let Edit { key, value } = edit?;
@@ -128,7 +124,15 @@ fn edit_level(
 ) -> Result<Vec<Change>> {
     let cursor = Cursor::new(nodes, root, level)?;
     let window = shape.sizes.window as usize;
-    let mut editor = Editor { nodes, shape, level, window, cursor, floor: None, outcome: Outcome { above: Vec::new(), lone } };
+    let mut editor = Editor {
+        nodes,
+        shape,
+        level,
+        window,
+        cursor,
+        floor: None,
+        outcome: Outcome { above: Vec::new(), lone },
+    };
     let mut changes = Sorted { changes, last: None }.peekable();
     while let Some(first) = changes.peek() {
         let key = match first {
@@ -218,7 +222,7 @@ impl Replaced<'_, '_> {
 
 impl Editor<'_> {
     /// Moves the cursor to where work for a change at `key` must begin.
-    fn to_begin(&mut self, key: &[u8]) -> Result<()> {
+    fn seek_begin(&mut self, key: &[u8]) -> Result<()> {
         self.cursor.seek(key)?;
         let mut before = self.cursor.node()?.cells.partition_point(|cell| cell.key.as_slice() < key);
         loop {
@@ -235,7 +239,7 @@ impl Editor<'_> {
     where
         I: Iterator<Item = Result<Change>>,
     {
-        self.to_begin(key)?;
+        self.seek_begin(key)?;
         let (nodes, level) = (self.nodes, self.level);
         let mut splitter = Splitter::new(self.shape, level, self.cursor.is_regular());
         let Editor { cursor, outcome, window, floor, .. } = self;
@@ -262,7 +266,6 @@ impl Editor<'_> {
         replaced.pass(None);
         Ok(())
     }
-
 }
 
 /// Whether work may end before the cursor's node: the next change is far behind its begin.

@@ -231,8 +231,9 @@ mod tests {
             (any::<[u8; 32]>(), 0..u64::MAX / 2).prop_map(|(id, n)| Value::Chunk(ChunkId(id), n)),
         ];
         let leaf = (value, any::<u64>()).prop_map(|(value, weight)| Payload::Leaf { value, weight });
-        let child = (any::<[u8; 32]>(), any::<bool>(), any::<u64>(), any::<u64>())
-            .prop_map(|(id, regular, count, weight)| Payload::Child { id: ChunkId(id), regular, count, weight });
+        let child = (any::<[u8; 32]>(), any::<bool>(), any::<u64>(), any::<u64>()).prop_map(
+            |(id, regular, count, weight)| Payload::Child { id: ChunkId(id), regular, count, weight },
+        );
         let keys = proptest::collection::vec(any::<u8>(), 0..12);
         prop_oneof![
             proptest::collection::vec((keys.clone(), leaf), 0..20).prop_map(|cells| (0, cells)),

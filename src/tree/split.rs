@@ -112,8 +112,7 @@ impl Splitter {
             return false;
         }
         let hash = self.hashes[at];
-        let beside = (1..=window).all(|d| self.hashes[at - d] > hash && self.hashes[at + d] > hash);
-        beside
+        (1..=window).all(|d| self.hashes[at - d] > hash && self.hashes[at + d] > hash)
     }
 
     /// Emits the open node up to `end`, where a stretch ends; cut again where it is too long.
@@ -126,7 +125,11 @@ impl Splitter {
     }
 
     /// Emits what comes before the smallest hash from `window` entries on and before `before`.
-    fn cut_off<E>(&mut self, before: usize, emit: &mut impl FnMut(Stretch) -> Result<(), E>) -> Result<usize, E> {
+    fn cut_off<E>(
+        &mut self,
+        before: usize,
+        emit: &mut impl FnMut(Stretch) -> Result<(), E>,
+    ) -> Result<usize, E> {
         let candidates = self.window()..before;
         let place = candidates.min_by_key(|&place| self.hashes[self.past + place]).unwrap_or(self.window());
         self.emit_first(place, emit)?;
@@ -135,7 +138,11 @@ impl Splitter {
     }
 
     /// Emits the first `count` entries as a node; the next one does not begin regularly.
-    fn emit_first<E>(&mut self, count: usize, emit: &mut impl FnMut(Stretch) -> Result<(), E>) -> Result<(), E> {
+    fn emit_first<E>(
+        &mut self,
+        count: usize,
+        emit: &mut impl FnMut(Stretch) -> Result<(), E>,
+    ) -> Result<(), E> {
         let cells: Vec<Cell> = self.cells.drain(..count).collect();
         self.past += count;
         let forget = self.past.saturating_sub(self.window());
