@@ -302,38 +302,44 @@ two_at_once() {
 
 # --- damage ---------------------------------------------------------------
 
-# damage FILE flipped|cut|emptied. A new file, since the old one is a hard link.
+# damage FILE HOW: a first byte or any byte flipped, cut by half, emptied, removed. Always
+# a new file, since the old one is a hard link.
 damage() {
   "$PYTHON" - "$1" "$2" <<'PYTHON'
 import os, random, sys
 path, how = sys.argv[1:]
 data = bytearray(open(path, "rb").read())
-if how == "flipped":
-    data[random.randrange(len(data))] ^= 1 << random.randrange(8)
-else:
-    del data[len(data) // 2 if how == "cut" else 0 :]
-os.chmod(os.path.dirname(path), 0o755)
+at = {"first": 0, "flipped": random.randrange(len(data))}.get(how)
+if at is not None:
+    data[at] ^= 1 << random.randrange(8)
 os.unlink(path)
-open(path, "wb").write(data)
+if how != "removed":
+    size = {"cut": len(data) // 2, "emptied": 0}.get(how, len(data))
+    open(path, "wb").write(data[:size])
 PYTHON
+}
+
+# damaged KIND HOW: on a copy, a file of that kind; check names it.
+damaged() {
+  local copy=$TMP/repositories/damaged file
+  file=$(cd "$STORED" && find "$1" -type f 2>/dev/null | shuf -n 1)
+  # A small backup has no index file of its own.
+  [[ -n $file ]] || return 0
+  rm -rf "$copy"
+  cp -al "$STORED" "$copy"
+  damage "$copy/$file" "$2"
+  ICECORE_REPOSITORY=$copy expect "damage: $1 $2" 4 "$file" "$icecore" check --read-data
 }
 
 damages() {
   section "damage"
   repository directory main
   expect 'no damage: check' 0 '' "$icecore" check --read-data
-  local kind file how copy=$TMP/repositories/damaged
+  local kind how
   for kind in config keys packs/data packs/tree index sessions snapshots; do
-    file=$(cd "$STORED" && find "$kind" -type f 2>/dev/null | shuf -n 1)
-    # A small backup has no index file of its own.
-    [[ -n $file ]] || continue
-    for how in flipped cut emptied; do
-      rm -rf "$copy"
-      cp -al "$STORED" "$copy"
-      damage "$copy/$file" "$how"
-      ICECORE_REPOSITORY=$copy expect "damage: $kind $how" 4 "$file" "$icecore" check --read-data
-    done
+    for how in first flipped cut emptied; do damaged "$kind" "$how"; done
   done
+  for kind in packs/data packs/tree; do damaged "$kind" removed; done
 }
 
 # --- bad input ------------------------------------------------------------

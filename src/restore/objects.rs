@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::mpsc;
 
 use super::mapping::{apply, in_scope};
@@ -19,6 +19,8 @@ use crate::tree::{self, Nodes};
 const SORT_BYTES: usize = 32 << 20;
 /// Objects put at once.
 const AT_ONCE: usize = 12;
+/// Objects whose metadata is asked for together.
+const ALIKE: usize = 256;
 /// Objects named in a warning.
 const NAMED: usize = 10;
 
@@ -26,6 +28,30 @@ const NAMED: usize = 10;
 enum Job {
     Put { key: String, entry: Box<ObjectEntry>, replaces: bool },
     Delete { key: String },
+}
+
+impl Job {
+    /// As a record to spool: a plan may be larger than memory.
+    fn record(self) -> (Vec<u8>, Vec<u8>) {
+        match self {
+            Job::Delete { key } => (key.into_bytes(), Vec::new()),
+            Job::Put { key, entry, replaces } => {
+                let mut record = vec![u8::from(replaces)];
+                record.extend_from_slice(&entry.encode());
+                (key.into_bytes(), record)
+            }
+        }
+    }
+
+    fn of_record(key: Vec<u8>, record: &[u8]) -> Result<Job> {
+        let key = String::from_utf8_lossy(&key).into_owned();
+        Ok(match record.split_first() {
+            None => Job::Delete { key },
+            Some((replaces, entry)) => {
+                Job::Put { key, entry: Box::new(ObjectEntry::decode(entry)?), replaces: *replaces == 1 }
+            }
+        })
+    }
 }
 
 /// What workers share.
@@ -50,6 +76,7 @@ impl Run<'_> {
         let target = BucketTarget::open(&context.runtime, access, bucket)?;
         context.progress.begin(Phase { name: "comparing objects", unit: "objects" });
         let mut plan = Plan::default();
+        let mut jobs = Sorter::new(&self.repository.spool(), SORT_BYTES);
         let identical = self.compare_objects(&target, |job| {
             match &job {
                 Job::Put { key, replaces: true, .. } => {
@@ -62,11 +89,12 @@ impl Run<'_> {
                 }
                 Job::Put { .. } => {}
             }
-            Ok(())
+            let (key, record) = job.record();
+            jobs.push(key, record).map_err(|e| self.spool_failed(e))
         })?;
         plan.check(self.options, "the bucket", "objects")?;
         context.progress.begin(Phase { name: "restoring objects", unit: "objects" });
-        let mut counts = self.write_objects(&target)?;
+        let mut counts = self.write_objects(&target, jobs)?;
         counts.identical = identical;
         self.warn_about_absent()?;
         Ok(Some(counts))
@@ -144,59 +172,69 @@ impl Run<'_> {
         }
     }
 
-    /// Shows what is to be done, in order of key; counts what is identical.
+    fn spool_failed(&self, error: std::io::Error) -> Error {
+        Error::Spool(self.repository.spool().display().to_string(), error)
+    }
+
+    /// Shows what is to be done; counts what is identical.
     fn compare_objects(&self, target: &BucketTarget, mut show: impl FnMut(Job) -> Result<()>) -> Result<u64> {
-        let failed = |e: std::io::Error| Error::Spool(self.repository.spool().display().to_string(), e);
+        let failed = |e| self.spool_failed(e);
         let mut found = self.found_objects(target)?.finish().map_err(failed)?.peekable();
         let wanted = self.wanted_objects()?.finish().map_err(failed)?;
         let (mut identical, mut last) = (0, Vec::new());
+        let mut alike: Vec<(String, ObjectEntry)> = Vec::new();
         for record in wanted {
             self.repository.context().cancel.check()?;
             let (key, value) = record.map_err(failed)?;
             if key == last {
                 let key = String::from_utf8_lossy(&key).into_owned();
-                return Err(
-                    repository::Error::Usage(format!("the maps give two objects the name {key:?}")).into()
-                );
+                return Err(repository::Error::Usage(format!("the maps give two objects the name {key:?}")).into());
             }
             while let Some(extra) = found.next_if(|f| f.as_ref().map_or(true, |f| f.0 < key)) {
                 self.extra(extra.map_err(failed)?.0, &mut show)?;
             }
-            let there =
-                found.next_if(|f| f.as_ref().is_ok_and(|f| f.0 == key)).transpose().map_err(failed)?;
+            let there = found.next_if(|f| f.as_ref().is_ok_and(|f| f.0 == key)).transpose().map_err(failed)?;
             last = key.clone();
             let entry = ObjectEntry::decode(&value)?;
             if entry.state != ObjectState::Present {
                 continue;
             }
             let key = String::from_utf8_lossy(&key).into_owned();
-            let same = match &there {
-                Some((_, there)) => self.same_object(target, &key, &entry, there)?,
-                None => false,
-            };
-            match same {
-                true => identical += 1,
-                false => show(Job::Put { key, entry: Box::new(entry), replaces: there.is_some() })?,
+            let expected = [&entry.size.to_le_bytes()[..], entry.etag.as_bytes()].concat();
+            if there.as_ref().is_some_and(|(_, there)| *there == expected) {
+                alike.push((key, entry));
+                if alike.len() >= ALIKE {
+                    identical += self.judge_alike(target, &mut alike, &mut show)?;
+                }
+                continue;
             }
+            show(Job::Put { key, entry: Box::new(entry), replaces: there.is_some() })?;
         }
+        identical += self.judge_alike(target, &mut alike, &mut show)?;
         for extra in found {
             self.extra(extra.map_err(failed)?.0, &mut show)?;
         }
         Ok(identical)
     }
 
-    fn same_object(
+    /// Objects of the right size and ETag: identical if headers, metadata and tags are the same too.
+    fn judge_alike(
         &self,
         target: &BucketTarget,
-        key: &str,
-        entry: &ObjectEntry,
-        there: &[u8],
-    ) -> Result<bool> {
-        let expected = [&entry.size.to_le_bytes()[..], entry.etag.as_bytes()].concat();
-        if there != expected {
-            return Ok(false);
+        alike: &mut Vec<(String, ObjectEntry)>,
+        show: &mut impl FnMut(Job) -> Result<()>,
+    ) -> Result<u64> {
+        let asked: Vec<(&str, &ObjectEntry)> = alike.iter().map(|(key, entry)| (key.as_str(), entry)).collect();
+        let same = target.all_same_metadata(&asked)?;
+        self.repository.context().progress.advance(Amount { items: same.len() as u64, bytes: 0 });
+        let mut identical = 0;
+        for ((key, entry), same) in alike.drain(..).zip(same) {
+            match same {
+                true => identical += 1,
+                false => show(Job::Put { key, entry: Box::new(entry), replaces: true })?,
+            }
         }
-        Ok(self.repository.context().runtime.block_on(target.same_metadata(key, entry))?)
+        Ok(identical)
     }
 
     fn extra(&self, key: Vec<u8>, show: &mut impl FnMut(Job) -> Result<()>) -> Result<()> {
@@ -209,7 +247,7 @@ impl Run<'_> {
         }
     }
 
-    fn write_objects(&mut self, target: &BucketTarget) -> Result<Counts> {
+    fn write_objects(&mut self, target: &BucketTarget, jobs: Sorter) -> Result<Counts> {
         let work = Work {
             run: self,
             target,
@@ -218,7 +256,7 @@ impl Run<'_> {
             bytes: AtomicU64::new(0),
             other_etag: Mutex::default(),
         };
-        let mut counts = work.all()?;
+        let mut counts = work.all(jobs)?;
         counts.bytes = work.bytes.load(Ordering::Relaxed);
         let other = work.other_etag.into_inner().unwrap_or_else(|e| e.into_inner());
         if !other.is_empty() {
@@ -234,47 +272,55 @@ impl Run<'_> {
 }
 
 impl Work<'_, '_> {
-    fn all(&self) -> Result<Counts> {
+    fn all(&self, plan: Sorter) -> Result<Counts> {
         let (jobs, queue) = bounded::<Job>(2 * AT_ONCE);
-        let mut counts = Counts::default();
-        let options = self.run.options;
-        let compared = std::thread::scope(|scope| {
+        let given = std::thread::scope(|scope| {
             for _ in 0..AT_ONCE {
                 let queue = queue.clone();
                 scope.spawn(move || self.work(&queue));
             }
-            let mut expected = Amount::default();
-            let compared = self.run.compare_objects(self.target, |job| {
-                let (action, key, counter) = match &job {
-                    Job::Put { key, replaces: true, .. } => ("overwrite", key, &mut counts.overwritten),
-                    Job::Put { key, replaces: false, .. } => ("put", key, &mut counts.written),
-                    Job::Delete { .. } if !options.delete_extra => {
-                        counts.extra += 1;
-                        return Ok(());
-                    }
-                    Job::Delete { key } => ("delete", key, &mut counts.deleted),
-                };
-                *counter += 1;
-                (self.run.show)(Change { side: "objects", action, key: key.clone().into_bytes() });
-                if let Job::Put { entry, .. } = &job {
-                    expected.items += 1;
-                    expected.bytes += entry.size;
-                    self.run.repository.context().progress.expect(expected);
-                }
-                let stopped = self.failed.load(Ordering::SeqCst);
-                if !options.dry_run && (stopped || jobs.send(job).is_err()) {
-                    return Err(crate::context::Interrupted.into());
-                }
-                Ok(())
-            });
+            let given = self.give(plan, &jobs);
             drop(jobs);
-            compared
+            given
         });
-        // A worker's failure is the cause; that the comparison stopped is only its consequence.
+        // A worker's failure is the cause; that no more was given is only its consequence.
         match lock(&self.failure).take() {
             Some(error) => Err(error),
-            None => compared.map(|_| counts),
+            None => given,
         }
+    }
+
+    /// Gives the plan's jobs to the workers, or only shows them.
+    fn give(&self, plan: Sorter, jobs: &Sender<Job>) -> Result<Counts> {
+        let (options, context) = (self.run.options, self.run.repository.context());
+        let failed = |e| self.run.spool_failed(e);
+        let (mut counts, mut expected) = (Counts::default(), Amount::default());
+        for record in plan.finish().map_err(failed)? {
+            context.cancel.check()?;
+            let (key, record) = record.map_err(failed)?;
+            let job = Job::of_record(key, &record)?;
+            let (action, key, counter) = match &job {
+                Job::Put { key, replaces: true, .. } => ("overwrite", key, &mut counts.overwritten),
+                Job::Put { key, replaces: false, .. } => ("put", key, &mut counts.written),
+                Job::Delete { .. } if !options.delete_extra => {
+                    counts.extra += 1;
+                    continue;
+                }
+                Job::Delete { key } => ("delete", key, &mut counts.deleted),
+            };
+            *counter += 1;
+            (self.run.show)(Change { side: "objects", action, key: key.clone().into_bytes() });
+            if let Job::Put { entry, .. } = &job {
+                expected.items += 1;
+                expected.bytes += entry.size;
+                context.progress.expect(expected);
+            }
+            let stopped = self.failed.load(Ordering::SeqCst);
+            if !options.dry_run && (stopped || jobs.send(job).is_err()) {
+                return Err(crate::context::Interrupted.into());
+            }
+        }
+        Ok(counts)
     }
 
     fn work(&self, queue: &Receiver<Job>) {

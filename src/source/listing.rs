@@ -137,41 +137,43 @@ enum Part {
     Below(String),
 }
 
-/// Divides what is below `prefix` into parts, in order.
+/// Divides what is below `prefix` into parts, in order: the first that can be divided, again and again,
+/// until there are enough.
 async fn divide(lister: &Lister, prefix: &str) -> Result<Vec<Part>> {
     let first = lister.page(prefix, false, None).await?;
     if first.next.is_none() {
         return Ok(vec![Part::Objects(first.objects)]);
     }
-    let mut parts = vec![Part::Below(prefix.to_owned())];
+    let mut level = vec![Part::Below(prefix.to_owned())];
     for _ in 0..DEPTH {
-        let mut finer = Vec::new();
-        let mut found = false;
-        for part in parts {
+        let (mut finer, mut found) = (Vec::new(), false);
+        let mut left = level.len();
+        for part in level {
+            left -= 1;
             match part {
-                Part::Below(prefix) => match divide_once(lister, &prefix).await? {
+                Part::Below(prefix) if finer.len() + left < ENOUGH => match divide_once(lister, &prefix).await? {
                     Some(divided) => {
                         found = true;
                         finer.extend(divided);
                     }
                     None => finer.push(Part::Below(prefix)),
                 },
-                objects => finer.push(objects),
+                whole => finer.push(whole),
             }
         }
-        parts = finer;
-        if !found || parts.len() >= ENOUGH {
+        level = finer;
+        if !found || level.len() >= ENOUGH {
             break;
         }
     }
-    Ok(parts)
+    Ok(level)
 }
 
-/// The parts of one level, or `None` where it cannot be divided: no prefixes, or more than a page of
-/// them and of objects.
+/// The parts of one level, or `None` where dividing it would not help: no prefixes, or so many that each
+/// holds little.
 async fn divide_once(lister: &Lister, prefix: &str) -> Result<Option<Vec<Part>>> {
     let page = lister.page(prefix, true, None).await?;
-    if page.next.is_some() || page.prefixes.is_empty() {
+    if page.next.is_some() || page.prefixes.is_empty() || page.prefixes.len() > 2 * ENOUGH {
         return Ok(None);
     }
     let mut parts = Vec::new();

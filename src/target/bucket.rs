@@ -19,6 +19,9 @@ use crate::storage::{Cause, S3Access, classify, connect, decode_key};
 /// Up to this size a body is sent from memory, so that the client may try again by itself.
 const IN_MEMORY: u64 = 16 << 20;
 
+/// Objects asked about at once.
+const ASKED_AT_ONCE: usize = 32;
+
 /// An object that the target holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -129,7 +132,7 @@ impl BucketTarget {
     }
 
     /// Whether headers, metadata and tags of the object in the target are those of `entry`.
-    pub async fn same_metadata(&self, key: &str, entry: &ObjectEntry) -> Result<bool> {
+    async fn same_metadata(&self, key: &str, entry: &ObjectEntry) -> Result<bool> {
         let head = self.client.head_object().bucket(&self.bucket).key(key).send().await;
         let head = match head.map_err(|e| classify(&e, false)) {
             Ok(head) => head,
@@ -154,7 +157,15 @@ impl BucketTarget {
         if !headers || metadata != entry.metadata {
             return Ok(false);
         }
-        Ok(self.tags(key).await? == entry.tags)
+        let tags = if head.tag_count().unwrap_or(0) > 0 { self.tags(key).await? } else { Vec::new() };
+        Ok(tags == entry.tags)
+    }
+
+    /// [`BucketTarget::same_metadata`] for several objects at once, in their order.
+    pub fn all_same_metadata(&self, objects: &[(&str, &ObjectEntry)]) -> Result<Vec<bool>> {
+        use futures::stream::{StreamExt, TryStreamExt};
+        let asked = objects.iter().map(|(key, entry)| self.same_metadata(key, entry));
+        self.runtime.block_on(futures::stream::iter(asked).buffered(ASKED_AT_ONCE).try_collect())
     }
 
     async fn tags(&self, key: &str) -> Result<Vec<(String, String)>> {
