@@ -44,11 +44,14 @@ fn noise(length: usize) -> Vec<u8> {
     bytes
 }
 
+type Make = dyn Fn() -> Vec<u8> + Send + Sync;
+type Judge = dyn Fn(&[u8]) + Send + Sync;
+
 /// A golden file: how it is written today, and how it is judged.
 struct Golden {
     name: &'static str,
-    make: Box<dyn Fn() -> Vec<u8> + Send + Sync>,
-    read: Box<dyn Fn(&[u8]) + Send + Sync>,
+    make: Box<Make>,
+    read: Box<Judge>,
     /// A compressor may change its mind about bytes, and still read the old ones.
     exact: bool,
 }
@@ -79,14 +82,15 @@ fn directory() -> PathBuf {
 
 /// The list. Files on disk and names here are the same.
 static GOLDEN: LazyLock<Vec<Golden>> = LazyLock::new(|| {
-    let golden = [records(), entries(), nodes(), packs(), texts()].into_iter().flatten().collect();
+    let golden: Vec<Golden> =
+        [records(), entries(), nodes(), packs(), texts()].into_iter().flatten().collect();
     if std::env::var_os("ICECORE_WRITE_GOLDEN").is_some() {
         write_missing(&golden);
     }
     golden
 });
 
-fn write_missing(golden: &Vec<Golden>) {
+fn write_missing(golden: &[Golden]) {
     fs::create_dir_all(directory()).unwrap();
     for file in golden.iter().filter(|file| !file.path().exists()) {
         fs::write(file.path(), (file.make)()).unwrap();
