@@ -100,9 +100,14 @@ fn guarded(program: &Path) -> Command {
 
 /// The path of an installed server program.
 fn installed(name: &str, part: &str) -> PathBuf {
+    installed_at(&format!("bin/{name}"), part)
+}
+
+/// The same for a program at a place of its own below the cache.
+fn installed_at(place: &str, part: &str) -> PathBuf {
     let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/icecore");
     let cache = std::env::var_os("ICECORE_CACHE").map_or_else(home, PathBuf::from);
-    let program = cache.join("bin").join(name);
+    let program = cache.join(place);
     assert!(
         program.is_file(),
         "{} is not there: `scripts/servers.sh {part}` installs it for this test",
@@ -130,6 +135,22 @@ impl Server {
                 ("MINIO_BROWSER", "off"),
                 ("MINIO_CALLHOME_ENABLE", "off"),
             ]);
+            (port, command, Vec::new())
+        })
+    }
+
+    /// etcd of a version that `scripts/servers.sh` installs: 3.5.1, 3.6.4.
+    pub fn etcd(version: &str) -> Server {
+        let part = format!("etcd-{}", &version[..3]);
+        let program = installed_at(&format!("servers/etcd-{version}/etcd"), &part);
+        start("etcd", "/health", |directory| {
+            let (port, peer) = (free_port(), free_port());
+            let (url, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
+            let mut command = guarded(&program);
+            command.arg("--data-dir").arg(directory.join("data"));
+            command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+            command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+            command.args(["--name", "test", "--initial-cluster", &format!("test={peer}")]);
             (port, command, Vec::new())
         })
     }
