@@ -94,7 +94,8 @@ fn a_file_holds_what_the_server_says_to_the_last_field() {
         assert_eq!(all.iter().filter(|record| record.revision == revision - 1).count(), 3, "{version}");
         let state = state(&all);
         let mut client = world.client();
-        let answer = world.runtime.block_on(client.get("", Some(etcd_client::GetOptions::new().with_all_keys())));
+        let answer =
+            world.runtime.block_on(client.get("", Some(etcd_client::GetOptions::new().with_all_keys())));
         let answer = answer.unwrap();
         assert_eq!(answer.kvs().len(), state.len(), "{version}");
         for kv in answer.kvs() {

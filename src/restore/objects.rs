@@ -188,12 +188,15 @@ impl Run<'_> {
             let (key, value) = record.map_err(failed)?;
             if key == last {
                 let key = String::from_utf8_lossy(&key).into_owned();
-                return Err(repository::Error::Usage(format!("the maps give two objects the name {key:?}")).into());
+                return Err(
+                    repository::Error::Usage(format!("the maps give two objects the name {key:?}")).into()
+                );
             }
             while let Some(extra) = found.next_if(|f| f.as_ref().map_or(true, |f| f.0 < key)) {
                 self.extra(extra.map_err(failed)?.0, &mut show)?;
             }
-            let there = found.next_if(|f| f.as_ref().is_ok_and(|f| f.0 == key)).transpose().map_err(failed)?;
+            let there =
+                found.next_if(|f| f.as_ref().is_ok_and(|f| f.0 == key)).transpose().map_err(failed)?;
             last = key.clone();
             let entry = ObjectEntry::decode(&value)?;
             if entry.state != ObjectState::Present {
@@ -224,7 +227,8 @@ impl Run<'_> {
         alike: &mut Vec<(String, ObjectEntry)>,
         show: &mut impl FnMut(Job) -> Result<()>,
     ) -> Result<u64> {
-        let asked: Vec<(&str, &ObjectEntry)> = alike.iter().map(|(key, entry)| (key.as_str(), entry)).collect();
+        let asked: Vec<(&str, &ObjectEntry)> =
+            alike.iter().map(|(key, entry)| (key.as_str(), entry)).collect();
         let same = target.all_same_metadata(&asked)?;
         self.repository.context().progress.advance(Amount { items: same.len() as u64, bytes: 0 });
         let mut identical = 0;

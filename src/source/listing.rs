@@ -151,13 +151,15 @@ async fn divide(lister: &Lister, prefix: &str) -> Result<Vec<Part>> {
         for part in level {
             left -= 1;
             match part {
-                Part::Below(prefix) if finer.len() + left < ENOUGH => match divide_once(lister, &prefix).await? {
-                    Some(divided) => {
-                        found = true;
-                        finer.extend(divided);
+                Part::Below(prefix) if finer.len() + left < ENOUGH => {
+                    match divide_once(lister, &prefix).await? {
+                        Some(divided) => {
+                            found = true;
+                            finer.extend(divided);
+                        }
+                        None => finer.push(Part::Below(prefix)),
                     }
-                    None => finer.push(Part::Below(prefix)),
-                },
+                }
                 whole => finer.push(whole),
             }
         }

@@ -190,6 +190,8 @@ where
 fn classify_answer(status: u16, code: &str, said: String, unclear: impl Fn(String) -> Cause) -> Cause {
     match (status, code) {
         (_, "NoSuchBucket") => Cause::Refused(Kind::NoBucket, said),
+        // Any web server answers 404; an S3 server says of what.
+        (404, "") => Cause::Refused(Kind::Failed, format!("{said}; is this an S3 server?")),
         (404, _) | (_, "NoSuchKey" | "NotFound") => Cause::NotFound,
         (412, _) => Cause::Exists,
         (409, _) => unclear(said),

@@ -44,21 +44,27 @@ impl Local {
         Error { action, name: name.into(), medium: self.medium.clone(), cause: cause_of(error) }
     }
 
-    /// Makes `directory` and its parents up to the root, each durable in its own parent.
+    /// Makes `directory` and its parents up to the root, each durable in its own parent. Whoever made it,
+    /// its entry may not be durable yet: the first time it is seen its parent is synced.
     fn make_directory(&self, directory: &Path) -> io::Result<()> {
         if self.made.lock().unwrap_or_else(|e| e.into_inner()).contains(directory) {
             return Ok(());
         }
+        let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
         if !directory.is_dir() {
-            if let Some(parent) = directory.parent().filter(|p| !p.as_os_str().is_empty()) {
+            if let Some(parent) = parent {
                 self.make_directory(parent)?;
             }
             match fs::DirBuilder::new().mode(0o700).create(directory) {
                 Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
                 _ => {}
             }
-            if let Some(parent) = directory.parent().filter(|p| !p.as_os_str().is_empty()) {
-                sync_directory(parent)?;
+        }
+        // Above the root, a parent that may not be opened is none of ours.
+        if let Some(parent) = parent.filter(|_| directory.starts_with(&self.root)) {
+            match sync_directory(parent) {
+                Err(e) if directory != self.root || e.kind() != ErrorKind::PermissionDenied => return Err(e),
+                _ => {}
             }
         }
         self.made.lock().unwrap_or_else(|e| e.into_inner()).insert(directory.to_owned());

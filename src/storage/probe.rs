@@ -16,9 +16,22 @@ pub const PROBE_FOLDER: &str = "probe/";
 
 const WRITERS: usize = 8;
 
+/// A probe in which the winner's answer was lost says nothing; it is made again this often.
+const TRIES: usize = 4;
+
 /// Puts one new name from eight threads at once and counts who was told to have won. True when
 /// exactly one was, and the bytes that stand there are the winner's.
 pub fn arbitrates(storage: &dyn Storage, random: &dyn Random) -> Result<bool> {
+    for _ in 0..TRIES {
+        if let Some(verdict) = probe_once(storage, random)? {
+            return Ok(verdict);
+        }
+    }
+    Ok(false)
+}
+
+/// `None` where no answer was clear.
+fn probe_once(storage: &dyn Storage, random: &dyn Random) -> Result<Option<bool>> {
     let name = format!("{PROBE_FOLDER}{}", data_encoding::HEXLOWER.encode(&draw::<12>(random)));
     let barrier = Barrier::new(WRITERS);
     let answers: Vec<Result<()>> = std::thread::scope(|scope| {
@@ -34,18 +47,23 @@ pub fn arbitrates(storage: &dyn Storage, random: &dyn Random) -> Result<bool> {
     verdict
 }
 
-fn judge(storage: &dyn Storage, name: &str, answers: &[Result<()>]) -> Result<bool> {
-    let mut winners = Vec::new();
+fn judge(storage: &dyn Storage, name: &str, answers: &[Result<()>]) -> Result<Option<bool>> {
+    let (mut winners, mut unclear) = (Vec::new(), false);
     for (writer, answer) in answers.iter().enumerate() {
         match answer {
             Ok(()) => winners.push(writer),
-            // A conflict or a lost answer is no win; the winner's bytes decide below.
-            Err(e) if matches!(e.cause, Cause::Exists | Cause::Uncertain(_) | Cause::Transient(_)) => {}
-            Err(e) => return Err(e.clone()),
+            Err(e) => match e.cause {
+                Cause::Exists => {}
+                Cause::Uncertain(_) | Cause::Transient(_) => unclear = true,
+                _ => return Err(e.clone()),
+            },
         }
     }
-    let there = storage.get(name)?;
-    Ok(matches!(winners[..], [winner] if there == format!("writer {winner}")))
+    match winners[..] {
+        [winner] => Ok(Some(storage.get(name)? == format!("writer {winner}"))),
+        [] if unclear => Ok(None),
+        _ => Ok(Some(false)),
+    }
 }
 
 #[cfg(test)]
@@ -81,6 +99,21 @@ mod tests {
         fn delete(&self, name: &str) -> Result<()> {
             self.0.delete(name)
         }
+    }
+
+    #[test]
+    fn a_probe_whose_winner_got_no_answer_is_made_again() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        use crate::storage::{Faulty, Injected, Operation};
+        let directory = tempfile::tempdir().unwrap();
+        let first = AtomicBool::new(true);
+        let lost = move |operation, _: &str| {
+            let lose = operation == Operation::Put && first.swap(false, Ordering::SeqCst);
+            lose.then(|| Injected::After(Cause::Uncertain("lost".into())))
+        };
+        // One of the eight loses its answer; where that is the winner, a second probe decides.
+        assert!(arbitrates(&Faulty::new(Local::new(directory.path()), lost), &Seeded::new(1)).unwrap());
     }
 
     #[test]

@@ -79,6 +79,10 @@ impl Storage for S3 {
             Err(Error { cause: Cause::Refused(_, why), .. }) if why.contains("InvalidRange") => {
                 Ok(Bytes::new())
             }
+            Ok(bytes) if bytes.len() as u64 > length => {
+                let why = format!("{} bytes came where {length} were asked for", bytes.len());
+                Err(self.error("read", name, Cause::Refused(crate::fault::Kind::Failed, why)))
+            }
             bytes => bytes,
         }
     }
