@@ -83,14 +83,14 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| Error::File(path.display().to_string(), e.to_string()))
 }
 
-fn options(access: &Access) -> Result<ConnectOptions> {
+fn options(access: &Access, endpoint: &str) -> Result<ConnectOptions> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(Duration::from_secs(5))
         .with_keep_alive(Duration::from_secs(10), Duration::from_secs(20));
     if let Some((name, password)) = &access.user {
         options = options.with_user(name, password).with_auto_token_refresh(true);
     }
-    if access.ca.is_some() || access.identity.is_some() {
+    if endpoint.starts_with("https://") || access.ca.is_some() || access.identity.is_some() {
         let mut tls = TlsOptions::new().with_native_roots();
         if let Some(ca) = &access.ca {
             tls = tls.ca_certificate(Certificate::from_pem(read(ca)?));
@@ -151,7 +151,7 @@ impl Etcd {
     }
 
     fn connect_one(runtime: &Handle, access: &Access, endpoint: &str) -> Result<Etcd> {
-        let options = options(access)?;
+        let options = options(access, endpoint)?;
         let connected = runtime.block_on(async {
             tokio::time::timeout(ANSWER, Client::connect([endpoint], Some(options))).await
         });

@@ -236,7 +236,7 @@ fn wrapped(
     let faulty = Faulty::new(Local::new(directory.path()), plan);
     let requests = Arc::new(Requests::default());
     let counted = Counted::new(faulty, requests.clone());
-    let limited = Limited::new(counted, Some(4 << 30), Some(4 << 30));
+    let limited = Limited::new(counted, Some(4 << 30), Some(4 << 30), Cancel::default());
     (retried(limited), requests)
 }
 

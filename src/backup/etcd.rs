@@ -127,10 +127,9 @@ impl Run<'_> {
         };
         for gap in &gaps {
             self.warnings.push(format!(
-                "etcd compacted revisions {} to {} before they could be captured; snapshots reach back to {} from here",
-                gap.after + 1,
-                gap.until - 1,
-                gap.until
+                "etcd was compacted up to revision {} before what came after revision {} could be captured; \
+                 history reaches back to {} from here",
+                gap.until, gap.after, gap.until
             ));
         }
         let mut events =

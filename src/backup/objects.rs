@@ -328,7 +328,7 @@ impl Work<'_, '_> {
                             continue;
                         }
                     }
-                    fetched = runtime.block_on(self.reading.fetch(&mut listed));
+                    fetched = runtime.block_on(self.reading.fetch_again(&mut listed));
                 }
                 Err(error) => return Err(error),
                 Ok(entry) => {

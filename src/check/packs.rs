@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use super::records::Segments;
 use super::{Damage, Result, Run, damage};
 use crate::fault::Kind;
-use crate::format::{Malformed, Name, PackEntry};
+use crate::format::{Malformed, Name, PACK_MAGIC, PackEntry};
 use crate::id::{ChunkId, PackId};
 use crate::progress::{Amount, Phase};
 use crate::repository::Repository;
@@ -101,6 +101,9 @@ fn read_pack(repository: &Repository, pack: &PackEntry) -> Result<Read> {
         Err(error) => return Err(error.into()),
     };
     read.bytes = bytes.len() as u64;
+    if !bytes.starts_with(PACK_MAGIC) {
+        read.damage.push(damage("pack", file.clone(), Malformed::Magic("pack")));
+    }
     check_footer(repository, pack, &file, &mut read)?;
     let reader = PackReader::new(pack.id, pack.kind, repository.seal_secret());
     let namer = repository.namer();

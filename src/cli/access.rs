@@ -24,6 +24,8 @@ pub struct Settings {
     limits: (Option<u64>, Option<u64>),
     /// The line of snapshots.
     pub series: String,
+    /// Whether the user named it.
+    pub series_given: bool,
 }
 
 fn env(name: &str) -> Option<String> {
@@ -43,7 +45,7 @@ fn read_secret(path: &Path) -> Result<String, Failure> {
 }
 
 fn run_secret(command: &str) -> Result<String, Failure> {
-    let failed = |why: String| Failure::usage(format!("the passphrase command failed: {why}"));
+    let failed = |why: String| Failure::usage(format!("the command for a secret failed: {why}"));
     let output = std::process::Command::new("sh")
         .arg("-c")
         .arg(command)
@@ -62,6 +64,7 @@ impl Settings {
         let named = global.config.clone().or_else(|| env("ICECORE_CONFIG").map(PathBuf::from));
         let file = File::load(named.as_deref())?;
         let series = global.series.clone().or_else(|| file.get("", "repository", "series"));
+        let series_given = series.is_some();
         let series = series.unwrap_or_else(|| "default".into());
         let from_file = |key: &str| file.get(&series, "repository", key);
         let rate = |flag: &Option<String>, key: &str| match flag.clone().or_else(|| from_file(key)) {
@@ -75,7 +78,7 @@ impl Settings {
         let repository =
             global.repository.clone().or_else(|| env("ICECORE_REPOSITORY")).or_else(|| from_file("url"));
         let passphrase_file = global.passphrase_file.clone();
-        Ok(Settings { repository, passphrase_file, cache, limits, series, file })
+        Ok(Settings { repository, passphrase_file, cache, limits, series, series_given, file })
     }
 
     fn get(&self, table: &str, key: &str) -> Option<String> {
@@ -97,6 +100,10 @@ impl Settings {
 
     /// The passphrase, asked for where nothing else gives it; twice where it is a new one.
     fn passphrase(&self, new: bool) -> Result<String, Failure> {
+        not_empty(self.find_passphrase(new)?)
+    }
+
+    fn find_passphrase(&self, new: bool) -> Result<String, Failure> {
         if let Some(path) = &self.passphrase_file {
             return read_secret(path);
         }
@@ -119,6 +126,13 @@ impl Settings {
     }
 }
 
+fn not_empty(passphrase: String) -> Result<String, Failure> {
+    match passphrase.is_empty() {
+        true => Err(Failure::usage("the passphrase is empty, which protects nothing")),
+        false => Ok(passphrase),
+    }
+}
+
 /// Asks on the terminal.
 fn ask(prompt: &str, twice: bool) -> Result<String, Failure> {
     use std::io::IsTerminal;
@@ -135,20 +149,17 @@ fn ask(prompt: &str, twice: bool) -> Result<String, Failure> {
     if twice && read("again: ")? != passphrase {
         return Err(Failure::usage("the two passphrases differ"));
     }
-    match passphrase.is_empty() {
-        true => Err(Failure::usage("an empty passphrase protects nothing")),
-        false => Ok(passphrase),
-    }
+    Ok(passphrase)
 }
 
 /// A new passphrase for `key add` and `key passwd`.
 pub fn new_passphrase(file: Option<&Path>) -> Result<String, Failure> {
-    match (file, env("ICECORE_NEW_PASSPHRASE_FILE"), env("ICECORE_NEW_PASSPHRASE")) {
-        (Some(path), _, _) => read_secret(path),
-        (None, Some(path), _) => read_secret(Path::new(&path)),
-        (None, None, Some(passphrase)) => Ok(passphrase),
-        (None, None, None) => ask("new passphrase: ", true),
-    }
+    not_empty(match (file, env("ICECORE_NEW_PASSPHRASE_FILE"), env("ICECORE_NEW_PASSPHRASE")) {
+        (Some(path), _, _) => read_secret(path)?,
+        (None, Some(path), _) => read_secret(Path::new(&path))?,
+        (None, None, Some(passphrase)) => passphrase,
+        (None, None, None) => ask("new passphrase: ", true)?,
+    })
 }
 
 /// Keys from `<before>_ACCESS_KEY_ID` and so on.

@@ -30,7 +30,7 @@ pub fn snapshots(session: &Session, tag: Option<&str>) -> Result<Outcome, Failur
     let view = repository.view()?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     // Without --series all are listed.
-    let series = (session.settings.series != "default").then_some(session.settings.series.as_str());
+    let series = session.settings.series_given.then_some(session.settings.series.as_str());
     let wanted = |info: &&SnapshotInfo| {
         series.is_none_or(|series| info.snapshot.series == series)
             && tag.is_none_or(|tag| info.snapshot.tags.iter().any(|t| t == tag))
@@ -273,7 +273,7 @@ pub fn check(session: &Session, read_data: bool) -> Result<Outcome, Failure> {
         if report.unused_packs > 0 {
             writeln!(
                 out,
-                "{} packs are not used by any snapshot (left by interrupted runs)",
+                "{} packs are not used by any snapshot (left by interrupted runs, or of forgotten snapshots)",
                 report.unused_packs
             )?;
         }

@@ -34,6 +34,9 @@ const LIMIT: usize = 64 << 20;
 /// Bytes that are not what they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
+    /// Not there although it should be.
+    #[error("it is missing")]
+    Missing,
     /// Not of the expected kind at all.
     #[error("it does not begin as a {0} does")]
     Magic(&'static str),

@@ -215,7 +215,7 @@ pub struct Stored {
     pub new_chunks: u64,
     /// Their plain bytes.
     pub new_bytes: u64,
-    /// All bytes written to the repository.
+    /// Bytes of the packs written.
     pub written_bytes: u64,
 }
 

@@ -90,7 +90,7 @@ fn wrap<S: Storage + 'static>(
     requests: &Arc<Requests>,
 ) -> Arc<dyn Storage> {
     let counted = Counted::new(storage, requests.clone());
-    let limited = Limited::new(counted, access.upload, access.download);
+    let limited = Limited::new(counted, access.upload, access.download, context.cancel.clone());
     let (random, cancel) = (context.random.clone(), context.cancel.clone());
     Arc::new(Retried::new(limited, Patience::default(), random, cancel))
 }

@@ -37,7 +37,7 @@ impl Repository {
     /// Puts a session record; an unclear answer costs the id.
     fn put_session(&self, kind: SessionKind, label: u64, pin: Option<SessionId>) -> Result<SessionId> {
         let mut failure = None;
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES as u32 {
             self.context().cancel.check()?;
             let sid = SessionId::draw(&*self.context().random, label);
             let name = Name::Session(sid).to_string();
@@ -47,7 +47,7 @@ impl Repository {
                 Ok(()) => return Ok(sid),
                 Err(error) => match error.cause {
                     Cause::Uncertain(_) | Cause::Transient(_) | Cause::Exists => {
-                        std::thread::sleep(std::time::Duration::from_millis(200));
+                        std::thread::sleep(std::time::Duration::from_millis(100 << attempt));
                         failure = Some(error);
                     }
                     _ => return Err(error.into()),
@@ -125,11 +125,13 @@ impl Repository {
                 continue;
             }
             let session: Session = self.record(&Name::Session(other).to_string())?;
-            let dead =
-                session.host == super::open::host() && !Path::new(&format!("/proc/{}", session.pid)).exists();
+            // A process of our own number is dead: we are it now.
+            let running =
+                session.pid != std::process::id() && Path::new(&format!("/proc/{}", session.pid)).exists();
+            let dead = session.host == super::open::host() && !running;
             if session.kind == SessionKind::Write && !dead {
                 return Err(Error::Busy(format!(
-                    "{} cannot arbitrate between writers, and a backup on {} (process {}) has not ended",
+                    "{} cannot arbitrate between writers, and a backup on {} (process {}) has not ended; if that process is gone for good, remove sessions/{other}",
                     self.storage().medium(),
                     session.host,
                     session.pid
@@ -181,7 +183,11 @@ impl WriteSession<'_> {
             seal: repository.seal_secret().clone(),
             random: repository.context().random.clone(),
             cache: repository.pack_cache(),
-            scratch: repository.cache().join("own").join(self.sid.to_string()),
+            scratch: repository.cache().join("index/commands").join(format!(
+                "{}-own-{}",
+                std::process::id(),
+                self.sid
+            )),
             put_segment: Box::new(put_segment),
         };
         Writer::start(parts, tuning)

@@ -34,19 +34,33 @@ pub(super) fn apply(maps: &[Map], key: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Whether a key of the target belongs to what is restored: below `prefix`, or below a map's target.
+/// Whether a key of the target belongs to what is restored: below a map's target, or below `prefix` and
+/// not below what a map moves away from there. With maps and no prefix only the maps' targets count.
 pub(super) fn in_scope(maps: &[Map], prefix: &[u8], key: &[u8]) -> bool {
-    match maps {
-        [] => key.starts_with(prefix),
-        maps => {
-            maps.iter().any(|map| key.starts_with(&map.to)) || (!prefix.is_empty() && key.starts_with(prefix))
-        }
+    let below = key.starts_with(prefix);
+    if maps.is_empty() {
+        return below;
     }
+    if maps.iter().any(|map| key.starts_with(&map.to)) {
+        return true;
+    }
+    below && !prefix.is_empty() && !maps.iter().any(|map| key.starts_with(&map.from))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_map_moves_away_is_left_alone() {
+        let maps: Vec<Map> = vec!["a/=b/".parse().unwrap()];
+        assert!(in_scope(&maps, b"a/", b"b/x"));
+        assert!(!in_scope(&maps, b"a/", b"a/x"), "the originals would be deleted");
+        assert!(!in_scope(&maps, b"", b"c"));
+        assert!(in_scope(&maps, b"c/", b"c/x"));
+        assert!(in_scope(&[], b"", b"anything"));
+        assert!(!in_scope(&[], b"a/", b"b/x"));
+    }
 
     #[test]
     fn the_longest_beginning_wins() {

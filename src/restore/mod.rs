@@ -199,7 +199,8 @@ pub fn run(
     if options.bucket.is_some() && info.snapshot.objects.is_none() {
         return usage("this snapshot has no objects to restore with --to-s3");
     }
-    let _session = repository.begin_read(info.id)?;
+    // A dry run writes nothing, not even a pin.
+    let _session = if options.dry_run { None } else { Some(repository.begin_read(info.id)?) };
     let view = repository.view()?;
     let reader = repository.reader(&view)?;
     let nodes = ReadWrite::new(&reader, None);

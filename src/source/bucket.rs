@@ -19,8 +19,8 @@ use crate::storage::{Cause, S3Access, classify, connect};
 
 /// A larger object is read in ranges of this size.
 const PIECE: u64 = 8 << 20;
-/// Ranges of one object read at once.
-const PIECES_AT_ONCE: usize = 3;
+/// Pieces of one object that wait in memory for whoever cuts them.
+const PIECES_AHEAD: usize = 3;
 /// KiB of bodies in memory at once.
 const BUDGET_KIB: u32 = 96 << 10;
 /// A body that stands still for so long is given up.
@@ -103,7 +103,8 @@ pub enum Fetched {
 pub struct Body {
     pieces: mpsc::Receiver<Result<Bytes>>,
     left: u64,
-    _share: OwnedSemaphorePermit,
+    /// None for an object that is read again: whoever waits for it holds up those that would give way.
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 impl Body {
@@ -295,9 +296,19 @@ impl Reading {
     /// Begins to read the object; its body arrives while the caller works on it. Waits for a share of
     /// the memory budget first. `listed` becomes what was really read.
     pub async fn fetch(&self, listed: &mut Listed) -> Result<Fetched> {
+        self.fetch_within(listed, true).await
+    }
+
+    /// The same for an object whose first reading broke off; it does not wait for the budget, which
+    /// objects behind it may hold.
+    pub async fn fetch_again(&self, listed: &mut Listed) -> Result<Fetched> {
+        self.fetch_within(listed, false).await
+    }
+
+    async fn fetch_within(&self, listed: &mut Listed, budget: bool) -> Result<Fetched> {
         let mut failure = None;
         for _ in 0..TRIES {
-            match self.try_fetch(listed).await {
+            match self.try_fetch(listed, budget).await {
                 // Changed since it was listed: look again.
                 Err(Error::S3 { cause: Cause::Exists, .. }) => match self.bucket.look(&listed.key).await? {
                     Some(now) => *listed = now,
@@ -315,17 +326,29 @@ impl Reading {
         Err(failure.unwrap_or_else(|| self.bucket.fail("read", &listed.key, Cause::Transient(why))))
     }
 
-    async fn try_fetch(&self, listed: &mut Listed) -> Result<Fetched> {
-        let in_memory = listed.size.min(PIECE * (PIECES_AT_ONCE as u64 + 1));
+    async fn try_fetch(&self, listed: &mut Listed, budget: bool) -> Result<Fetched> {
+        let in_memory = listed.size.min(PIECE * (PIECES_AHEAD as u64 + 1));
         let share = (in_memory / 1024 + 1).min(u64::from(BUDGET_KIB)) as u32;
-        // Fails only for a closed semaphore; this one is never closed.
-        let share =
-            self.budget.clone().acquire_many_owned(share).await.map_err(|_| crate::context::Interrupted)?;
+        let share = match budget {
+            // Fails only for a closed semaphore; this one is never closed.
+            true => Some(
+                self.budget
+                    .clone()
+                    .acquire_many_owned(share)
+                    .await
+                    .map_err(|_| crate::context::Interrupted)?,
+            ),
+            false => None,
+        };
         let key = listed.key.clone();
         let large = listed.size > PIECE;
         let range = large.then_some((0, PIECE));
         let answer = self.bucket.get(&key, range, large.then_some(listed.etag.as_str())).await?;
         let length: u64 = answer.content_length().unwrap_or_default().try_into().unwrap_or_default();
+        if !large && length > PIECE {
+            // It has become a large one since it was listed.
+            return Err(self.bucket.fail("read", &key, Cause::Exists));
+        }
         let size = if large { listed.size } else { length };
         let head = self.bucket.head_of(&key, size, &answer).await?;
         if head.etag != listed.etag || head.size != listed.size {
@@ -335,7 +358,7 @@ impl Reading {
             }
         }
         (listed.etag, listed.size) = (head.etag.clone(), head.size);
-        let (pieces, arriving) = mpsc::channel(PIECES_AT_ONCE);
+        let (pieces, arriving) = mpsc::channel(PIECES_AHEAD);
         let (bucket, etag) = (self.bucket.clone(), head.etag.clone());
         tokio::spawn(async move {
             let mut answer = Some(answer);
@@ -387,6 +410,7 @@ impl Bucket {
 /// Why this one object cannot be read, where that is no failure of the whole source.
 fn unreadable(error: &Error) -> Option<String> {
     let Error::S3 { cause: Cause::Refused(kind, why), .. } = error else { return None };
+    let archived = why.contains("InvalidObjectState");
     let customer_key = why.contains("Server Side Encryption") || why.contains("server side encryption");
-    (customer_key || (*kind == Kind::Denied && why.contains("AccessDenied"))).then(|| why.clone())
+    (archived || customer_key || (*kind == Kind::Denied && why.contains("AccessDenied"))).then(|| why.clone())
 }

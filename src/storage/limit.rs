@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{Listed, Result, Storage};
+use crate::context::Cancel;
 
 /// Lets bytes pass at a rate: each caller waits until the bytes before its own have had their time.
 struct Gate {
     per_second: Option<u64>,
     free_at: Mutex<Option<Instant>>,
+    cancel: Cancel,
 }
 
 impl Gate {
-    fn new(per_second: Option<u64>) -> Gate {
-        Gate { per_second: per_second.filter(|&rate| rate > 0), free_at: Mutex::new(None) }
+    fn new(per_second: Option<u64>, cancel: Cancel) -> Gate {
+        Gate { per_second: per_second.filter(|&rate| rate > 0), free_at: Mutex::new(None), cancel }
     }
 
     fn pass(&self, bytes: u64) {
@@ -28,7 +30,12 @@ impl Gate {
             *free_at = Some(until);
             until
         };
-        std::thread::sleep(until.saturating_duration_since(now));
+        // Whoever wants to stop does not want to wait.
+        while Instant::now() < until && !self.cancel.is_set() {
+            std::thread::sleep(
+                until.saturating_duration_since(Instant::now()).min(Duration::from_millis(50)),
+            );
+        }
     }
 }
 
@@ -40,9 +47,9 @@ pub struct Limited<S> {
 }
 
 impl<S: Storage> Limited<S> {
-    /// Bytes a second, `None` for no limit.
-    pub fn new(inner: S, upload: Option<u64>, download: Option<u64>) -> Limited<S> {
-        Limited { inner, up: Gate::new(upload), down: Gate::new(download) }
+    /// Bytes a second, `None` for no limit. Nobody waits once `cancel` is set.
+    pub fn new(inner: S, upload: Option<u64>, download: Option<u64>, cancel: Cancel) -> Limited<S> {
+        Limited { inner, up: Gate::new(upload, cancel.clone()), down: Gate::new(download, cancel) }
     }
 }
 
@@ -85,7 +92,7 @@ mod tests {
     #[test]
     fn a_limit_is_kept_over_several_files() {
         let directory = tempfile::tempdir().unwrap();
-        let limited = Limited::new(Local::new(directory.path()), Some(1 << 20), None);
+        let limited = Limited::new(Local::new(directory.path()), Some(1 << 20), None, Cancel::default());
         let begun = Instant::now();
         for name in ["a", "b", "c", "d"] {
             limited.put(name, vec![0; 64 << 10].into()).unwrap();

@@ -43,7 +43,8 @@ fn probe_once(storage: &dyn Storage, random: &dyn Random) -> Result<Option<bool>
         threads.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
     });
     let verdict = judge(storage, &name, &answers);
-    storage.delete(&name)?;
+    // A name that may not be deleted is garbage, and the verdict stands.
+    let _ = storage.delete(&name);
     verdict
 }
 

@@ -32,6 +32,8 @@ const PLACE_LEN: usize = 24;
 const BATCH: usize = 20_000;
 /// Dead places are swept out by starting anew once there are more of them than of live ones.
 const SWEEP_FROM: u64 = 100_000;
+/// Imports before a command gives up against others that keep changing the table.
+const IMPORTS: usize = 3;
 const BLOCK_CACHE: usize = 64 << 20;
 
 /// Where a chunk's sealed bytes are.
@@ -245,15 +247,17 @@ impl Index {
         fs::create_dir_all(&own).map_err(|e| fail(home, e))?;
         sweep_dead_commands(home);
         let opening = Opening { home, wanted, load };
-        // Two tries: another command may bring in a segment, or drop one, between import and look.
-        for _ in 0..3 {
+        // Another command may bring in a segment, or drop one, between import and look.
+        for attempt in 0..=IMPORTS {
             if let Some((db, known)) = opening.try_current(&own)? {
                 let live =
                     wanted.iter().filter_map(|w| Some((known.get(&w.name)?.number, w.reusable))).collect();
                 let packs = Mutex::default();
                 return Ok(Index { db, live, condemned, packs, home: home.to_owned(), own });
             }
-            opening.import()?;
+            if attempt < IMPORTS {
+                opening.import()?;
+            }
         }
         Err(fail(home, "other commands keep changing it; try again"))
     }

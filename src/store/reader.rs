@@ -11,7 +11,7 @@ use super::{Error, Index, PackCache, PackReader, Place, Result};
 use crate::format::{Malformed, Name, PackedChunk};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::secret::{ChunkNamer, SealSecret};
-use crate::storage::{self, Cause, Storage};
+use crate::storage::Storage;
 
 /// Small chunks are fetched in blocks, since their neighbours are usually wanted next.
 const BLOCK: u64 = 1 << 20;
@@ -64,8 +64,7 @@ impl Reader {
     /// The plain bytes of a chunk, verified. Where one copy is damaged, another is taken.
     pub fn get(&self, kind: ChunkKind, id: &ChunkId) -> Result<Bytes> {
         match self.get_now(kind, id) {
-            Err(Error::Missing { .. })
-            | Err(Error::Storage(storage::Error { cause: Cause::NotFound, .. }))
+            Err(Error::Missing { .. } | Error::Damaged { what: Malformed::Missing, .. })
                 if self.look_again()? =>
             {
                 self.get_now(kind, id)
@@ -89,7 +88,11 @@ impl Reader {
         let mut failure = Error::Missing { kind, id: *id };
         for place in self.index().find(id)? {
             match self.read(kind, id, &place) {
-                Err(Error::Storage(error)) if !error.is_not_found() => return Err(error.into()),
+                Err(Error::Storage(error)) if error.is_not_found() => {
+                    let file = Name::Pack(kind, place.pack).to_string();
+                    failure = Error::Damaged { file, what: Malformed::Missing };
+                }
+                Err(Error::Storage(error)) => return Err(error.into()),
                 Err(error) => failure = error,
                 plain => return plain,
             }

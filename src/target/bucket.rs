@@ -17,7 +17,7 @@ use crate::format::ObjectEntry;
 use crate::storage::{Cause, S3Access, classify, connect, decode_key};
 
 /// Up to this size a body is sent from memory, so that the client may try again by itself.
-const IN_MEMORY: u64 = 16 << 20;
+const IN_MEMORY: u64 = 8 << 20;
 
 /// Objects asked about at once.
 const ASKED_AT_ONCE: usize = 32;
@@ -270,26 +270,20 @@ impl BucketTarget {
         done
     }
 
-    async fn parts(&self, upload: &Upload<'_>, id: &str, mut pieces: Pieces) -> Result<String> {
+    async fn parts(&self, upload: &Upload<'_>, id: &str, pieces: Pieces) -> Result<String> {
         let key = upload.key;
-        let (mut completed, mut rest) = (Vec::new(), Bytes::new());
+        let mut completed = Vec::new();
+        let mut cutting = Cutting { pieces, rest: Bytes::new() };
         for (&size, number) in upload.parts.iter().zip(1..) {
-            let mut body = Vec::with_capacity(size as usize);
-            while (body.len() as u64) < size {
-                if rest.is_empty() {
-                    let piece =
-                        pieces.recv().await.ok_or_else(|| Error::Input("the body ended early".into()))?;
-                    rest = piece.map_err(Error::Input)?;
-                }
-                let take = rest.len().min(size as usize - body.len());
-                body.extend_from_slice(&rest.split_to(take));
-            }
-            let request =
-                self.client.upload_part().bucket(&self.bucket).key(key).upload_id(id).part_number(number);
-            let answer = request.body(ByteStream::from(body)).send().await;
-            let answer = answer.map_err(|e| self.fail("write a part of", key, classify(&e, true)))?;
-            let part =
-                CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag().map(str::to_owned));
+            let (given, part) = mpsc::channel(1);
+            let sent = self.part(key, id, number, size, part);
+            let (answer, fed) = tokio::join!(sent, cutting.give(size, given));
+            let etag = match (answer, fed) {
+                // What could not be read is the cause of what could not be sent.
+                (_, Err(error)) | (Err(error), _) => return Err(error),
+                (Ok(etag), Ok(())) => etag,
+            };
+            let part = CompletedPart::builder().part_number(number).set_e_tag(etag);
             completed.push(part.build());
         }
         let completed = CompletedMultipartUpload::builder().set_parts(Some(completed)).build();
@@ -299,10 +293,59 @@ impl BucketTarget {
         Ok(answer.e_tag().unwrap_or_default().trim_matches('"').to_owned())
     }
 
+    async fn part(
+        &self,
+        key: &str,
+        id: &str,
+        number: i32,
+        size: u64,
+        pieces: Pieces,
+    ) -> Result<Option<String>> {
+        let body = self.body(key, pieces, size).await?;
+        let request =
+            self.client.upload_part().bucket(&self.bucket).key(key).upload_id(id).part_number(number);
+        let request = request.content_length(size as i64).body(body).customize();
+        let request = if size > IN_MEMORY { request.disable_payload_signing() } else { request };
+        let answer = request.send().await;
+        let answer = answer.map_err(|e| self.fail("write a part of", key, classify(&e, true)))?;
+        Ok(answer.e_tag().map(str::to_owned))
+    }
+
     /// Removes an object.
     pub async fn delete(&self, key: &str) -> Result<()> {
         let request = self.client.delete_object().bucket(&self.bucket).key(key);
         request.send().await.map(|_| ()).map_err(|e| self.fail("delete", key, classify(&e, true)))
+    }
+}
+
+/// A body being cut into parts.
+struct Cutting {
+    pieces: Pieces,
+    rest: Bytes,
+}
+
+impl Cutting {
+    /// Gives the next `size` bytes to `part`.
+    async fn give(
+        &mut self,
+        size: u64,
+        part: mpsc::Sender<std::result::Result<Bytes, String>>,
+    ) -> Result<()> {
+        let mut left = size;
+        while left > 0 {
+            if self.rest.is_empty() {
+                let piece = self.pieces.recv().await;
+                let piece = piece.ok_or_else(|| Error::Input("the body ended early".into()))?;
+                self.rest = piece.map_err(Error::Input)?;
+            }
+            let take = self.rest.split_to((self.rest.len() as u64).min(left) as usize);
+            left -= take.len() as u64;
+            // Whoever sends the part and stopped has an error of its own to tell.
+            if part.send(Ok(take)).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 }
 
