@@ -75,8 +75,14 @@ fn unchanged(before: &ObjectEntry, now: &Listed) -> bool {
     before.state == ObjectState::Present
         && before.size == now.size
         && before.etag == now.etag
-        && before.modified == now.modified
+        && same_time(before.modified, now.modified)
         && shown
+}
+
+/// Listings show milliseconds, answers about one object whole seconds; an object that changed while it was
+/// read has the latter.
+fn same_time(before: i64, now: i64) -> bool {
+    before == now || (before % 1000 == 0 && before / 1000 == now / 1000)
 }
 
 impl Run<'_> {
