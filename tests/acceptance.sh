@@ -67,7 +67,8 @@ same() { # NAME A B
   if [[ $2 == "$3" ]]; then ok "$1"; else not_ok "$1" "$2, then $3"; fi
 }
 
-# interrupt NAME CONDITION COMMAND…: Ctrl-C as soon as the condition holds.
+# interrupt NAME CONDITION COMMAND…: Ctrl-C as soon as the condition holds. (The commands
+# get a limit of speed, or they might have ended by then.)
 interrupt() {
   local name=$1 condition=$2 got=0
   shift 2
@@ -241,7 +242,7 @@ restores() { # KIND
   fresh_target "$1-interrupted"
   interrupt "$1: Ctrl-C in a restore" \
     "((\$(count_files '${DIR[store]}/data/$bucket' xl.meta) > $OBJECTS / 10))" \
-    "$icecore" restore latest "${target[@]}"
+    "$icecore" restore latest "${target[@]}" --limit-download 20MiB
   restore "$1: the interrupted restore again" 0
   as_it_was "$1: the interrupted restore again" "$1"
 }
@@ -250,7 +251,7 @@ interrupted_backup() { # KIND
   repository "$1" interrupted
   "$icecore" init >/dev/null 2>&1
   interrupt "$1: Ctrl-C in a backup" "((\$(count_files '$STORED/packs/data' '*') > 0))" \
-    "$icecore" backup "${etcd_source[@]}" "${s3_source[@]}"
+    "$icecore" backup "${etcd_source[@]}" "${s3_source[@]}" --limit-upload 20MiB
   backup "$1: backup after an interrupted one"
   expect "$1: check after an interrupted backup" 0 '' "$icecore" check --read-data
 }
@@ -302,16 +303,17 @@ two_at_once() {
 
 # --- damage ---------------------------------------------------------------
 
-# damage FILE HOW: a first byte or any byte flipped, cut by half, emptied, removed. Always
-# a new file, since the old one is a hard link.
+# damage FILE HOW: byte N or any byte (flipped) changed, cut by half, emptied, removed.
+# Always a new file, since the old one is a hard link.
 damage() {
   "$PYTHON" - "$1" "$2" <<'PYTHON'
 import os, random, sys
 path, how = sys.argv[1:]
 data = bytearray(open(path, "rb").read())
-at = {"first": 0, "flipped": random.randrange(len(data))}.get(how)
-if at is not None:
-    data[at] ^= 1 << random.randrange(8)
+if how == "flipped":
+    how = str(random.randrange(len(data)))
+if how.isdigit():
+    data[int(how)] ^= 1 << random.randrange(8)
 os.unlink(path)
 if how != "removed":
     size = {"cut": len(data) // 2, "emptied": 0}.get(how, len(data))
@@ -331,15 +333,32 @@ damaged() {
   ICECORE_REPOSITORY=$copy expect "damage: $1 $2" 4 "$file" "$icecore" check --read-data
 }
 
+# What is wrong with it must not pass for a wrong passphrase or for a newer format.
+every_byte_of_config() {
+  local copy=$TMP/repositories/damaged size at code missed=()
+  rm -rf "$copy"
+  cp -al "$STORED" "$copy"
+  size=$(stat -c %s "$STORED/config")
+  for ((at = 0; at < size; at++)); do
+    cp --remove-destination "$STORED/config" "$copy/config"
+    damage "$copy/config" "$at"
+    code=0
+    ICECORE_REPOSITORY=$copy "$icecore" check >"$OUT" 2>"$ERR" || code=$?
+    ((code == 4)) || missed+=("$at: $code")
+  done
+  same 'damage: every byte of config' 'exit code 4' "${missed[*]:-exit code 4}"
+}
+
 damages() {
   section "damage"
   repository directory main
   expect 'no damage: check' 0 '' "$icecore" check --read-data
   local kind how
   for kind in config keys packs/data packs/tree index sessions snapshots; do
-    for how in first flipped cut emptied; do damaged "$kind" "$how"; done
+    for how in 0 flipped cut emptied; do damaged "$kind" "$how"; done
   done
   for kind in packs/data packs/tree; do damaged "$kind" removed; done
+  every_byte_of_config
 }
 
 # --- bad input ------------------------------------------------------------

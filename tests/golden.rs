@@ -133,7 +133,8 @@ where
 }
 
 fn records() -> Vec<Golden> {
-    let config_clear = [&FORMAT.to_le_bytes()[..], &REPOSITORY.0].concat();
+    let said = [&FORMAT.to_le_bytes()[..], &REPOSITORY.0].concat();
+    let config_clear = [&said[..], &blake3::hash(&said).as_bytes()[..8]].concat();
     let (first, second) = (sid(0xa1, 0), sid(0xb2, 300));
     vec![
         record("config", Name::Config, &config_clear, config()),

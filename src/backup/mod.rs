@@ -114,17 +114,7 @@ impl Error {
     }
 }
 
-macro_rules! through_repository {
-    ($($error:ty),*) => {$(
-        impl From<$error> for Error {
-            fn from(error: $error) -> Error {
-                Error::Repository(error.into())
-            }
-        }
-    )*};
-}
-
-through_repository!(store::Error, tree::Error, crate::format::Malformed, Interrupted);
+repository::through_repository!(Error: store::Error, tree::Error, crate::format::Malformed, Interrupted);
 
 /// Sources that answered.
 struct Sources {

@@ -40,17 +40,7 @@ impl Error {
     }
 }
 
-macro_rules! through_repository {
-    ($($error:ty),*) => {$(
-        impl From<$error> for Error {
-            fn from(error: $error) -> Error {
-                Error::Repository(error.into())
-            }
-        }
-    )*};
-}
-
-through_repository!(store::Error, tree::Error, Malformed, Interrupted);
+repository::through_repository!(Error: store::Error, tree::Error, Malformed, Interrupted);
 
 /// The two sides of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -76,17 +76,7 @@ impl Error {
     }
 }
 
-macro_rules! through_repository {
-    ($($error:ty),*) => {$(
-        impl From<$error> for Error {
-            fn from(error: $error) -> Error {
-                Error::Repository(error.into())
-            }
-        }
-    )*};
-}
-
-through_repository!(store::Error, tree::Error, crate::storage::Error, Malformed, Interrupted);
+repository::through_repository!(Error: store::Error, tree::Error, crate::storage::Error, Malformed, Interrupted);
 
 fn damage(kind: &'static str, file: impl Into<String>, what: impl ToString) -> Damage {
     Damage { kind, file: file.into(), what: what.to_string(), snapshots: BTreeSet::new() }

@@ -119,3 +119,16 @@ impl Error {
         }
     }
 }
+
+/// Lets a verb's error take the errors of rooms below the repository, by way of [`Error`].
+macro_rules! through_repository {
+    ($verb:ty: $($error:ty),*) => {$(
+        impl From<$error> for $verb {
+            fn from(error: $error) -> $verb {
+                <$verb>::Repository(error.into())
+            }
+        }
+    )*};
+}
+
+pub(crate) use through_repository;

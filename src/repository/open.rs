@@ -6,9 +6,7 @@ use std::sync::Arc;
 use super::keys::{self, KeyCost};
 use super::{Error, Result};
 use crate::context::Context;
-use crate::format::{
-    Chunker, Config, FORMAT, Malformed, Name, Record, TreeShape, Trees, open, read_clear, seal,
-};
+use crate::format::{Chunker, Config, FORMAT, Malformed, Name, Record, TreeShape, Trees, open, seal};
 use crate::id::{PackId, RepositoryId};
 use crate::secret::{ChunkNamer, ContentSecret, SealKey, SealSecret};
 use crate::storage::{
@@ -113,7 +111,7 @@ impl Repository {
         // The key first: a config without a key would be a repository that nobody can open.
         let key_id = keys::store(context, &*storage, id, (&content, &seal_secret), passphrase, cost)?;
         let name = Name::Config.to_string();
-        let clear = [&FORMAT.to_le_bytes()[..], &id.0].concat();
+        let clear = config_clear(id);
         let bytes = seal(&config, &clear, &seal_secret.records(), id, &name, &*context.random);
         if let Err(error) = storage.put(&name, bytes.into()) {
             let _ = storage.delete(&Name::Key(&key_id).to_string());
@@ -145,9 +143,14 @@ impl Repository {
             bytes => bytes?,
         };
         let damaged = |what| Error::Damaged { file: name.clone(), what };
-        let id = parse_clear(read_clear::<Config>(&bytes).map_err(damaged)?).map_err(damaged)?;
+        let id = parse_clear(&bytes).map_err(damaged)?;
         let opened = keys::open_any(&*storage, id, passphrase)?;
-        let config: Config = open(&bytes, &opened.seal.records(), id, &name).map_err(damaged)?;
+        let config = open(&bytes, &opened.seal.records(), id, &name).map_err(|what| match what {
+            // The clear part, which is sound, says that this version can read it.
+            Malformed::Newer { .. } => Malformed::Content,
+            what => what,
+        });
+        let config: Config = config.map_err(damaged)?;
         check_config(&config).map_err(damaged)?;
         Ok(Repository::assemble(context, access, storage, requests, id, config, opened))
     }
@@ -316,13 +319,28 @@ impl Repository {
     }
 }
 
-fn parse_clear(clear: &[u8]) -> std::result::Result<RepositoryId, Malformed> {
-    let (version, id) = clear.split_first_chunk::<2>().ok_or(Malformed::Length(clear.len()))?;
-    let found = u16::from_le_bytes(*version);
+/// Where the clear part of `config` begins.
+const CLEAR_AT: usize = 12;
+
+/// The clear part of `config`: format version, repository id, and eight bytes of their hash. Everything
+/// else is bound to the id, so that a flipped bit in it would look like a wrong passphrase.
+fn config_clear(id: RepositoryId) -> Vec<u8> {
+    let said = [&FORMAT.to_le_bytes()[..], &id.0].concat();
+    [&said[..], &blake3::hash(&said).as_bytes()[..8]].concat()
+}
+
+/// The repository's id from the bytes of `config`.
+fn parse_clear(config: &[u8]) -> std::result::Result<RepositoryId, Malformed> {
+    let clear: Option<&[u8; 26]> = config.get(CLEAR_AT..).and_then(|rest| rest.first_chunk());
+    let (said, hash) = clear.ok_or(Malformed::Length(config.len()))?.split_at(18);
+    if blake3::hash(said).as_bytes()[..8] != *hash {
+        return Err(Malformed::Content);
+    }
+    let found = u16::from_le_bytes([said[0], said[1]]);
     if found > FORMAT {
         return Err(Malformed::Newer { found, known: FORMAT });
     }
-    id.try_into().map(RepositoryId).map_err(|_| Malformed::Length(clear.len()))
+    said[2..].try_into().map(RepositoryId).map_err(|_| Malformed::Length(config.len()))
 }
 
 /// Parameters that later arithmetic relies on.

@@ -161,7 +161,8 @@ impl BucketTarget {
         Ok(tags == entry.tags)
     }
 
-    /// [`BucketTarget::same_metadata`] for several objects at once, in their order.
+    /// Whether headers, metadata and tags of objects in the target are those given; several at once, in
+    /// their order.
     pub fn all_same_metadata(&self, objects: &[(&str, &ObjectEntry)]) -> Result<Vec<bool>> {
         use futures::stream::{StreamExt, TryStreamExt};
         let asked = objects.iter().map(|(key, entry)| self.same_metadata(key, entry));
