@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Listed, Result, Storage};
+use super::{Cause, Error, Listed, Result, Storage};
 use crate::context::Cancel;
+
+/// Larger files are packs and segments of many chunks.
+const SMALL: usize = 1 << 20;
 
 /// Lets bytes pass at a rate: each caller waits until the bytes before its own have had their time.
 struct Gate {
@@ -72,6 +75,11 @@ impl<S: Storage> Storage for Limited<S> {
 
     fn put_once(&self, name: &str, bytes: Bytes) -> Result<()> {
         self.up.pass(bytes.len() as u64);
+        // A burst past the limit is not what stopping means; the records that end a session still pass.
+        if self.up.cancel.is_set() && bytes.len() > SMALL && self.up.per_second.is_some() {
+            let medium = self.inner.medium();
+            return Err(Error { action: "write", name: name.into(), medium, cause: Cause::Interrupted });
+        }
         self.inner.put_once(name, bytes)
     }
 

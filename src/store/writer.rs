@@ -230,8 +230,14 @@ impl Writer {
             }
         }
         self.join_uploaders();
-        self.shared.check()?;
         let mut unlisted = lock(&self.shared.unlisted);
+        if let Err(error) = self.shared.check() {
+            // What is durable stays for the next run; the first error is the one to tell.
+            if !unlisted.segment.packs.is_empty() {
+                let _ = self.shared.write_segment(&mut unlisted);
+            }
+            return Err(error);
+        }
         if unlisted.segment.chunks() > self.shared.tuning.inline_chunks {
             self.shared.write_segment(&mut unlisted)?;
         }
