@@ -256,6 +256,43 @@ interrupted_backup() { # KIND
   expect "$1: check after an interrupted backup" 0 '' "$icecore" check --read-data
 }
 
+# stop_after NAME SECONDS COMMAND…: Ctrl-C after so many seconds. It stops with 130, or
+# had ended well by then, which ENDED counts.
+stop_after() {
+  local name=$1 seconds=$2 got=0
+  shift 2
+  env --default-signal=INT timeout --foreground --preserve-status -s INT -k 60 "$seconds" "$@" \
+    >"$OUT" 2>"$ERR" </dev/null || got=$?
+  case $got in
+    0) ENDED=$((ENDED + 1)) ;;
+    130) ;;
+    *) not_ok "$name after $seconds s" "exit code $got" ;;
+  esac
+}
+
+moments=(0.02 0.1 0.2 0.3 0.45 0.6 0.8 1 1.25 1.5 1.8 2.2)
+
+interrupted_at_any_moment() { # KIND
+  local ENDED=0 seconds
+  repository "$1" any-moment
+  "$icecore" init >/dev/null 2>&1
+  for seconds in "${moments[@]}"; do
+    stop_after "$1: Ctrl-C in a backup" "$seconds" \
+      "$icecore" backup "${etcd_source[@]}" "${s3_source[@]}" --series "after-$seconds"
+  done
+  same "$1: Ctrl-C at any moment: a snapshot of each backup that ended" "$ENDED" "$("$icecore" snapshots --json | wc -l)"
+  backup "$1: backup after Ctrl-C at any moment"
+  expect "$1: check after Ctrl-C at any moment" 0 '' "$icecore" check --read-data
+  dump_sources any-moment
+
+  fresh_target "$1-any-moment"
+  for seconds in "${moments[@]}"; do
+    stop_after "$1: Ctrl-C in a restore" "$seconds" "$icecore" restore latest "${target[@]}"
+  done
+  restore "$1: restore after Ctrl-C at any moment" 0
+  as_it_was "$1: restore after Ctrl-C at any moment" any-moment
+}
+
 story() { # KIND
   section "repository: $1"
   backups "$1"
@@ -265,6 +302,7 @@ story() { # KIND
   restores "$1"
   start_sources
   interrupted_backup "$1"
+  interrupted_at_any_moment "$1"
 }
 
 # --- two at once ----------------------------------------------------------
@@ -373,6 +411,20 @@ bad_repositories() {
   expect 'backup of nothing' 2 '' "$icecore" backup
 }
 
+bad_s3_repositories() {
+  local place="s3://vault/bad?endpoint=${URL[store]}&region=us-east-1"
+  free_port
+  ICECORE_REPOSITORY=${place/${URL[store]}/http:\/\/127.0.0.1:$PORT} \
+    expect 'S3 repository: down' 1 "127.0.0.1:$PORT" "$icecore" snapshots
+  ICECORE_REPOSITORY=${place/vault/no-such-bucket} \
+    expect 'S3 repository: no such bucket' 1 no-such-bucket "$icecore" init
+  ICECORE_REPOSITORY=$place ICECORE_REPOSITORY_SECRET_ACCESS_KEY=wrong \
+    expect 'S3 repository: wrong secret' 1 vault "$icecore" init
+  ICECORE_REPOSITORY=${place/http:/https:} \
+    expect 'S3 repository: TLS where there is none' 1 "${URL[store]#*//}" "$icecore" init
+  ICECORE_REPOSITORY=$place expect 'S3 repository: none there' 10 vault/bad "$icecore" snapshots
+}
+
 # refused NAME TEXT SOURCE…: a backup that fails and says where.
 refused() { expect "$1" 1 "$2" "$icecore" backup --series refused "${@:3}"; }
 
@@ -412,6 +464,16 @@ bad_s3() {
   expect 'S3: prefix matching nothing' 3 '' "$icecore" backup --series nothing-s3 "${s3_source[@]}" --prefix no/such/
 }
 
+# Nothing is something to back up, too.
+empty_sources() {
+  fresh_target empty
+  local empty=(--etcd "${URL[to]}" --s3 "${URL[store]}" --bucket empty --series empty)
+  expect 'empty etcd and bucket: backup' 0 '' "$icecore" backup "${empty[@]}" --json
+  holds 'empty etcd and bucket: nothing counted' "r['etcd']['keys'] == 0 and r['objects']['count'] == 0"
+  expect 'empty etcd and bucket: again' 0 '' "$icecore" backup "${empty[@]}" --json
+  writes_nothing 'empty etcd and bucket: restore' --series empty
+}
+
 bad_targets() {
   fresh_target foreign-key
   etcdctl_of to put somebody-elses key >/dev/null
@@ -428,9 +490,11 @@ bad_input() {
   section "bad input"
   repository directory main
   bad_repositories
+  bad_s3_repositories
   bad_etcd
   limited
   bad_s3
+  empty_sources
   bad_targets
 }
 

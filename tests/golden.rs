@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use icecore::context::{Context, FixedClock, Nanos, Random, Seeded};
+use icecore::context::{Cancel, Context, FixedClock, Nanos, Random, Seeded};
 use icecore::format::{
     Anchor, CapturePath, Chunker, Claim, Closed, Condemned, Config, Content, EtcdCapture, Event, FORMAT,
     Footer, Gap, HashKv, Headers, KeySecrets, KeyState, Malformed, Mark, Name, ObjectCapture, ObjectEntry,
@@ -418,6 +418,7 @@ fn write_pack(seed: u64, kind: ChunkKind, plains: Vec<Vec<u8>>) -> Vec<u8> {
         cache: None,
         scratch: std::env::temp_dir().join("icecore-golden-none"),
         put_segment: Box::new(|_, _| panic!("so few chunks travel inside the snapshot")),
+        cancel: Cancel::default(),
     };
     // One encoder keeps the order.
     let writer = Writer::start(parts, Tuning { encoders: 1, ..Tuning::default() });

@@ -161,6 +161,22 @@ fn what_an_interrupted_run_stored_is_reused_by_the_next() {
     assert!(!store(&world.open(2), b"content", 1).2, "stored twice");
 }
 
+#[test]
+fn an_interrupt_while_finishing_ends_without_a_snapshot_and_the_next_run_reuses_what_was_stored() {
+    let world = World::new();
+    let repository = world.init();
+    let session = begin(&repository);
+    let writer = session.writer(Tuning::default());
+    writer.put(ChunkKind::Data, Bytes::from_static(b"content")).unwrap();
+    repository.context().cancel.cancel();
+    let error = writer.finish().unwrap_err();
+    assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+    drop(session);
+    let other = world.open(2);
+    assert!(other.view().unwrap().snapshots.is_empty());
+    assert!(!store(&other, b"content", 1).2, "stored twice");
+}
+
 /// The rule "uncommitted": of a label below its own, a writer uses only segments of committed sessions.
 #[test]
 fn what_an_interrupted_run_stored_before_a_collection_is_not_reused() {

@@ -189,6 +189,7 @@ impl WriteSession<'_> {
                 self.sid
             )),
             put_segment: Box::new(put_segment),
+            cancel: repository.context().cancel.clone(),
         };
         Writer::start(parts, tuning)
     }

@@ -76,16 +76,23 @@ pub struct Error {
     pub cause: Cause,
 }
 
-impl Error {
+impl Cause {
     /// The kind of failure.
     pub fn kind(&self) -> Kind {
-        match &self.cause {
+        match self {
             Cause::NotFound => Kind::NotFound,
             Cause::Exists => Kind::Exists,
             Cause::Uncertain(_) | Cause::Transient(_) => Kind::Unreachable,
             Cause::Refused(kind, _) => *kind,
             Cause::Interrupted => Kind::Interrupted,
         }
+    }
+}
+
+impl Error {
+    /// The kind of failure.
+    pub fn kind(&self) -> Kind {
+        self.cause.kind()
     }
 
     /// Whether the file is not there.

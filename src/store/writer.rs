@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::own::Own;
 use super::pack::PackBuilder;
 use super::{Error, Index, PackCache, Result, chunk};
-use crate::context::Random;
+use crate::context::{Cancel, Random};
 use crate::format::{Name, PackEntry, Segment, Stored};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::secret::{ChunkNamer, SealSecret};
@@ -77,6 +77,8 @@ pub struct WriterParts {
     pub scratch: PathBuf,
     /// Seals a segment and puts it under the given number.
     pub put_segment: PutSegment,
+    /// The wish to stop.
+    pub cancel: Cancel,
 }
 
 /// A chunk's name, and whether this call was the first to bring it.
@@ -218,47 +220,47 @@ impl Writer {
         self.shared.new_bytes.load(Ordering::Relaxed)
     }
 
-    /// Makes everything durable.
+    /// Makes everything durable. After a failure or an interrupt, what is durable is listed in a segment
+    /// for the next run to reuse.
     pub fn finish(mut self) -> Result<Finished> {
-        self.join_encoders();
-        let open = self.shared.open.iter().filter_map(|open| lock(open).take());
-        for builder in open {
-            let (entry, bytes) = builder.finish();
-            if let Some(packs) = &self.packs {
-                // Fails only when every uploader is gone, which is told below.
-                let _ = packs.send(FullPack { entry, bytes });
-            }
-        }
-        self.join_uploaders();
-        let mut unlisted = lock(&self.shared.unlisted);
-        if let Err(error) = self.shared.check() {
-            // What is durable stays for the next run; the first error is the one to tell.
-            if !unlisted.segment.packs.is_empty() {
-                let _ = self.shared.write_segment(&mut unlisted);
-            }
+        self.drain();
+        let shared = &self.shared;
+        let mut unlisted = lock(&shared.unlisted);
+        let healthy = shared.check().and_then(|()| Ok(shared.parts.cancel.check()?));
+        if let Err(error) = healthy {
+            // The first error is the one to tell.
+            let _ = shared.write_segment(&mut unlisted);
             return Err(error);
         }
-        if unlisted.segment.chunks() > self.shared.tuning.inline_chunks {
-            self.shared.write_segment(&mut unlisted)?;
+        if unlisted.segment.chunks() > shared.tuning.inline_chunks {
+            shared.write_segment(&mut unlisted)?;
         }
         let stored = Stored {
-            new_chunks: self.shared.new_chunks.load(Ordering::Relaxed),
-            new_bytes: self.shared.new_bytes.load(Ordering::Relaxed),
-            written_bytes: self.shared.written.load(Ordering::Relaxed),
+            new_chunks: shared.new_chunks.load(Ordering::Relaxed),
+            new_bytes: shared.new_bytes.load(Ordering::Relaxed),
+            written_bytes: shared.written.load(Ordering::Relaxed),
         };
         Ok(Finished { segment: std::mem::take(&mut unlisted.segment), stored })
     }
 
     /// Makes durable what was stored so far and lists it in a segment, for the next run to reuse.
-    pub fn give_up(self) -> Result<()> {
-        let shared = self.shared.clone();
-        let finished = self.finish()?;
-        if finished.segment.packs.is_empty() {
-            return Ok(());
+    pub fn give_up(mut self) -> Result<()> {
+        self.drain();
+        self.shared.write_segment(&mut lock(&self.shared.unlisted))
+    }
+
+    /// Sees everything on its way to the end of it.
+    fn drain(&mut self) {
+        self.join_encoders();
+        let open = self.shared.open.iter().filter_map(|open| lock(open).take());
+        for builder in open {
+            let (entry, bytes) = builder.finish();
+            if let Some(packs) = &self.packs {
+                // Fails only when every uploader is gone, which joining them tells.
+                let _ = packs.send(FullPack { entry, bytes });
+            }
         }
-        let mut unlisted = lock(&shared.unlisted);
-        unlisted.segment = finished.segment;
-        shared.write_segment(&mut unlisted)
+        self.join_uploaders();
     }
 
     fn join_encoders(&mut self) {
@@ -376,7 +378,11 @@ impl Shared {
         Ok(())
     }
 
+    /// Lists the durable packs, if there are any.
     fn write_segment(&self, unlisted: &mut Unlisted) -> Result<()> {
+        if unlisted.segment.packs.is_empty() {
+            return Ok(());
+        }
         (self.parts.put_segment)(unlisted.next, &unlisted.segment)?;
         *unlisted = Unlisted { segment: Segment::default(), next: unlisted.next + 1, since: Instant::now() };
         Ok(())

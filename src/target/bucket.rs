@@ -5,6 +5,7 @@ use std::task::{Context as TaskContext, Poll};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType, StorageClass};
+use aws_smithy_runtime_api::http::Request;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use bytes::Bytes;
@@ -89,6 +90,22 @@ impl http_body::Body for Arriving {
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
     }
+}
+
+/// The request with everything that describes the object; the two requests that take it share no type.
+macro_rules! described_as {
+    ($request:expr, $entry:expr) => {{
+        let (entry, headers) = ($entry, &$entry.headers);
+        $request
+            .set_content_type(headers.content_type.clone())
+            .set_cache_control(headers.cache_control.clone())
+            .set_content_disposition(headers.content_disposition.clone())
+            .set_content_encoding(headers.content_encoding.clone())
+            .set_content_language(headers.content_language.clone())
+            .set_metadata(Some(entry.metadata.iter().cloned().collect()))
+            .set_tagging(tagging(&entry.tags))
+            .set_storage_class(entry.storage_class.as_deref().map(StorageClass::from))
+    }};
 }
 
 impl BucketTarget {
@@ -214,26 +231,10 @@ impl BucketTarget {
     async fn put_whole(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<String> {
         let (key, entry) = (upload.key, upload.entry);
         let body = self.body(key, pieces, entry.size).await?;
-        let headers = &entry.headers;
-        let request = self
-            .client
-            .put_object()
-            .bucket(&self.bucket)
-            .key(key)
-            .content_length(entry.size as i64)
-            .set_content_type(headers.content_type.clone())
-            .set_cache_control(headers.cache_control.clone())
-            .set_content_disposition(headers.content_disposition.clone())
-            .set_content_encoding(headers.content_encoding.clone())
-            .set_content_language(headers.content_language.clone())
-            .set_metadata(Some(entry.metadata.iter().cloned().collect()))
-            .set_tagging(tagging(&entry.tags))
-            .set_storage_class(entry.storage_class.as_deref().map(StorageClass::from))
-            .body(body);
-        let expires = headers.expires.clone();
+        let request = self.client.put_object().bucket(&self.bucket).key(key);
+        let request = described_as!(request, entry).content_length(entry.size as i64).body(body);
         // A body that streams cannot be hashed first; the ETag that comes back verifies it.
-        let request =
-            request.customize().mutate_request(move |request| add_expires(request, expires.as_deref()));
+        let request = request.customize().mutate_request(add_expires(entry));
         let request = if entry.size > IN_MEMORY { request.disable_payload_signing() } else { request };
         let answer = request.send().await.map_err(|e| self.fail("write", key, classify(&e, true)))?;
         Ok(answer.e_tag().unwrap_or_default().trim_matches('"').to_owned())
@@ -241,26 +242,9 @@ impl BucketTarget {
 
     async fn put_parts(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<String> {
         let (key, entry) = (upload.key, upload.entry);
-        let headers = &entry.headers;
-        let expires = headers.expires.clone();
-        let begun = self
-            .client
-            .create_multipart_upload()
-            .bucket(&self.bucket)
-            .key(key)
-            .set_content_type(headers.content_type.clone())
-            .set_cache_control(headers.cache_control.clone())
-            .set_content_disposition(headers.content_disposition.clone())
-            .set_content_encoding(headers.content_encoding.clone())
-            .set_content_language(headers.content_language.clone())
-            .set_metadata(Some(entry.metadata.iter().cloned().collect()))
-            .set_tagging(tagging(&entry.tags))
-            .set_storage_class(entry.storage_class.as_deref().map(StorageClass::from))
-            .customize()
-            .mutate_request(move |request| add_expires(request, expires.as_deref()))
-            .send()
-            .await
-            .map_err(|e| self.fail("write", key, classify(&e, true)))?;
+        let request = self.client.create_multipart_upload().bucket(&self.bucket).key(key);
+        let request = described_as!(request, entry).customize().mutate_request(add_expires(entry));
+        let begun = request.send().await.map_err(|e| self.fail("write", key, classify(&e, true)))?;
         let id = begun.upload_id().unwrap_or_default().to_owned();
         let done = self.parts(upload, &id, pieces).await;
         if done.is_err() {
@@ -351,11 +335,12 @@ impl Cutting {
 }
 
 /// The header as it was: the SDK takes only times that it can write itself.
-fn add_expires(request: &mut aws_smithy_runtime_api::http::Request<SdkBody>, expires: Option<&str>) {
-    if let Some(expires) = expires
-        && expires.is_ascii()
-    {
-        let _ = request.headers_mut().try_insert("expires", expires.to_owned());
+fn add_expires(entry: &ObjectEntry) -> impl Fn(&mut Request<SdkBody>) + Send + Sync + 'static {
+    let expires = entry.headers.expires.clone().filter(|expires| expires.is_ascii());
+    move |request| {
+        if let Some(expires) = &expires {
+            let _ = request.headers_mut().try_insert("expires", expires.clone());
+        }
     }
 }
 

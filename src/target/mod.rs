@@ -57,13 +57,7 @@ impl Error {
     /// The kind of failure.
     pub fn kind(&self) -> Kind {
         match self {
-            Error::S3 { cause, .. } => match cause {
-                Cause::NotFound => Kind::NotFound,
-                Cause::Exists => Kind::Exists,
-                Cause::Uncertain(_) | Cause::Transient(_) => Kind::Unreachable,
-                Cause::Refused(kind, _) => *kind,
-                Cause::Interrupted => Kind::Interrupted,
-            },
+            Error::S3 { cause, .. } => cause.kind(),
             Error::Client(_) => Kind::Usage,
             Error::Etcd(error) => error.kind(),
             Error::Changed(_) => Kind::Busy,

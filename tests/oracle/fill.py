@@ -207,7 +207,7 @@ def odd_keys(rng, root, only_root):
     for number in range(5):
         yield odd + f"20k/{number}".encode(), rng.randbytes(20_000)
     # Just under the server's limit for one request, 1.5 MiB.
-    yield odd + b"1.4MB", rng.randbytes(700_000) + bytes(700_000)
+    yield odd + b"1.5MB", rng.randbytes(800_000) + bytes(700_000)
     if not only_root:
         # The first and the last key there can be, and one in between.
         yield b"\0", b"first"
