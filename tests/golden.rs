@@ -14,10 +14,11 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use icecore::context::{Cancel, Context, FixedClock, Nanos, Random, Seeded};
 use icecore::format::{
-    Anchor, CapturePath, Chunker, Claim, Closed, Condemned, Config, Content, EtcdCapture, Event, FORMAT,
-    Footer, Gap, HashKv, Headers, KeySecrets, KeyState, Malformed, Mark, Name, ObjectCapture, ObjectEntry,
-    ObjectState, PackEntry, PackedChunk, Record, Root, Segment, Session, SessionKind, Snapshot, Stored,
-    Tombstone, TreeShape, Trees, Verdict, history_key, open, open_chunk, read_clear, seal,
+    Anchor, Attributes, CapturePath, Chunker, Claim, Closed, Condemned, Config, Content, EtcdCapture, Event,
+    FORMAT, FileAttributes, FileKind, Footer, Gap, HashKv, Headers, Item, ItemState, KeySecrets, KeyState,
+    Malformed, Mark, Name, ObjectAttributes, ObjectCapture, PackEntry, PackedChunk, Place, Record, Retention,
+    Root, Segment, Session, SessionKind, Setting, Snapshot, Stored, Tombstone, TreeShape, Trees, Verdict,
+    Xattr, history_key, open, open_chunk, read_clear, seal,
 };
 use icecore::id::{ChunkId, ChunkKind, PackId, RepositoryId, SessionId};
 use icecore::repository::{Access, KeyCost, Repository};
@@ -219,11 +220,16 @@ fn snapshot() -> Snapshot {
         tags: vec!["weekly".into(), "käpt".into()],
         etcd: Some(etcd_capture()),
         objects: Some(ObjectCapture {
-            bucket: "a-bucket".into(),
-            prefix: "files/".into(),
+            place: Place::Bucket { name: "a-bucket".into(), prefix: "files/".into() },
+            include: vec!["*.parquet".into()],
+            exclude: vec!["tmp/**".into(), "ü".into()],
             root: Some(root(20, 3, 1_000_000, 5 << 40)),
+            with_versions: true,
+            versions: Some(root(24, 3, 1_000_003, 6 << 40)),
+            settings: vec![Setting { name: "policy".into(), body: "{}".into() }],
             listed: CREATED + 5,
             gone: 2,
+            unreadable: 1,
         }),
         stored: Stored { new_chunks: 3, new_bytes: 3 << 20, written_bytes: 1_000_000 },
         segment: segment(),
@@ -286,7 +292,7 @@ where
 }
 
 fn entries() -> Vec<Golden> {
-    let object = |name, value| entry(name, value, ObjectEntry::encode, ObjectEntry::decode);
+    let item = |name, value| entry(name, value, Item::encode, Item::decode);
     let key = |name, value| entry(name, value, KeyState::encode, KeyState::decode);
     let event = |name, value| entry(name, value, Event::encode, Event::decode);
     let put = Event::Put {
@@ -297,9 +303,17 @@ fn entries() -> Vec<Golden> {
         value: Content::Chunks(vec![(chunk(30), 70_000), (chunk(31), 1)]),
     };
     vec![
-        object("object-inline", small_object()),
-        object("object-chunks", large_object()),
-        object("object-gone", gone_object()),
+        item("object-inline", small_object()),
+        item("object-chunks", large_object()),
+        item("object-gone", gone_object()),
+        item("file-regular", file(FileKind::Regular)),
+        item("file-directory", file(FileKind::Directory)),
+        item("file-symlink", file(FileKind::Symlink(b"../a\xff".to_vec()))),
+        item("file-hard-link", file(FileKind::HardLink(b"a/b".to_vec()))),
+        item("file-fifo", file(FileKind::Fifo)),
+        item("file-socket", file(FileKind::Socket)),
+        item("file-char-device", file(FileKind::CharDevice(0x103))),
+        item("file-block-device", file(FileKind::BlockDevice(0x800))),
         key("key-state", key_state(Some(-7), Content::Inline(b"value".to_vec()))),
         key("key-state-without-sub", key_state(None, Content::Tree(root(32, 1, 300, 1 << 30)))),
         event("event-put", put),
@@ -311,30 +325,21 @@ fn key_state(sub: Option<i64>, value: Content) -> KeyState {
     KeyState { create_revision: 5, mod_revision: 70_000, sub, version: 251, lease: 0, value }
 }
 
-fn small_object() -> ObjectEntry {
-    ObjectEntry {
-        state: ObjectState::Present,
+fn small_object() -> Item {
+    let etag = "098f6bcd4621d373cade4e832627b4f6".into();
+    Item {
+        state: ItemState::Present,
         size: 4,
-        etag: "098f6bcd4621d373cade4e832627b4f6".into(),
-        modified: 1_767_225_600_123,
-        version: None,
-        headers: Headers::default(),
-        storage_class: None,
-        metadata: Vec::new(),
-        tags: Vec::new(),
-        shown: None,
-        parts: Vec::new(),
+        modified: 1_767_225_600_123_000_000,
         content: Content::Inline(b"test".to_vec()),
+        attributes: Attributes::Object(Box::new(ObjectAttributes { etag, ..ObjectAttributes::default() })),
     }
 }
 
-fn large_object() -> ObjectEntry {
+fn large_object() -> Item {
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    ObjectEntry {
-        state: ObjectState::Present,
-        size: 40 << 20,
+    let attributes = ObjectAttributes {
         etag: "9b2cf535f27731c974343645a3985328-3".into(),
-        modified: -1,
         version: Some("3HL4kqtJlcpXroDTDmJ+rmSpXd3dIbrHY".into()),
         headers: Headers {
             content_type: Some("application/x-parquet".into()),
@@ -349,13 +354,41 @@ fn large_object() -> ObjectEntry {
         tags: vec![pair("team", "search")],
         shown: Some([1, 2, 3, 4, 5, 6, 7, 8]),
         parts: vec![(2, 16 << 20), (1, 8 << 20)],
+        encryption: Some("aws:kms a-key".into()),
+        retention: Some(Retention { mode: "GOVERNANCE".into(), until: CREATED + 1 }),
+        legal_hold: true,
+    };
+    Item {
+        state: ItemState::Present,
+        size: 40 << 20,
+        modified: -1,
         content: Content::Chunks(vec![(chunk(40), 4 << 20), (chunk(41), 36 << 20)]),
+        attributes: Attributes::Object(Box::new(attributes)),
     }
 }
 
-fn gone_object() -> ObjectEntry {
+fn gone_object() -> Item {
     let content = Content::Tree(root(42, 2, 5000, 5 << 30));
-    ObjectEntry { state: ObjectState::Gone, size: 5 << 30, content, ..small_object() }
+    Item { state: ItemState::Gone, size: 5 << 30, content, ..small_object() }
+}
+
+/// A file with everything that may belong to one.
+fn file(kind: FileKind) -> Item {
+    let xattr = |name: &str, value: &[u8]| Xattr { name: name.into(), value: value.into() };
+    let attributes = FileAttributes {
+        kind,
+        mode: 0o4755,
+        uid: 1000,
+        gid: 70_000,
+        user: Some("milvus".into()),
+        group: None,
+        changed: CREATED - 1,
+        inode: 1 << 40,
+        sparse: true,
+        xattrs: vec![xattr("user.a", b"\0\xff"), xattr("user.b", b"")],
+    };
+    let attributes = Attributes::File(Box::new(attributes));
+    Item { state: ItemState::Present, attributes, ..small_object() }
 }
 
 // Nodes of trees.

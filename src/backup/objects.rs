@@ -8,7 +8,10 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::content::Storing;
 use super::{Error, Result, Run};
-use crate::format::{Content, Headers, ObjectCapture, ObjectEntry, ObjectState, Root, runs_of};
+use crate::context::Nanos;
+use crate::format::{
+    Attributes, Content, Item, ItemState, MAX_INLINE_VALUE, ObjectAttributes, ObjectCapture, Place, Root,
+};
 use crate::progress::{Amount, Phase};
 use crate::sorter::Sorter;
 use crate::source::{self, Body, Bucket, Fetched, Head, Listed, Reading};
@@ -70,19 +73,21 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Whether the listing shows the object as the parent recorded it.
-fn unchanged(before: &ObjectEntry, now: &Listed) -> bool {
-    let shown = now.shown.is_none() || before.shown.is_none() || before.shown == now.shown;
-    before.state == ObjectState::Present
+fn unchanged(before: &Item, now: &Listed) -> bool {
+    let Attributes::Object(attributes) = &before.attributes else { return false };
+    let shown = now.shown.is_none() || attributes.shown.is_none() || attributes.shown == now.shown;
+    before.state == ItemState::Present
         && before.size == now.size
-        && before.etag == now.etag
+        && attributes.etag == now.etag
         && same_time(before.modified, now.modified)
         && shown
 }
 
 /// Listings show milliseconds, answers about one object whole seconds; an object that changed while it was
 /// read has the latter.
-fn same_time(before: i64, now: i64) -> bool {
-    before == now || (before % 1000 == 0 && before / 1000 == now / 1000)
+fn same_time(before: Nanos, now: Nanos) -> bool {
+    const SECOND: Nanos = 1_000_000_000;
+    before == now || (before % SECOND == 0 && before / SECOND == now / SECOND)
 }
 
 impl Run<'_> {
@@ -111,12 +116,24 @@ impl Run<'_> {
         let mut counts = work.all(before.as_ref())?;
         let Work { edits, gone, read_bytes, unreadable, .. } = work;
         let edits = edits.into_inner().unwrap_or_else(|e| e.into_inner());
+        let unreadable = unreadable.into_inner().unwrap_or_else(|e| e.into_inner());
         let root = self.apply_objects(before, edits)?;
         (counts.count, counts.bytes) = (tree::count(root.as_ref()), tree::weight(root.as_ref()));
         counts.read_bytes = read_bytes.into_inner();
-        self.warn_about(unreadable.into_inner().unwrap_or_else(|e| e.into_inner()), counts.count, &prefix);
-        let gone = gone.into_inner();
-        Ok((ObjectCapture { bucket: bucket.name().into(), prefix, root, listed, gone }, counts))
+        let capture = ObjectCapture {
+            place: Place::Bucket { name: bucket.name().into(), prefix: prefix.clone() },
+            include: Vec::new(),
+            exclude: Vec::new(),
+            root,
+            with_versions: false,
+            versions: None,
+            settings: Vec::new(),
+            listed,
+            gone: gone.into_inner(),
+            unreadable: unreadable.len() as u64,
+        };
+        self.warn_about(unreadable, counts.count, &prefix);
+        Ok((capture, counts))
     }
 
     fn check_bucket<'p>(
@@ -125,22 +142,23 @@ impl Run<'_> {
         prefix: &str,
         parent: Option<&'p ObjectCapture>,
     ) -> Result<Option<&'p ObjectCapture>> {
-        match parent {
-            Some(parent) if parent.bucket != bucket.name() || parent.prefix != prefix => {
-                if self.options.new_line {
-                    return Ok(None);
-                }
-                Err(Error::SourceChanged(format!(
-                    "series {:?} was made from bucket {:?}, prefix {:?}, and this is bucket {:?}, prefix {prefix:?}. \
-                     Begin a new line of history with --new-line, or use another --series",
-                    self.options.series,
-                    parent.bucket,
-                    parent.prefix,
-                    bucket.name()
-                )))
+        let Some(parent) = parent else { return Ok(None) };
+        let was = match &parent.place {
+            Place::Bucket { name, prefix: before } if name == bucket.name() && before == prefix => {
+                return Ok(Some(parent));
             }
-            parent => Ok(parent),
+            Place::Bucket { name, prefix } => format!("bucket {name:?}, prefix {prefix:?}"),
+            Place::Directory(path) => format!("directory {:?}", String::from_utf8_lossy(path)),
+        };
+        if self.options.new_line {
+            return Ok(None);
         }
+        Err(Error::SourceChanged(format!(
+            "series {:?} was made from {was}, and this is bucket {:?}, prefix {prefix:?}. \
+             Begin a new line of history with --new-line, or use another --series",
+            self.options.series,
+            bucket.name()
+        )))
     }
 
     fn warn_about(&mut self, unreadable: Vec<String>, count: u64, prefix: &str) {
@@ -162,8 +180,7 @@ impl Run<'_> {
             if value.is_empty() {
                 return Ok(Edit { key, value: None });
             }
-            let entry = ObjectEntry::decode(&value).map_err(|e| tree::Error::Input(e.to_string()))?;
-            let weight = if entry.state == ObjectState::Present { entry.size } else { 0 };
+            let weight = Item::decode(&value).map_err(|e| tree::Error::Input(e.to_string()))?.weight();
             Ok(Edit { key, value: Some((value, weight)) })
         });
         Ok(tree::apply(&self.nodes, shape, before, edits)?)
@@ -241,7 +258,7 @@ impl Work<'_, '_> {
             expected.bytes += listed.size;
             progress.expect(expected);
             match same_key.transpose()? {
-                Some(entry) if unchanged(&ObjectEntry::decode(&entry.value)?, &listed) => {
+                Some(entry) if unchanged(&Item::decode(&entry.value)?, &listed) => {
                     counts.unchanged += 1;
                     progress.advance(Amount { items: 1, bytes: listed.size });
                     continue;
@@ -316,11 +333,11 @@ impl Work<'_, '_> {
             let stored = match fetched? {
                 Fetched::Gone => {
                     self.gone.fetch_add(1, Ordering::Relaxed);
-                    Ok(absent(&listed, ObjectState::Gone))
+                    Ok(absent(&listed, ItemState::Gone))
                 }
                 Fetched::Unreadable(why) => {
                     lock(&self.unreadable).push(format!("object {:?} cannot be read: {why}", listed.key));
-                    Ok(absent(&listed, ObjectState::Unreadable))
+                    Ok(absent(&listed, ItemState::Unreadable))
                 }
                 Fetched::Object(head, body) => self.store(&listed, *head, body),
             };
@@ -337,20 +354,19 @@ impl Work<'_, '_> {
                     fetched = runtime.block_on(self.reading.fetch_again(&mut listed));
                 }
                 Err(error) => return Err(error),
-                Ok(entry) => {
-                    let bytes = if entry.state == ObjectState::Present { entry.size } else { 0 };
-                    progress.advance(Amount { items: 1, bytes });
-                    return self.edit(listed.key.into_bytes(), entry.encode());
+                Ok(item) => {
+                    progress.advance(Amount { items: 1, bytes: item.weight() });
+                    return self.edit(listed.key.into_bytes(), item.encode());
                 }
             }
         }
         Ok(())
     }
 
-    fn store(&self, listed: &Listed, head: Head, mut body: Body) -> Result<ObjectEntry> {
+    fn store(&self, listed: &Listed, head: Head, mut body: Body) -> Result<Item> {
         let mut storing = Storing::new(self.run.writer, self.run.cutter.pieces());
         let mut inline = Vec::new();
-        let small = head.size <= crate::format::MAX_INLINE_VALUE as u64;
+        let small = head.size <= MAX_INLINE_VALUE as u64;
         while let Some(piece) = body.next_piece()? {
             self.check()?;
             self.read_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
@@ -364,19 +380,13 @@ impl Work<'_, '_> {
             true => Content::Inline(inline),
             false => storing.finish(&self.run.nodes, self.run.content_shape())?,
         };
-        Ok(ObjectEntry {
-            state: ObjectState::Present,
+        let attributes = ObjectAttributes { shown: listed.shown, ..head.attributes };
+        Ok(Item {
+            state: ItemState::Present,
             size: head.size,
-            etag: head.etag,
             modified: listed.modified,
-            version: head.version,
-            headers: head.headers,
-            storage_class: head.storage_class,
-            metadata: head.metadata,
-            tags: head.tags,
-            shown: listed.shown,
-            parts: runs_of(&head.parts),
             content,
+            attributes: Attributes::Object(Box::new(attributes)),
         })
     }
 }
@@ -388,19 +398,14 @@ fn may_pass(error: &source::Error) -> bool {
 }
 
 /// An object without content.
-fn absent(listed: &Listed, state: ObjectState) -> ObjectEntry {
-    ObjectEntry {
+fn absent(listed: &Listed, state: ItemState) -> Item {
+    let attributes =
+        ObjectAttributes { etag: listed.etag.clone(), shown: listed.shown, ..ObjectAttributes::default() };
+    Item {
         state,
         size: listed.size,
-        etag: listed.etag.clone(),
         modified: listed.modified,
-        version: None,
-        headers: Headers::default(),
-        storage_class: None,
-        metadata: Vec::new(),
-        tags: Vec::new(),
-        shown: listed.shown,
-        parts: Vec::new(),
         content: Content::Inline(Vec::new()),
+        attributes: Attributes::Object(Box::new(attributes)),
     }
 }

@@ -1,7 +1,8 @@
 //! What differs between two snapshots.
 
 use super::{Browser, Error, Result, Side, lacks};
-use crate::format::{KeyState, ObjectEntry};
+use crate::context::Nanos;
+use crate::format::{Attributes, Item, KeyState};
 use crate::repository::{SnapshotInfo, state};
 use crate::tree;
 
@@ -27,8 +28,8 @@ pub struct Summary {
     pub mod_revision: Option<i64>,
     /// An object's ETag.
     pub etag: Option<String>,
-    /// When an object was last modified, in milliseconds.
-    pub modified: Option<i64>,
+    /// When an object or file was last modified.
+    pub modified: Option<Nanos>,
 }
 
 fn of_key(state: &KeyState) -> Summary {
@@ -36,13 +37,12 @@ fn of_key(state: &KeyState) -> Summary {
 }
 
 fn of_object(value: &[u8]) -> Result<Summary> {
-    let entry = ObjectEntry::decode(value)?;
-    Ok(Summary {
-        size: entry.size,
-        mod_revision: None,
-        etag: Some(entry.etag),
-        modified: Some(entry.modified),
-    })
+    let item = Item::decode(value)?;
+    let etag = match item.attributes {
+        Attributes::Object(attributes) => Some(attributes.etag),
+        Attributes::File(_) => None,
+    };
+    Ok(Summary { size: item.size, mod_revision: None, etag, modified: Some(item.modified) })
 }
 
 /// Shows every key and object that differs and begins with `prefix`, in order.

@@ -7,7 +7,7 @@ use std::io::Write;
 
 use crate::context::Interrupted;
 use crate::fault::Kind;
-use crate::format::{Content, KeyState, Malformed, ObjectEntry, ObjectState};
+use crate::format::{Content, Item, ItemState, KeyState, Malformed};
 use crate::id::ChunkKind;
 use crate::repository::{self, Repository, SnapshotInfo, content_bytes, key_at, state};
 use crate::store::{self, Reader};
@@ -92,7 +92,7 @@ impl<'a> Browser<'a> {
         &self,
         info: &SnapshotInfo,
         prefix: &[u8],
-        mut show: impl FnMut(&[u8], &ObjectEntry) -> Result<()>,
+        mut show: impl FnMut(&[u8], &Item) -> Result<()>,
     ) -> Result<()> {
         let capture = info.snapshot.objects.as_ref().ok_or_else(|| lacks(info, Side::Objects))?;
         let nodes = self.nodes();
@@ -102,7 +102,7 @@ impl<'a> Browser<'a> {
             if !key.starts_with(prefix) {
                 break;
             }
-            show(&key, &ObjectEntry::decode(&value)?)?;
+            show(&key, &Item::decode(&value)?)?;
         }
         Ok(())
     }
@@ -126,8 +126,8 @@ impl<'a> Browser<'a> {
             Side::Objects => {
                 let capture = info.snapshot.objects.as_ref().ok_or_else(|| lacks(info, side))?;
                 let value = tree::get(&nodes, capture.root.as_ref(), key)?.ok_or_else(missing)?;
-                let entry = ObjectEntry::decode(&value)?;
-                if entry.state != ObjectState::Present {
+                let entry = Item::decode(&value)?;
+                if entry.state != ItemState::Present {
                     let key = String::from_utf8_lossy(key).into_owned();
                     let why = format!("{key:?} could not be read when snapshot {} was taken", info.id);
                     return Err(repository::Error::PointNotFound(why).into());

@@ -4,13 +4,13 @@ use std::io::{BufWriter, Write};
 
 use icecore::browse::{self, Browser, DiffLine, Summary};
 use icecore::check::{self, Damage};
-use icecore::format::{KeyState, ObjectEntry, ObjectState};
+use icecore::format::{Attributes, FileKind, Item, ItemState, KeyState};
 use icecore::repository::{Point, Repository, SnapshotInfo};
 use serde_json::{Value, json};
 
 use super::args::Side;
 use super::failure::Failure;
-use super::show::{from_millis, hex, key_json, key_text, local_time, number, size, utc};
+use super::show::{hex, key_json, key_text, local_time, number, size, utc};
 use super::{Outcome, Session};
 
 fn side_of(side: Side) -> browse::Side {
@@ -124,21 +124,39 @@ fn key_line(session: &Session, key: &[u8], state: &KeyState, long: bool) -> Stri
     }
 }
 
-fn object_line(session: &Session, key: &[u8], entry: &ObjectEntry, long: bool) -> String {
-    let kind = match entry.state {
-        ObjectState::Present => "object",
-        ObjectState::Gone => "gone",
-        ObjectState::Unreadable => "unreadable",
-    };
-    let modified = from_millis(entry.modified);
+/// What `ls` calls it.
+fn kind_of(item: &Item) -> &'static str {
+    match (item.state, &item.attributes) {
+        (ItemState::Gone, _) => "gone",
+        (ItemState::Unreadable, _) => "unreadable",
+        (ItemState::Deleted, _) => "deleted",
+        (ItemState::Present, Attributes::Object(_)) => "object",
+        (ItemState::Present, Attributes::File(file)) => match file.kind {
+            FileKind::Regular => "file",
+            FileKind::Directory => "directory",
+            FileKind::Symlink(_) => "symlink",
+            FileKind::HardLink(_) => "hardlink",
+            FileKind::Fifo | FileKind::Socket | FileKind::CharDevice(_) | FileKind::BlockDevice(_) => {
+                "special"
+            }
+        },
+    }
+}
+
+fn object_line(session: &Session, key: &[u8], item: &Item, long: bool) -> String {
+    let kind = kind_of(item);
     if session.json {
-        let fields = json!({"kind": kind, "size": entry.size, "etag": entry.etag, "modified": utc(modified)});
+        let etag = match &item.attributes {
+            Attributes::Object(attributes) => Some(&attributes.etag),
+            Attributes::File(_) => None,
+        };
+        let fields = json!({"kind": kind, "size": item.size, "etag": etag, "modified": utc(item.modified)});
         return key_json(key, fields).to_string();
     }
     match long {
         true => {
-            let note = if entry.state == ObjectState::Present { String::new() } else { format!(" ({kind})") };
-            format!("{:>10}  {}  {}{note}", size(entry.size), local_time(modified), key_text(key))
+            let note = if matches!(kind, "object" | "file") { String::new() } else { format!(" ({kind})") };
+            format!("{:>10}  {}  {}{note}", size(item.size), local_time(item.modified), key_text(key))
         }
         false => key_text(key),
     }
@@ -197,7 +215,7 @@ fn diff_line(session: &Session, line: &DiffLine) -> String {
         let summary = |summary: &Summary| {
             json!({
                 "size": summary.size, "mod_revision": summary.mod_revision, "etag": summary.etag,
-                "modified": summary.modified.map(|millis| utc(from_millis(millis))),
+                "modified": summary.modified.map(utc),
             })
         };
         let (before, after) = (line.before.as_ref().map(summary), line.after.as_ref().map(summary));

@@ -79,11 +79,6 @@ pub fn utc(nanos: Nanos) -> String {
     timestamp(nanos).to_string()
 }
 
-/// Milliseconds to [`Nanos`].
-pub fn from_millis(millis: i64) -> Nanos {
-    millis.saturating_mul(1_000_000)
-}
-
 /// A key as text: as it is where it can be shown, else escaped.
 pub fn key_text(key: &[u8]) -> String {
     match std::str::from_utf8(key) {

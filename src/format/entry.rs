@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Malformed, decode, encode};
+use crate::context::Nanos;
 use crate::id::ChunkId;
 
 /// A value up to this many bytes stays in its entry.
@@ -91,15 +92,48 @@ pub enum Event {
     },
 }
 
-/// Whether an object could be read.
+/// How much of an item is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ObjectState {
+pub enum ItemState {
     /// Its content is here.
     Present,
     /// It was listed, and vanished before it could be read.
     Gone,
     /// It was listed, and could not be read (a customer's key, a permission).
     Unreadable,
+    /// It is a delete marker, among the versions of a bucket.
+    Deleted,
+}
+
+/// An item of the objects tree: an object of a bucket, or a file of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// How much of it is here.
+    pub state: ItemState,
+    /// Bytes of its content.
+    pub size: u64,
+    /// Last modified: as the listing showed it, or the file's mtime.
+    pub modified: Nanos,
+    /// Its content.
+    pub content: Content,
+    /// What else belongs to it.
+    pub attributes: Attributes,
+}
+
+impl Item {
+    /// Bytes that are here.
+    pub fn weight(&self) -> u64 {
+        if self.state == ItemState::Present { self.size } else { 0 }
+    }
+}
+
+/// What belongs to an item beside its content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Attributes {
+    /// Of an object.
+    Object(Box<ObjectAttributes>),
+    /// Of a file.
+    File(Box<FileAttributes>),
 }
 
 /// Headers that belong to an object.
@@ -119,17 +153,11 @@ pub struct Headers {
     pub expires: Option<String>,
 }
 
-/// An object of a bucket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ObjectEntry {
-    /// Whether its content is here.
-    pub state: ObjectState,
-    /// Bytes.
-    pub size: u64,
+/// What belongs to an object of a bucket.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectAttributes {
     /// Without quotes.
     pub etag: String,
-    /// Last modified, milliseconds since 1970 UTC, as the listing showed it.
-    pub modified: i64,
     /// The version read, where the bucket keeps versions.
     pub version: Option<String>,
     /// Its headers.
@@ -145,8 +173,78 @@ pub struct ObjectEntry {
     pub shown: Option<[u8; 8]>,
     /// Part sizes as runs of (how many, bytes); empty for an object put at once.
     pub parts: Vec<(u32, u64)>,
-    /// Its body.
-    pub content: Content,
+    /// How the server encrypts it: `AES256`, `aws:kms`, or `aws:kms KEY`.
+    pub encryption: Option<String>,
+    /// Until when it is locked.
+    pub retention: Option<Retention>,
+    /// Whether a legal hold is on it.
+    pub legal_hold: bool,
+}
+
+/// A lock on an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// `GOVERNANCE` or `COMPLIANCE`.
+    pub mode: String,
+    /// Until when.
+    pub until: Nanos,
+}
+
+/// What belongs to a file of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileAttributes {
+    /// What it is.
+    pub kind: FileKind,
+    /// Permissions with set-id and sticky bits: the mode's lowest 12 bits.
+    pub mode: u32,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The owner's name, where the machine knew it.
+    pub user: Option<String>,
+    /// The group's name, where the machine knew it.
+    pub group: Option<String>,
+    /// When the inode last changed.
+    pub changed: Nanos,
+    /// Its inode.
+    pub inode: u64,
+    /// Its content has holes.
+    pub sparse: bool,
+    /// Extended attributes, ACLs among them, sorted by name.
+    pub xattrs: Vec<Xattr>,
+}
+
+/// What a file is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileKind {
+    /// Bytes.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A symbolic link to this path.
+    Symlink(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Another name of the file with this tree key, which comes before it.
+    HardLink(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+    /// A character device of this number.
+    CharDevice(u64),
+    /// A block device of this number.
+    BlockDevice(u64),
+}
+
+/// An extended attribute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Xattr {
+    /// Its name.
+    #[serde(with = "serde_bytes")]
+    pub name: Vec<u8>,
+    /// Its value.
+    #[serde(with = "serde_bytes")]
+    pub value: Vec<u8>,
 }
 
 macro_rules! entry {
@@ -167,7 +265,41 @@ macro_rules! entry {
 
 entry!(KeyState);
 entry!(Event);
-entry!(ObjectEntry);
+entry!(Item);
+
+/// The tree key of a version: the object's key, when the version was made, and its place among the
+/// versions of the same time, oldest first. Keys sort as the objects' do.
+pub fn version_key(key: &[u8], modified: Nanos, place: u16) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len() + 12);
+    for &byte in key {
+        out.push(byte);
+        if byte == 0 {
+            out.push(0xff);
+        }
+    }
+    out.extend_from_slice(&[0, 1]);
+    // With the sign turned, so that times before 1970 sort before later ones.
+    out.extend_from_slice(&((modified as u64) ^ (1 << 63)).to_be_bytes());
+    out.extend_from_slice(&place.to_be_bytes());
+    out
+}
+
+/// The object's key in what [`version_key`] gave.
+pub fn parse_version_key(version: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let length = version.len().checked_sub(12).ok_or(Malformed::Length(version.len()))?;
+    let mut key = Vec::with_capacity(length);
+    let mut bytes = version[..length].iter();
+    while let Some(&byte) = bytes.next() {
+        key.push(byte);
+        if byte == 0 && bytes.next() != Some(&0xff) {
+            return Err(Malformed::Decode("a key of a version has a bare zero".into()));
+        }
+    }
+    match version[length..length + 2] {
+        [0, 1] => Ok(key),
+        _ => Err(Malformed::Decode("a key of a version has no end".into())),
+    }
+}
 
 /// The tree key of an event: revision and sub, big-endian.
 pub fn history_key(revision: i64, sub: i64) -> [u8; 16] {
@@ -219,6 +351,18 @@ mod tests {
         assert_eq!(runs_of(&sizes), [(3, 16), (1, 5)]);
         assert_eq!(sizes_of(&runs_of(&sizes)), sizes);
         assert!(sizes_of(&runs_of(&[])).is_empty());
+    }
+
+    #[test]
+    fn versions_sort_by_key_and_age() {
+        let versions = [(&b"a"[..], -5, 0), (b"a", 1, 0), (b"a", 1, 1), (b"a", 1 << 60, 0), (b"a\0", 1, 0)];
+        let keys: Vec<_> = versions.iter().map(|(key, time, at)| version_key(key, *time, *at)).collect();
+        assert!(keys.is_sorted());
+        assert!(keys[4] < version_key(b"a\0b", 0, 0) && keys[4] < version_key(b"ab", 0, 0));
+        for ((key, ..), version) in versions.iter().zip(&keys) {
+            assert_eq!(parse_version_key(version).as_deref(), Ok(*key));
+        }
+        assert!(parse_version_key(b"short").is_err());
     }
 
     #[test]

@@ -7,8 +7,9 @@ mod pack;
 mod record;
 
 pub use entry::{
-    Content, Event, Headers, KeyState, MAX_INLINE_CHUNKS, MAX_INLINE_VALUE, ObjectEntry, ObjectState, Root,
-    history_key, parse_history_key, runs_of, sizes_of,
+    Attributes, Content, Event, FileAttributes, FileKind, Headers, Item, ItemState, KeyState,
+    MAX_INLINE_CHUNKS, MAX_INLINE_VALUE, ObjectAttributes, Retention, Root, Xattr, history_key,
+    parse_history_key, parse_version_key, runs_of, sizes_of, version_key,
 };
 pub use frame::{FRAME_VERSION, Record, open, read_clear, seal};
 pub use names::{Name, segment_of};
@@ -18,8 +19,8 @@ pub use pack::{
 };
 pub use record::{
     Anchor, CapturePath, Chunker, Claim, Closed, Condemned, Config, EtcdCapture, Gap, HashKv, KeyParameters,
-    KeySecrets, Mark, ObjectCapture, PackEntry, PackedChunk, Segment, Session, SessionKind, Snapshot, Stored,
-    Tombstone, TreeShape, Trees, Verdict,
+    KeySecrets, Mark, ObjectCapture, PackEntry, PackedChunk, Place, Segment, Session, SessionKind, Setting,
+    Snapshot, Stored, Tombstone, TreeShape, Trees, Verdict,
 };
 
 use serde::Serialize;

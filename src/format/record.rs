@@ -310,19 +310,52 @@ pub struct EtcdCapture {
     pub marks: Vec<Mark>,
 }
 
-/// What was captured of a bucket.
+/// Where items were captured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// In a bucket.
+    Bucket {
+        /// Its name.
+        name: String,
+        /// Only keys below this; empty for all.
+        prefix: String,
+    },
+    /// Below a directory.
+    Directory(#[serde(with = "serde_bytes")] Vec<u8>),
+}
+
+/// A setting of a bucket, as the server gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// `policy`, `lifecycle`, `tagging` …
+    pub name: String,
+    /// XML, or JSON for a policy.
+    pub body: String,
+}
+
+/// What was captured of a bucket or a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectCapture {
-    /// The bucket.
-    pub bucket: String,
-    /// Only keys below this; empty for all.
-    pub prefix: String,
-    /// Keys → objects; `None` when there was no object. Its weight is the bytes of all objects.
+    /// Where.
+    pub place: Place,
+    /// Only items that one of these globs fits; empty for all.
+    pub include: Vec<String>,
+    /// None that one of these globs fits.
+    pub exclude: Vec<String>,
+    /// Keys → items; `None` when there was none. Its weight is the bytes of all items.
     pub root: Option<Root>,
+    /// Every version and delete marker was captured too.
+    pub with_versions: bool,
+    /// Version keys → items, the current versions among them.
+    pub versions: Option<Root>,
+    /// The bucket's settings, by name.
+    pub settings: Vec<Setting>,
     /// When the listing began.
     pub listed: Nanos,
-    /// Objects that were listed and vanished before they could be read.
+    /// Items that were listed and vanished before they could be read.
     pub gone: u64,
+    /// Items that could not be read.
+    pub unreadable: u64,
 }
 
 /// `forgotten/<sid>`.

@@ -1,7 +1,7 @@
 //! Everything a snapshot refers to.
 
 use super::Result;
-use crate::format::{Content, Event, KeyState, ObjectEntry, Root, Snapshot};
+use crate::format::{Content, Event, Item, KeyState, Root, Snapshot};
 use crate::id::{ChunkId, ChunkKind};
 use crate::tree::{self, Nodes, Payload, Value};
 
@@ -33,7 +33,7 @@ fn event_contents(value: &[u8]) -> Result<Vec<Content>> {
 }
 
 fn object_contents(value: &[u8]) -> Result<Vec<Content>> {
-    Ok(vec![ObjectEntry::decode(value)?.content])
+    Ok(vec![Item::decode(value)?.content])
 }
 
 fn no_contents(_: &[u8]) -> Result<Vec<Content>> {

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::mapping::{apply, in_scope};
 use super::{Change, Counts, Error, Plan, Result, Run};
-use crate::format::{Content, Malformed, ObjectEntry, ObjectState, sizes_of};
+use crate::format::{Attributes, Content, Item, ItemState, Malformed, ObjectAttributes};
 use crate::id::ChunkKind;
 use crate::progress::{Amount, Phase};
 use crate::repository;
@@ -26,7 +26,7 @@ const NAMED: usize = 10;
 
 /// What is to be done with one object.
 enum Job {
-    Put { key: String, entry: Box<ObjectEntry>, replaces: bool },
+    Put { key: String, item: Box<Item>, replaces: bool },
     Delete { key: String },
 }
 
@@ -35,9 +35,9 @@ impl Job {
     fn record(self) -> (Vec<u8>, Vec<u8>) {
         match self {
             Job::Delete { key } => (key.into_bytes(), Vec::new()),
-            Job::Put { key, entry, replaces } => {
+            Job::Put { key, item, replaces } => {
                 let mut record = vec![u8::from(replaces)];
-                record.extend_from_slice(&entry.encode());
+                record.extend_from_slice(&item.encode());
                 (key.into_bytes(), record)
             }
         }
@@ -47,8 +47,8 @@ impl Job {
         let key = String::from_utf8_lossy(&key).into_owned();
         Ok(match record.split_first() {
             None => Job::Delete { key },
-            Some((replaces, entry)) => {
-                Job::Put { key, entry: Box::new(ObjectEntry::decode(entry)?), replaces: *replaces == 1 }
+            Some((replaces, item)) => {
+                Job::Put { key, item: Box::new(Item::decode(item)?), replaces: *replaces == 1 }
             }
         })
     }
@@ -66,6 +66,13 @@ struct Work<'a, 'r> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn of_object(item: &Item) -> Result<&ObjectAttributes> {
+    match &item.attributes {
+        Attributes::Object(attributes) => Ok(attributes),
+        Attributes::File(_) => Err(Malformed::Decode("a file among objects".into()).into()),
+    }
 }
 
 impl Run<'_> {
@@ -109,7 +116,7 @@ impl Run<'_> {
             if !entry.key.starts_with(self.options.objects_prefix.as_bytes()) {
                 break;
             }
-            if ObjectEntry::decode(&entry.value)?.state == ObjectState::Unreadable {
+            if Item::decode(&entry.value)?.state == ItemState::Unreadable {
                 absent.push(String::from_utf8_lossy(&entry.key).into_owned());
             }
         }
@@ -182,7 +189,7 @@ impl Run<'_> {
         let mut found = self.found_objects(target)?.finish().map_err(failed)?.peekable();
         let wanted = self.wanted_objects()?.finish().map_err(failed)?;
         let (mut identical, mut last) = (0, Vec::new());
-        let mut alike: Vec<(String, ObjectEntry)> = Vec::new();
+        let mut alike: Vec<(String, Item)> = Vec::new();
         for record in wanted {
             self.repository.context().cancel.check()?;
             let (key, value) = record.map_err(failed)?;
@@ -198,20 +205,20 @@ impl Run<'_> {
             let there =
                 found.next_if(|f| f.as_ref().is_ok_and(|f| f.0 == key)).transpose().map_err(failed)?;
             last = key.clone();
-            let entry = ObjectEntry::decode(&value)?;
-            if entry.state != ObjectState::Present {
+            let item = Item::decode(&value)?;
+            if item.state != ItemState::Present {
                 continue;
             }
             let key = String::from_utf8_lossy(&key).into_owned();
-            let expected = [&entry.size.to_le_bytes()[..], entry.etag.as_bytes()].concat();
+            let expected = [&item.size.to_le_bytes()[..], of_object(&item)?.etag.as_bytes()].concat();
             if there.as_ref().is_some_and(|(_, there)| *there == expected) {
-                alike.push((key, entry));
+                alike.push((key, item));
                 if alike.len() >= ALIKE {
                     identical += self.judge_alike(target, &mut alike, &mut show)?;
                 }
                 continue;
             }
-            show(Job::Put { key, entry: Box::new(entry), replaces: there.is_some() })?;
+            show(Job::Put { key, item: Box::new(item), replaces: there.is_some() })?;
         }
         identical += self.judge_alike(target, &mut alike, &mut show)?;
         for extra in found {
@@ -224,18 +231,18 @@ impl Run<'_> {
     fn judge_alike(
         &self,
         target: &BucketTarget,
-        alike: &mut Vec<(String, ObjectEntry)>,
+        alike: &mut Vec<(String, Item)>,
         show: &mut impl FnMut(Job) -> Result<()>,
     ) -> Result<u64> {
-        let asked: Vec<(&str, &ObjectEntry)> =
-            alike.iter().map(|(key, entry)| (key.as_str(), entry)).collect();
+        let asked = alike.iter().map(|(key, item)| Ok((key.as_str(), of_object(item)?)));
+        let asked: Vec<(&str, &ObjectAttributes)> = asked.collect::<Result<_>>()?;
         let same = target.all_same_metadata(&asked)?;
         self.repository.context().progress.advance(Amount { items: same.len() as u64, bytes: 0 });
         let mut identical = 0;
-        for ((key, entry), same) in alike.drain(..).zip(same) {
+        for ((key, item), same) in alike.drain(..).zip(same) {
             match same {
                 true => identical += 1,
-                false => show(Job::Put { key, entry: Box::new(entry), replaces: true })?,
+                false => show(Job::Put { key, item: Box::new(item), replaces: true })?,
             }
         }
         Ok(identical)
@@ -314,9 +321,9 @@ impl Work<'_, '_> {
             };
             *counter += 1;
             (self.run.show)(Change { side: "objects", action, key: key.clone().into_bytes() });
-            if let Job::Put { entry, .. } = &job {
+            if let Job::Put { item, .. } = &job {
                 expected.items += 1;
-                expected.bytes += entry.size;
+                expected.bytes += item.size;
                 context.progress.expect(expected);
             }
             let stopped = self.failed.load(Ordering::SeqCst);
@@ -333,7 +340,7 @@ impl Work<'_, '_> {
                 continue;
             }
             let done = match job {
-                Job::Put { key, entry, .. } => self.put(&key, &entry),
+                Job::Put { key, item, .. } => self.put(&key, &item),
                 Job::Delete { key } => {
                     let runtime = &self.run.repository.context().runtime;
                     runtime.block_on(self.target.delete(&key)).map_err(Error::from)
@@ -347,16 +354,18 @@ impl Work<'_, '_> {
     }
 
     /// Puts one object: this thread reads its chunks, a task sends them.
-    fn put(&self, key: &str, entry: &ObjectEntry) -> Result<()> {
+    fn put(&self, key: &str, item: &Item) -> Result<()> {
         let context = self.run.repository.context();
         context.cancel.check()?;
         let (pieces, arriving) = mpsc::channel(4);
-        let (target, sent_key, sent) = (self.target.clone(), key.to_owned(), entry.clone());
+        let attributes = of_object(item)?;
+        let (target, key_there, sent, size) =
+            (self.target.clone(), key.to_owned(), attributes.clone(), item.size);
         let sending = context.runtime.spawn(async move {
-            let upload = Upload { key: &sent_key, entry: &sent, parts: sizes_of(&sent.parts) };
+            let upload = Upload { key: &key_there, size, attributes: &sent };
             target.put(&upload, arriving).await
         });
-        let fed = self.feed(&entry.content, &pieces);
+        let fed = self.feed(&item.content, &pieces);
         if let Err(error) = &fed {
             let _ = pieces.blocking_send(Err(error.to_string()));
         }
@@ -367,11 +376,11 @@ impl Work<'_, '_> {
             Ok(etag) => etag?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
-        if etag != entry.etag {
+        if etag != attributes.etag {
             lock(&self.other_etag).push(key.to_owned());
         }
-        self.bytes.fetch_add(entry.size, Ordering::Relaxed);
-        context.progress.advance(Amount { items: 1, bytes: entry.size });
+        self.bytes.fetch_add(item.size, Ordering::Relaxed);
+        context.progress.advance(Amount { items: 1, bytes: item.size });
         Ok(())
     }
 

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::types::ObjectAttributes;
+use aws_sdk_s3::types::ObjectAttributes as Asked;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::listing::{Listed, Lister, Listing};
 use super::{Error, Result};
+use crate::context::Nanos;
 use crate::fault::{Kind, chain};
-use crate::format::Headers;
+use crate::format::{Headers, ObjectAttributes, runs_of};
 use crate::storage::{Cause, S3Access, classify, connect};
 
 /// A larger object is read in ranges of this size.
@@ -73,20 +74,8 @@ pub struct Bucket {
 pub struct Head {
     /// Bytes.
     pub size: u64,
-    /// Without quotes.
-    pub etag: String,
-    /// Where the bucket keeps versions.
-    pub version: Option<String>,
-    /// Headers.
-    pub headers: Headers,
-    /// Where it is not the standard one.
-    pub storage_class: Option<String>,
-    /// User metadata, sorted.
-    pub metadata: Vec<(String, String)>,
-    /// Tags, sorted.
-    pub tags: Vec<(String, String)>,
-    /// Part sizes; empty for an object put at once.
-    pub parts: Vec<u64>,
+    /// Everything but what only listings show.
+    pub attributes: ObjectAttributes,
 }
 
 /// An object being read.
@@ -129,6 +118,10 @@ impl Body {
 pub struct Reading {
     bucket: Bucket,
     budget: Arc<Semaphore>,
+}
+
+fn nanos(time: Option<&aws_smithy_types::DateTime>) -> Nanos {
+    time.map_or(0, |time| time.as_nanos() as Nanos)
 }
 
 fn unquote(etag: Option<&str>) -> String {
@@ -211,7 +204,7 @@ impl Bucket {
                 key: key.to_owned(),
                 size: head.content_length().unwrap_or_default().try_into().unwrap_or_default(),
                 etag: unquote(head.e_tag()),
-                modified: head.last_modified().map_or(0, |t| t.to_millis().unwrap_or_default()),
+                modified: nanos(head.last_modified()),
                 shown: None,
             })),
             Err(error) => match classify(&error, false) {
@@ -236,7 +229,7 @@ impl Bucket {
     async fn parts(&self, key: &str, count: usize) -> Result<Vec<u64>> {
         self.requests.heads.fetch_add(1, Ordering::Relaxed);
         let request = self.client.get_object_attributes().bucket(&self.bucket).key(key);
-        let request = request.object_attributes(ObjectAttributes::ObjectParts).max_parts(10_000);
+        let request = request.object_attributes(Asked::ObjectParts).max_parts(10_000);
         if let Ok(answer) = request.send().await {
             let parts = answer.object_parts().map(|parts| parts.parts()).unwrap_or_default();
             let sizes: Option<Vec<u64>> = parts.iter().map(|part| part.size()?.try_into().ok()).collect();
@@ -271,8 +264,7 @@ impl Bucket {
             _ => Vec::new(),
         };
         let parts = if parts.iter().sum::<u64>() == size { parts } else { Vec::new() };
-        Ok(Head {
-            size,
+        let attributes = ObjectAttributes {
             etag,
             version: text(answer.version_id()).filter(|v| v != "null"),
             headers: Headers {
@@ -287,8 +279,13 @@ impl Bucket {
                 .filter(|c| c != "STANDARD"),
             metadata,
             tags,
-            parts,
-        })
+            shown: None,
+            parts: runs_of(&parts),
+            encryption: None,
+            retention: None,
+            legal_hold: false,
+        };
+        Ok(Head { size, attributes })
     }
 }
 
@@ -351,15 +348,15 @@ impl Reading {
         }
         let size = if large { listed.size } else { length };
         let head = self.bucket.head_of(&key, size, &answer).await?;
-        if head.etag != listed.etag || head.size != listed.size {
+        if head.attributes.etag != listed.etag || head.size != listed.size {
             listed.shown = None;
-            if let Some(modified) = answer.last_modified() {
-                listed.modified = modified.to_millis().unwrap_or_default();
+            if answer.last_modified().is_some() {
+                listed.modified = nanos(answer.last_modified());
             }
         }
-        (listed.etag, listed.size) = (head.etag.clone(), head.size);
+        (listed.etag, listed.size) = (head.attributes.etag.clone(), head.size);
         let (pieces, arriving) = mpsc::channel(PIECES_AHEAD);
-        let (bucket, etag) = (self.bucket.clone(), head.etag.clone());
+        let (bucket, etag) = (self.bucket.clone(), head.attributes.etag.clone());
         tokio::spawn(async move {
             let mut answer = Some(answer);
             let mut from = 0;

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 use super::bucket::Requests;
 use super::{Error, Result};
+use crate::context::Nanos;
 use crate::storage::{Cause, classify, decode_key};
 
 /// Prefixes listed at once.
@@ -39,8 +40,8 @@ pub struct Listed {
     pub size: u64,
     /// Without quotes.
     pub etag: String,
-    /// Milliseconds since 1970 UTC.
-    pub modified: i64,
+    /// When it was last modified.
+    pub modified: Nanos,
     /// A hash of metadata and tags, where the listing shows them.
     pub shown: Option<[u8; 8]>,
 }
@@ -314,7 +315,7 @@ impl Fields {
             key,
             size: self.size,
             etag: self.etag.trim_matches('"').to_owned(),
-            modified: modified.as_millisecond(),
+            modified: modified.as_nanosecond() as Nanos,
             shown: extended.then_some(shown),
         })
     }
@@ -410,7 +411,7 @@ mod tests {
         assert_eq!(page.objects[0].key, "a b+&%");
         assert_eq!(page.objects[0].etag, "abc-2");
         assert_eq!(page.objects[0].size, 7);
-        assert_eq!(page.objects[0].modified % 1000, 123);
+        assert_eq!(page.objects[0].modified % 1_000_000_000, 123_000_000);
         assert!(page.objects[0].shown.is_some());
         assert_eq!(page.objects[0].shown, page.objects[1].shown, "the order of metadata does not count");
         assert_eq!(page.prefixes, ["p/q/"]);

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::{Error, Result};
-use crate::format::ObjectEntry;
+use crate::format::{ObjectAttributes, sizes_of};
 use crate::storage::{Cause, S3Access, classify, connect, decode_key};
 
 /// Up to this size a body is sent from memory, so that the client may try again by itself.
@@ -50,10 +50,10 @@ pub struct BucketTarget {
 pub struct Upload<'a> {
     /// Its key in the target.
     pub key: &'a str,
+    /// Its bytes.
+    pub size: u64,
     /// Everything but the body.
-    pub entry: &'a ObjectEntry,
-    /// Sizes of its parts; empty to put it at once.
-    pub parts: Vec<u64>,
+    pub attributes: &'a ObjectAttributes,
 }
 
 /// A body of known length that arrives over a channel.
@@ -94,17 +94,17 @@ impl http_body::Body for Arriving {
 
 /// The request with everything that describes the object; the two requests that take it share no type.
 macro_rules! described_as {
-    ($request:expr, $entry:expr) => {{
-        let (entry, headers) = ($entry, &$entry.headers);
+    ($request:expr, $attributes:expr) => {{
+        let (attributes, headers) = ($attributes, &$attributes.headers);
         $request
             .set_content_type(headers.content_type.clone())
             .set_cache_control(headers.cache_control.clone())
             .set_content_disposition(headers.content_disposition.clone())
             .set_content_encoding(headers.content_encoding.clone())
             .set_content_language(headers.content_language.clone())
-            .set_metadata(Some(entry.metadata.iter().cloned().collect()))
-            .set_tagging(tagging(&entry.tags))
-            .set_storage_class(entry.storage_class.as_deref().map(StorageClass::from))
+            .set_metadata(Some(attributes.metadata.iter().cloned().collect()))
+            .set_tagging(tagging(&attributes.tags))
+            .set_storage_class(attributes.storage_class.as_deref().map(StorageClass::from))
     }};
 }
 
@@ -148,8 +148,8 @@ impl BucketTarget {
         }
     }
 
-    /// Whether headers, metadata and tags of the object in the target are those of `entry`.
-    async fn same_metadata(&self, key: &str, entry: &ObjectEntry) -> Result<bool> {
+    /// Whether headers, metadata and tags of the object in the target are those given.
+    async fn same_metadata(&self, key: &str, attributes: &ObjectAttributes) -> Result<bool> {
         let head = self.client.head_object().bucket(&self.bucket).key(key).send().await;
         let head = match head.map_err(|e| classify(&e, false)) {
             Ok(head) => head,
@@ -161,7 +161,7 @@ impl BucketTarget {
             .map(|map| map.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
             .unwrap_or_default();
         metadata.sort();
-        let wanted = &entry.headers;
+        let wanted = &attributes.headers;
         let same = |there: Option<&str>, wanted: &Option<String>| {
             there.filter(|t| !t.is_empty()) == wanted.as_deref()
         };
@@ -171,18 +171,18 @@ impl BucketTarget {
             && same(head.content_encoding(), &wanted.content_encoding)
             && same(head.content_language(), &wanted.content_language)
             && same(head.expires_string(), &wanted.expires);
-        if !headers || metadata != entry.metadata {
+        if !headers || metadata != attributes.metadata {
             return Ok(false);
         }
         let tags = if head.tag_count().unwrap_or(0) > 0 { self.tags(key).await? } else { Vec::new() };
-        Ok(tags == entry.tags)
+        Ok(tags == attributes.tags)
     }
 
     /// Whether headers, metadata and tags of objects in the target are those given; several at once, in
     /// their order.
-    pub fn all_same_metadata(&self, objects: &[(&str, &ObjectEntry)]) -> Result<Vec<bool>> {
+    pub fn all_same_metadata(&self, objects: &[(&str, &ObjectAttributes)]) -> Result<Vec<bool>> {
         use futures::stream::{StreamExt, TryStreamExt};
-        let asked = objects.iter().map(|(key, entry)| self.same_metadata(key, entry));
+        let asked = objects.iter().map(|(key, attributes)| self.same_metadata(key, attributes));
         self.runtime.block_on(futures::stream::iter(asked).buffered(ASKED_AT_ONCE).try_collect())
     }
 
@@ -207,7 +207,7 @@ impl BucketTarget {
 
     /// Puts an object; the ETag that the server gave it.
     pub async fn put(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<String> {
-        if upload.parts.is_empty() {
+        if upload.attributes.parts.is_empty() {
             self.put_whole(upload, pieces).await
         } else {
             self.put_parts(upload, pieces).await
@@ -229,21 +229,21 @@ impl BucketTarget {
     }
 
     async fn put_whole(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<String> {
-        let (key, entry) = (upload.key, upload.entry);
-        let body = self.body(key, pieces, entry.size).await?;
+        let (key, attributes) = (upload.key, upload.attributes);
+        let body = self.body(key, pieces, upload.size).await?;
         let request = self.client.put_object().bucket(&self.bucket).key(key);
-        let request = described_as!(request, entry).content_length(entry.size as i64).body(body);
+        let request = described_as!(request, attributes).content_length(upload.size as i64).body(body);
         // A body that streams cannot be hashed first; the ETag that comes back verifies it.
-        let request = request.customize().mutate_request(add_expires(entry));
-        let request = if entry.size > IN_MEMORY { request.disable_payload_signing() } else { request };
+        let request = request.customize().mutate_request(add_expires(attributes));
+        let request = if upload.size > IN_MEMORY { request.disable_payload_signing() } else { request };
         let answer = request.send().await.map_err(|e| self.fail("write", key, classify(&e, true)))?;
         Ok(answer.e_tag().unwrap_or_default().trim_matches('"').to_owned())
     }
 
     async fn put_parts(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<String> {
-        let (key, entry) = (upload.key, upload.entry);
+        let (key, attributes) = (upload.key, upload.attributes);
         let request = self.client.create_multipart_upload().bucket(&self.bucket).key(key);
-        let request = described_as!(request, entry).customize().mutate_request(add_expires(entry));
+        let request = described_as!(request, attributes).customize().mutate_request(add_expires(attributes));
         let begun = request.send().await.map_err(|e| self.fail("write", key, classify(&e, true)))?;
         let id = begun.upload_id().unwrap_or_default().to_owned();
         let done = self.parts(upload, &id, pieces).await;
@@ -259,7 +259,7 @@ impl BucketTarget {
         let key = upload.key;
         let mut completed = Vec::new();
         let mut cutting = Cutting { pieces, rest: Bytes::new() };
-        for (&size, number) in upload.parts.iter().zip(1..) {
+        for (&size, number) in sizes_of(&upload.attributes.parts).iter().zip(1..) {
             let (given, part) = mpsc::channel(1);
             let sent = self.part(key, id, number, size, part);
             let (answer, fed) = tokio::join!(sent, cutting.give(size, given));
@@ -335,8 +335,8 @@ impl Cutting {
 }
 
 /// The header as it was: the SDK takes only times that it can write itself.
-fn add_expires(entry: &ObjectEntry) -> impl Fn(&mut Request<SdkBody>) + Send + Sync + 'static {
-    let expires = entry.headers.expires.clone().filter(|expires| expires.is_ascii());
+fn add_expires(attributes: &ObjectAttributes) -> impl Fn(&mut Request<SdkBody>) + Send + Sync + 'static {
+    let expires = attributes.headers.expires.clone().filter(|expires| expires.is_ascii());
     move |request| {
         if let Some(expires) = &expires {
             let _ = request.headers_mut().try_insert("expires", expires.clone());
