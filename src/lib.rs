@@ -17,6 +17,7 @@ pub mod progress;
 pub mod repository;
 pub mod restore;
 pub mod secret;
+pub mod selection;
 pub mod sorter;
 pub mod source;
 pub mod storage;

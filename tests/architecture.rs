@@ -12,7 +12,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("0", &["context"]),
     ("0", &["id"]),
     ("0", &["secret"]),
-    ("1", &["format", "sorter", "etcd"]),
+    ("1", &["format", "sorter", "etcd", "selection"]),
     ("2", &["storage", "etcd_file"]),
     ("3", &["store"]),
     ("4", &["tree", "source", "target"]),
