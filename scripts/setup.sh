@@ -19,6 +19,17 @@ have_libclang() {
   compgen -G '/usr/lib*/libclang*.so*' >/dev/null
 }
 
+# Debian keeps protoc's own .proto files, which etcd's import, in a package of their own.
+have_proto_files() {
+  local probe
+  probe=$(mktemp -d)
+  echo 'syntax = "proto3"; import "google/protobuf/descriptor.proto";' >"$probe/probe.proto"
+  protoc -I"$probe" --descriptor_set_out=/dev/null "$probe/probe.proto" >/dev/null 2>&1
+  local found=$?
+  rm -rf "$probe"
+  return $found
+}
+
 # Debian ships python3 without ensurepip, and then "python3 -m venv" fails late.
 have_venv() { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
@@ -28,6 +39,7 @@ have clang || missing+=(clang)
 have_libclang || missing+=(libclang-dev)
 have cmake || missing+=(cmake)
 have protoc || missing+=(protobuf-compiler)
+have_proto_files || missing+=(libprotobuf-dev)
 have pkg-config || missing+=(pkg-config)
 have make || missing+=(make)
 have openssl || missing+=(openssl)

@@ -24,6 +24,8 @@ pub trait Progress: Send + Sync {
     fn begin(&self, phase: Phase);
     /// The total of the current phase as far as it is known by now.
     fn expect(&self, total: Amount);
+    /// The total of the current phase is final.
+    fn settled(&self);
     /// More of the current phase is done.
     fn advance(&self, more: Amount);
     /// Something the user should read now, in one line.
@@ -38,6 +40,7 @@ pub struct Silent;
 impl Progress for Silent {
     fn begin(&self, _: Phase) {}
     fn expect(&self, _: Amount) {}
+    fn settled(&self) {}
     fn advance(&self, _: Amount) {}
     fn note(&self, _: &str) {}
     fn end(&self) {}

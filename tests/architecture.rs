@@ -30,6 +30,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("anyhow", &["cli", "main"]),
     ("bincode", &["format"]),
     ("clap", &["cli", "main"]),
+    ("console", &["cli"]),
     ("indicatif", &["cli"]),
     ("rocksdb", &["store"]),
     ("rpassword", &["cli"]),

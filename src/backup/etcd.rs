@@ -59,6 +59,7 @@ impl Run<'_> {
         let context = self.repository.context();
         context.progress.begin(Phase { name: "reading etcd", unit: "messages" });
         context.progress.expect(Amount { items: 0, bytes: status.db_size });
+        context.progress.settled();
         let from = context.clock.now();
         let spooled = snapshot(etcd, &self.repository.spool(), &context.cancel, |bytes| {
             context.progress.advance(Amount { items: 1, bytes });

@@ -271,6 +271,7 @@ impl Work<'_, '_> {
                 return Err(crate::context::Interrupted.into());
             }
         }
+        progress.settled();
         for entry in old {
             self.removed(entry?.key, &mut counts)?;
         }

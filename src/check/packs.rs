@@ -55,6 +55,7 @@ impl Run<'_> {
         context.progress.begin(Phase { name: "reading packs", unit: "packs" });
         let bytes = packs.iter().map(|pack| pack.size).sum();
         context.progress.expect(Amount { items: packs.len() as u64, bytes });
+        context.progress.settled();
         let (queue, results) = (Mutex::new(packs.iter()), Mutex::new(Vec::new()));
         let repository = self.repository;
         let threads = std::thread::available_parallelism().map_or(2, |n| n.get());

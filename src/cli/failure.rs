@@ -7,6 +7,8 @@ use icecore::{backup, browse, check, restore};
 use icecore::{repository, storage};
 use serde_json::json;
 
+use super::show::say;
+
 /// A command that failed.
 #[derive(Debug)]
 pub struct Failure {
@@ -67,11 +69,11 @@ impl Failure {
     pub fn tell(&self, as_json: bool) -> ExitCode {
         if as_json {
             let error = json!({"code": self.kind.code(), "message": self.message, "help": self.advice()});
-            eprintln!("{}", json!({ "error": error }));
+            say(&json!({ "error": error }).to_string());
         } else {
-            eprintln!("icecore: {}", self.message);
+            say(&format!("icecore: {}", self.message));
             if !self.advice().is_empty() {
-                eprintln!("  help: {}", self.advice());
+                say(&format!("  help: {}", self.advice()));
             }
         }
         ExitCode::from(self.exit_code())

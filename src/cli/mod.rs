@@ -10,7 +10,7 @@ mod read;
 mod show;
 mod write;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -39,11 +39,10 @@ struct Session {
 }
 
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    if let Command::Completions { shell } = &arguments.command {
-        clap_complete::generate(*shell, &mut Arguments::command(), "icecore", &mut std::io::stdout());
-        return ExitCode::SUCCESS;
-    }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
     let json = arguments.global.json;
     match run(arguments) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -51,6 +50,27 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Damage) => ExitCode::from(4),
         Err(failure) => failure.tell(json),
     }
+}
+
+/// What cannot be parsed; help and version count as that.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    if error.use_stderr() && json {
+        let text = error.to_string();
+        let message = text.trim_start_matches("error: ").lines().next().unwrap_or_default();
+        return Failure::usage(message).tell(json);
+    }
+    // Fails only where nobody reads it.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}
+
+/// Written in one piece: the generator knows no errors.
+fn completions(shell: clap_complete::Shell) -> Result<Outcome, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "icecore", &mut script);
+    std::io::stdout().write_all(&script)?;
+    Ok(Outcome::Done)
 }
 
 fn run(arguments: Arguments) -> Result<Outcome, Failure> {
@@ -87,7 +107,7 @@ fn dispatch(session: &Session, command: Command) -> Result<Outcome, Failure> {
         Command::Check { read_data } => read::check(session, read_data),
         Command::Stats => read::stats(session),
         Command::Key { command } => keys::run(session, &command),
-        Command::Completions { .. } => Ok(Outcome::Done),
+        Command::Completions { shell } => completions(shell),
     }
 }
 

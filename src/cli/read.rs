@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::args::Side;
 use super::failure::Failure;
-use super::show::{hex, key_json, key_text, local_time, number, size, utc};
+use super::show::{hex, key_json, key_text, local_time, number, say, size, utc};
 use super::{Outcome, Session};
 
 fn side_of(side: Side) -> browse::Side {
@@ -47,9 +47,8 @@ pub fn snapshots(session: &Session, tag: Option<&str>) -> Result<Outcome, Failur
         writeln!(out, "{} snapshots", number(count))?;
     }
     out.flush()?;
-    let damaged: Vec<String> = view.damaged.iter().map(|error| error.to_string()).collect();
-    damaged.iter().for_each(|damage| eprintln!("damage: {damage}"));
-    Ok(if damaged.is_empty() { Outcome::Done } else { Outcome::Damage })
+    view.damaged.iter().for_each(|error| say(&format!("damage: {error}")));
+    Ok(if view.damaged.is_empty() { Outcome::Done } else { Outcome::Damage })
 }
 
 fn snapshot_json(info: &SnapshotInfo) -> Value {

@@ -1,7 +1,14 @@
 //! Numbers, times and keys as text and as JSON.
 
+use std::io::Write;
+
 use icecore::context::Nanos;
 use serde_json::{Value, json};
+
+/// A line on stderr, if anybody is there to read it.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
 
 /// Bytes in binary units.
 pub fn size(bytes: u64) -> String {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::args::{Backup, Restore};
 use super::failure::Failure;
-use super::show::{duration, hex, key_text, number, size, utc};
+use super::show::{duration, hex, key_text, number, say, size, utc};
 use super::{Outcome, Session};
 
 pub fn init(session: &Session) -> Result<Outcome, Failure> {
@@ -29,9 +29,9 @@ pub fn init(session: &Session) -> Result<Outcome, Failure> {
         writeln!(out, "Keep the passphrase: without it nothing can be restored.")?;
     }
     if single {
-        eprintln!(
+        say(
             "warning: this store cannot arbitrate between writers (it accepted several creations of one name at once); \
-             only one backup at a time will be allowed"
+             only one backup at a time will be allowed",
         );
         return Ok(Outcome::Warnings);
     }
@@ -73,7 +73,7 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
 
 fn warn(session: &Session, warnings: &[String]) {
     if !session.json {
-        warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
     }
 }
 

@@ -164,6 +164,7 @@ impl<'a> Run<'a> {
         let context = self.repository.context();
         context.progress.begin(Phase { name: "restoring keys", unit: "keys" });
         context.progress.expect(Amount { items: self.capture()?.keys, bytes: 0 });
+        context.progress.settled();
         let mut writing = Writing { counts: Counts::default(), leases: HashMap::new(), lost: 0 };
         // Changes of this pass must not show up in its own reading: the reader is pinned to a revision.
         let reading = self.connect_again()?;

@@ -82,7 +82,7 @@ impl Run<'_> {
         let context = self.repository.context();
         let target = BucketTarget::open(&context.runtime, access, bucket)?;
         context.progress.begin(Phase { name: "comparing objects", unit: "objects" });
-        let mut plan = Plan::default();
+        let (mut plan, mut expected) = (Plan::default(), Amount::default());
         let mut jobs = Sorter::new(&self.repository.spool(), SORT_BYTES);
         let identical = self.compare_objects(&target, |job| {
             match &job {
@@ -96,11 +96,17 @@ impl Run<'_> {
                 }
                 Job::Put { .. } => {}
             }
+            if let Job::Put { item, .. } = &job {
+                expected.items += 1;
+                expected.bytes += item.size;
+            }
             let (key, record) = job.record();
             jobs.push(key, record).map_err(|e| self.spool_failed(e))
         })?;
         plan.check(self.options, "the bucket", "objects")?;
         context.progress.begin(Phase { name: "restoring objects", unit: "objects" });
+        context.progress.expect(expected);
+        context.progress.settled();
         let mut counts = self.write_objects(&target, jobs)?;
         counts.identical = identical;
         self.warn_about_absent()?;
@@ -305,7 +311,7 @@ impl Work<'_, '_> {
     fn give(&self, plan: Sorter, jobs: &Sender<Job>) -> Result<Counts> {
         let (options, context) = (self.run.options, self.run.repository.context());
         let failed = |e| self.run.spool_failed(e);
-        let (mut counts, mut expected) = (Counts::default(), Amount::default());
+        let mut counts = Counts::default();
         for record in plan.finish().map_err(failed)? {
             context.cancel.check()?;
             let (key, record) = record.map_err(failed)?;
@@ -321,11 +327,6 @@ impl Work<'_, '_> {
             };
             *counter += 1;
             (self.run.show)(Change { side: "objects", action, key: key.clone().into_bytes() });
-            if let Job::Put { item, .. } = &job {
-                expected.items += 1;
-                expected.bytes += item.size;
-                context.progress.expect(expected);
-            }
             let stopped = self.failed.load(Ordering::SeqCst);
             if !options.dry_run && (stopped || jobs.send(job).is_err()) {
                 return Err(crate::context::Interrupted.into());
