@@ -452,6 +452,7 @@ fn write_pack(seed: u64, kind: ChunkKind, plains: Vec<Vec<u8>>) -> Vec<u8> {
         scratch: std::env::temp_dir().join("icecore-golden-none"),
         put_segment: Box::new(|_, _| panic!("so few chunks travel inside the snapshot")),
         cancel: Cancel::default(),
+        progress: Arc::new(icecore::progress::Silent),
     };
     // One encoder keeps the order.
     let writer = Writer::start(parts, Tuning { encoders: 1, ..Tuning::default() });

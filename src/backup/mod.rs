@@ -14,7 +14,6 @@ use crate::etcd::{self as member, Etcd, Status};
 use crate::fault::Kind;
 use crate::format::{EtcdCapture, ObjectCapture, Snapshot, Stored};
 use crate::id::SessionId;
-use crate::progress::Phase;
 use crate::repository::{self, Point, Repository, SnapshotInfo, WriteSession, check_name};
 use crate::source::{self, Bucket, BucketOptions};
 use crate::store::{self, Cutter, Finished, Reader, Tuning, Writer};
@@ -154,7 +153,6 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
         Ok(captured) => captured,
         Err(error) => return Err(give_up(session, writer, error)),
     };
-    repository.context().progress.begin(Phase { name: "finishing", unit: "packs" });
     let Finished { segment, mut stored } = writer.finish()?;
     let requests = sources.bucket.as_ref().map(|bucket| bucket.requests());
     let (objects, counts) =

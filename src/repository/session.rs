@@ -190,6 +190,7 @@ impl WriteSession<'_> {
             )),
             put_segment: Box::new(put_segment),
             cancel: repository.context().cancel.clone(),
+            progress: repository.context().progress.clone(),
         };
         Writer::start(parts, tuning)
     }

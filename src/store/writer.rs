@@ -20,6 +20,7 @@ use super::{Error, Index, PackCache, Result, chunk};
 use crate::context::{Cancel, Random};
 use crate::format::{Name, PackEntry, Segment, Stored};
 use crate::id::{ChunkId, ChunkKind, PackId};
+use crate::progress::{Amount, Phase, Progress};
 use crate::secret::{ChunkNamer, SealSecret};
 use crate::storage::Storage;
 
@@ -79,6 +80,8 @@ pub struct WriterParts {
     pub put_segment: PutSegment,
     /// The wish to stop.
     pub cancel: Cancel,
+    /// Told of packs that are stored while the run finishes.
+    pub progress: Arc<dyn Progress>,
 }
 
 /// A chunk's name, and whether this call was the first to bring it.
@@ -126,6 +129,7 @@ struct Shared {
     unlisted: Mutex<Unlisted>,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
+    finishing: AtomicBool,
     new_chunks: AtomicU64,
     new_bytes: AtomicU64,
     written: AtomicU64,
@@ -157,6 +161,7 @@ impl Writer {
             unlisted: Mutex::new(unlisted),
             failure: Mutex::default(),
             failed: AtomicBool::new(false),
+            finishing: AtomicBool::new(false),
             new_chunks: AtomicU64::new(0),
             new_bytes: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -251,6 +256,8 @@ impl Writer {
 
     /// Sees everything on its way to the end of it.
     fn drain(&mut self) {
+        self.shared.parts.progress.begin(Phase { name: "storing the rest", unit: "packs" });
+        self.shared.finishing.store(true, Ordering::SeqCst);
         self.join_encoders();
         let open = self.shared.open.iter().filter_map(|open| lock(open).take());
         for builder in open {
@@ -366,6 +373,9 @@ impl Shared {
         let name = Name::Pack(entry.kind, entry.id).to_string();
         self.parts.storage.put(&name, bytes.clone())?;
         self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if self.finishing.load(Ordering::SeqCst) {
+            self.parts.progress.advance(Amount { items: 1, bytes: bytes.len() as u64 });
+        }
         if let (ChunkKind::Node, Some(cache)) = (entry.kind, &self.parts.cache) {
             cache.keep(entry.id, &bytes);
         }
