@@ -19,6 +19,7 @@ test: rocksdb ## all tests, then the acceptance tests against real servers (FULL
 	scripts/servers.sh
 	$(cargo) test --release --locked
 	tests/acceptance.sh
+	tests/examples.sh
 
 fmt: ## format the sources
 	cargo fmt

@@ -19,13 +19,16 @@ END = "<<<end of example>>>"
 # What may differ, and the shape it must have.
 VOLATILE = [
     r"[0-9a-f]{24}-\d+",  # a snapshot
-    r"[0-9a-f]{32}",  # a repository, an ETag
+    r"\b[0-9a-f]{64}\b",  # a chunk
+    r"\b[0-9a-f]{32}\b",  # a repository, a pack, an ETag
     r"\b[0-9a-f]{16}\b",  # a key, a cluster
     r"\b[0-9a-f]{8}\b",  # the short form of an id
     r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)",
     r"\b\d+:\d\d (?:min|h)\b|\b\d+(?:\.\d+)? s\b",
     r"\b\d+(?:\.\d+)? (?:B|KiB|MiB|GiB)\b(?:/s)?",
     r"127\.0\.0\.1:\d+",
+    r"(?<= on )\S+$",  # a host
+    r"(?<=packs/data/)[0-9a-f]{2}(?=/)",
     r'(?<=bytes":)\d+',
     r'(?<=seconds":)[\d.]+',
 ]

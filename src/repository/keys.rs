@@ -144,6 +144,7 @@ impl Repository {
             let (created, host) = opened.map_or((None, None), |key| (Some(key.created), Some(key.host)));
             keys.push(KeyInfo { current: id == self.key_id(), id, created, host });
         }
+        keys.sort_by_key(|key| !key.current);
         Ok(keys)
     }
 

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Runs the examples of docs/commands against real servers.
+#
+#   make test                       # or, when all is built: tests/examples.sh [--update]
+#
+# --update writes what was printed into the pages, to be read before it is kept.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+repo=$PWD
+. scripts/env.sh
+. scripts/lib.sh
+icecore=$CARGO_TARGET_DIR/release/icecore
+[[ -x $icecore ]] || die "$icecore is not there: make build"
+unset "${!ICECORE_@}"
+
+start_etcd etcd 3.6 >/dev/null
+start_etcd etcd2 3.6 >/dev/null
+start_minio minio >/dev/null
+for bucket in data target; do make_bucket minio "$bucket"; done
+fill() { "$PYTHON" "$repo/tests/oracle/fill.py" "$@" >/dev/null; }
+fill etcd --endpoints "${URL[etcd]}" --keys 2000 --no-odd --seed 1
+fill s3 $(s3_args minio) --bucket data --objects 500 --no-odd --seed 1
+
+# What the pages take for granted (docs/commands/README.md).
+export ICECORE_REPOSITORY=./cores ICECORE_PASSPHRASE='a long sentence' ICECORE_CACHE_DIR=./cache
+export ICECORE_S3_ACCESS_KEY_ID=$ACCESS_KEY ICECORE_S3_SECRET_ACCESS_KEY=$SECRET_KEY
+export ETCD=${URL[etcd]} ETCD2=${URL[etcd2]} S3=${URL[minio]} COLUMNS=100 TZ=UTC
+export PATH=${icecore%/*}:$(etcd_dir 3.6):$PATH
+pages=()
+for verb in init backup snapshots ls cat diff stats verify check restore forget key completions; do
+  pages+=("$repo/docs/commands/$verb.md")
+done
+for page in "$repo"/docs/commands/*.md; do
+  [[ " ${pages[*]} " == *" $page "* || $page == */README.md ]] || die "$page is not in the list of $0"
+done
+cd "$TMP"
+"$PYTHON" "$repo/tests/examples.py" "$@" "${pages[@]}"
