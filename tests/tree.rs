@@ -156,6 +156,23 @@ fn changes_of(step: &Step, map: &Map, low: &mut i64, high: &mut i64) -> BTreeMap
     }
 }
 
+/// A root that stays as it is, and gets neighbours on its level, is a node like the others.
+#[test]
+fn a_tree_that_outgrows_its_root_keeps_it() {
+    let (nodes, shape) = (Memory::new(), shape(3));
+    for (start, more) in (1..150).flat_map(|start| [4, 12, 40, 120].map(|more| (start, more))) {
+        let before: Map = (0..start).map(|n| (key(n), vec![0])).collect();
+        let root = build(&nodes, shape, &before);
+        for keys in [start..start + more, -more..0] {
+            let changes = keys.map(|n| (key(n), Some(vec![1]))).collect();
+            let mut after = before.clone();
+            change(&mut after, &changes);
+            let grown = tree::apply(&nodes, shape, root, edits(&changes)).unwrap();
+            assert_eq!(grown, build(&nodes, shape, &after), "{more} more than {start}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 

@@ -52,7 +52,7 @@ pub fn apply(
     if changes.is_empty() {
         return Ok(Some(root));
     }
-    let top = grow(nodes, shape, root.level, changes)?;
+    let top = grow(nodes, shape, &root, changes)?;
     Ok(top.map(|top| shrink(&lone, top)))
 }
 
@@ -77,14 +77,21 @@ fn to_change(nodes: &dyn Nodes, edit: Edit) -> Result<Change> {
     Ok(Change { key: cell.key, payload: Some(cell.payload) })
 }
 
-/// The old root's level has been cut anew into the nodes that `changes` puts: the levels above it
-/// are built, or the root is found further down where the tree shrank.
-fn grow(nodes: &dyn Nodes, shape: Shape, level: u8, changes: Vec<Change>) -> Result<Option<Root>> {
+/// The old root's level has been cut anew into the nodes that `changes` puts, and the old root itself
+/// where no change names it: the levels above are built, or the root is found further down where the
+/// tree shrank.
+fn grow(nodes: &dyn Nodes, shape: Shape, root: &Root, changes: Vec<Change>) -> Result<Option<Root>> {
+    let first = nodes.node(&root.node)?.cells.first().map(|cell| cell.key.clone());
+    let old = Cell::of_root(root, first.unwrap_or_default());
     let mut tops: Vec<Cell> = Vec::new();
+    if changes.iter().all(|change| change.key != old.key) {
+        tops.push(old);
+    }
     for Change { key, payload } in changes {
         tops.extend(payload.map(|payload| Cell { key, payload }));
     }
-    let mut level = level;
+    tops.sort_by(|a, b| a.key.cmp(&b.key));
+    let mut level = root.level;
     while tops.len() > 1 {
         level += 1;
         let mut above = Vec::new();
