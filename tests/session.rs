@@ -64,6 +64,7 @@ fn snapshot(finished: Finished, time: i64) -> Snapshot {
         name: None,
         time,
         parent: None,
+        line: 0,
         host: "host".into(),
         tool: "test".into(),
         tags: vec![],
@@ -189,6 +190,27 @@ fn what_an_interrupted_run_stored_before_a_collection_is_not_reused() {
     session.give_up("interrupted").unwrap();
     repository.put_record(&Name::Condemned(1).to_string(), &Condemned { packs: vec![] }).unwrap();
     assert!(store(&repository, b"content", 1).2, "referred to what a collection may drop");
+}
+
+#[test]
+fn what_a_forgotten_snapshot_shares_with_others_can_still_be_read_and_reused() {
+    let world = World::new();
+    let repository = world.init();
+    store(&repository, b"first", 1);
+    let (forgotten, shared, _) = store(&repository, b"shared", 2);
+    assert!(!store(&repository, b"shared", 3).2);
+    let view = repository.view().unwrap();
+    let info = view.snapshots.iter().find(|info| info.id == forgotten).unwrap();
+    assert!(!info.snapshot.segment.packs.is_empty(), "a short segment travels inside the record");
+    icecore::forget::forget(&repository, info).unwrap();
+    for machine in [1, 2] {
+        let repository = world.open(machine);
+        let reader = repository.reader(&repository.view().unwrap()).unwrap();
+        assert_eq!(reader.get(ChunkKind::Data, &shared).unwrap(), "shared", "machine {machine}");
+    }
+    assert!(!store(&repository, b"shared", 4).2, "stored twice");
+    let report = icecore::check::run(&repository, Default::default()).unwrap();
+    assert_eq!((report.damage.len(), report.unused_packs), (0, 0));
 }
 
 #[test]

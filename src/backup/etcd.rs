@@ -68,8 +68,7 @@ impl Run<'_> {
         let file = EtcdFile::open(spooled.file, spooled.size).map_err(crate::source::Error::from)?;
         if let Some(parent) = parent.filter(|parent| parent.revision > file.revision()) {
             return Err(Error::SourceChanged(format!(
-                "etcd is at revision {} and was at {} in the last snapshot: was it restored from a backup? \
-                 Begin a new line of history with --new-line, or use another --series",
+                "etcd is at revision {} and was at {} in the last snapshot: was it restored from a backup?",
                 file.revision(),
                 parent.revision
             )));
@@ -90,7 +89,8 @@ impl Run<'_> {
         wanted: &EtcdOptions,
         parent: Option<&'p EtcdCapture>,
     ) -> Result<Option<&'p EtcdCapture>> {
-        let Some(parent) = parent else { return Ok(None) };
+        // With a new line nothing of the old one is gone on with.
+        let Some(parent) = parent.filter(|_| !self.options.new_line) else { return Ok(None) };
         let changed = if parent.cluster_id != status.cluster_id {
             format!("its cluster id is {:016x} and was {:016x}", status.cluster_id, parent.cluster_id)
         } else if parent.prefix != wanted.prefix {
@@ -100,12 +100,8 @@ impl Run<'_> {
         } else {
             return Ok(Some(parent));
         };
-        if self.options.new_line {
-            return Ok(None);
-        }
         Err(Error::SourceChanged(format!(
-            "this is not the etcd that series {:?} was made from: {changed}. \
-             Begin a new line of history with --new-line, or use another --series",
+            "this is not the etcd that series {:?} was made from: {changed}",
             self.options.series
         )))
     }

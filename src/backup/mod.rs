@@ -146,6 +146,7 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
     let mut sources = connect(repository, options)?;
     let session = repository.begin_write(|snapshots| choose_parent(snapshots, options))?;
     let (id, parent) = (session.sid, session.parent.clone());
+    check_sides(parent.as_ref(), options)?;
     let reader = session.reader();
     let writer = session.writer(options.tuning);
     let captured = capture(repository, options, &mut sources, parent.as_ref(), &reader, &writer);
@@ -162,6 +163,7 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
         name: options.name.clone(),
         time,
         parent: parent.as_ref().map(|parent| parent.id),
+        line: parent.as_ref().map_or(0, |parent| parent.snapshot.line + u32::from(options.new_line)),
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         tool: concat!("icecore ", env!("CARGO_PKG_VERSION")).into(),
         tags: options.tags.clone(),
@@ -233,6 +235,21 @@ fn choose_parent(snapshots: &[SnapshotInfo], options: &Options) -> repository::R
         Err(repository::Error::PointNotFound(_)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// A side that the series had so far may not be left out by accident: the next whole backup would find
+/// nothing to compare with.
+fn check_sides(parent: Option<&SnapshotInfo>, options: &Options) -> Result<()> {
+    let Some(SnapshotInfo { snapshot, .. }) = parent.filter(|_| !options.new_line) else { return Ok(()) };
+    let missing = match () {
+        () if snapshot.etcd.is_some() && options.etcd.is_none() => "etcd",
+        () if snapshot.objects.is_some() && options.objects.is_none() => "objects",
+        () => return Ok(()),
+    };
+    Err(Error::SourceChanged(format!(
+        "snapshots of series {:?} have {missing}, and this backup names none",
+        options.series
+    )))
 }
 
 /// What was stored so far stays for the next run.

@@ -154,8 +154,7 @@ impl Run<'_> {
             return Ok(None);
         }
         Err(Error::SourceChanged(format!(
-            "series {:?} was made from {was}, and this is bucket {:?}, prefix {prefix:?}. \
-             Begin a new line of history with --new-line, or use another --series",
+            "series {:?} was made from {was}, and this is bucket {:?}, prefix {prefix:?}",
             self.options.series,
             bucket.name()
         )))
@@ -195,8 +194,9 @@ impl Work<'_, '_> {
 
     fn check(&self) -> Result<()> {
         self.run.repository.context().cancel.check()?;
+        // The failure itself is told once everybody has stopped.
         match self.failed.load(Ordering::SeqCst) {
-            true => Err(lock(&self.failure).take().unwrap_or(crate::context::Interrupted.into())),
+            true => Err(crate::context::Interrupted.into()),
             false => Ok(()),
         }
     }
@@ -226,16 +226,12 @@ impl Work<'_, '_> {
             for _ in 0..workers {
                 scope.spawn(|| self.work(&arrivals));
             }
-            let counts = self.compare(before, wanted);
-            if counts.is_err() {
-                self.failed.store(true, Ordering::SeqCst);
-            }
-            counts
+            self.compare(before, wanted).map_err(|error| self.fail(error))
         });
-        // A worker's failure is the cause; that the comparison stopped is only its consequence.
-        match lock(&self.failure).take() {
-            Some(error) => Err(error),
-            None => counts,
+        // The first failure is the cause; that others stopped is only its consequence.
+        match (lock(&self.failure).take(), counts) {
+            (Some(error), _) => Err(error),
+            (None, counts) => counts.map_err(|()| crate::context::Interrupted.into()),
         }
     }
 
@@ -289,7 +285,8 @@ impl Work<'_, '_> {
         lock(&self.edits).push(key, value).map_err(spool)
     }
 
-    /// Servers have listed wrongly: a large part that is missing is believed only twice.
+    /// Servers have listed wrongly: a large part that is missing is believed only where a second listing
+    /// does not find it either. What others put and delete meanwhile is no contradiction.
     fn confirm(&self, before: Option<&Root>, counts: &Counts) -> Result<()> {
         if counts.removed < 100 || counts.removed * SUSPICIOUS < tree::count(before) {
             return Ok(());
@@ -298,9 +295,10 @@ impl Work<'_, '_> {
         let mut second = 0;
         for listed in self.bucket.list()? {
             listed?;
+            self.run.repository.context().cancel.check()?;
             second += 1;
         }
-        if first == second {
+        if second <= first + counts.removed / 10 {
             return Ok(());
         }
         Err(Error::Listing(format!(

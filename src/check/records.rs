@@ -69,7 +69,7 @@ impl Run<'_> {
     /// Reads every valid segment.
     pub(super) fn segments(&mut self, view: &View) -> Result<Segments> {
         let mut segments = Segments { whole: true, ..Segments::default() };
-        for info in &view.snapshots {
+        for info in view.snapshots.iter().chain(&view.forgotten) {
             let packs = info.snapshot.segment.packs.iter().map(|pack| (pack.id, pack.clone()));
             segments.packs.extend(packs);
         }

@@ -24,7 +24,7 @@ pub struct Verified {
 pub fn verify(repository: &Repository, info: &SnapshotInfo) -> Result<Verified> {
     let context = repository.context();
     context.progress.begin(Phase { name: "verifying", unit: "chunks" });
-    let reader = repository.reader(&repository.view()?)?;
+    let reader = repository.reader(&repository.view()?)?.from_the_medium();
     let nodes = ReadWrite::new(&reader, None);
     let mut verified = Verified::default();
     let mut seen = HashSet::new();

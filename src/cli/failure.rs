@@ -58,7 +58,9 @@ impl Failure {
             }
             Kind::NewerFormat => "use a newer icecore",
             Kind::Damage => "run `icecore check --read-data` to see what is damaged; nothing was changed",
-            Kind::SourceChanged => "use another --series for another system",
+            Kind::SourceChanged => {
+                "use another --series for another system, or go on with it in this one with --new-line"
+            }
             Kind::Busy => "run the command again",
             Kind::Interrupted => "run the command again to go on; nothing is lost",
             Kind::Failed => "",

@@ -192,6 +192,8 @@ pub struct Snapshot {
     pub time: Nanos,
     /// The snapshot it was made against.
     pub parent: Option<SessionId>,
+    /// How many times its series went on with another source before: its line of history.
+    pub line: u32,
     /// The machine that made it.
     pub host: String,
     /// The version that made it.

@@ -10,8 +10,8 @@ use crate::format::{Chunker, Config, FORMAT, Malformed, Name, Record, TreeShape,
 use crate::id::{PackId, RepositoryId};
 use crate::secret::{ChunkNamer, ContentSecret, SealKey, SealSecret};
 use crate::storage::{
-    Counted, CredentialVars, Limited, Local, Location, Patience, Requests, Retried, S3, S3Access, Storage,
-    arbitrates, connect,
+    Cause, Counted, CredentialVars, Limited, Local, Location, Patience, Requests, Retried, S3, S3Access,
+    Storage, arbitrates, connect,
 };
 use crate::store::{Cutter, PackCache};
 use crate::tree::Shape;
@@ -114,7 +114,10 @@ impl Repository {
         let clear = config_clear(id);
         let bytes = seal(&config, &clear, &seal_secret.records(), id, &name, &*context.random);
         if let Err(error) = storage.put(&name, bytes.into()) {
-            let _ = storage.delete(&Name::Key(&key_id).to_string());
+            // Without a clear answer it may be there, and then only this key opens it.
+            if matches!(error.cause, Cause::Exists | Cause::Refused(..)) {
+                let _ = storage.delete(&Name::Key(&key_id).to_string());
+            }
             let taken = error.is_exists();
             let medium = storage.medium().to_string();
             return Err(if taken { Error::AlreadyThere(medium) } else { error.into() });

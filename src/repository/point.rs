@@ -63,10 +63,11 @@ pub fn check_name(what: &str, name: &str) -> Result<()> {
     Err(Error::Usage(format!("{name:?} is no {what}: 1 to 64 of A-Z a-z 0-9 . _ - are allowed")))
 }
 
-/// The order that `latest` means: revision, then time, then id.
-fn newest_last(info: &SnapshotInfo) -> (i64, Nanos, crate::id::SessionId) {
+/// The order that `latest` means: line of history, then revision, then time, then id. Revisions of
+/// different lines say nothing about each other.
+fn newest_last(info: &SnapshotInfo) -> (u32, i64, Nanos, crate::id::SessionId) {
     let revision = info.snapshot.etcd.as_ref().map_or(0, |etcd| etcd.revision);
-    (revision, info.snapshot.time, info.id)
+    (info.snapshot.line, revision, info.snapshot.time, info.id)
 }
 
 impl Point {
@@ -155,6 +156,7 @@ mod tests {
                 name: (time == 20).then(|| "twenty".into()),
                 time,
                 parent: None,
+                line: 0,
                 host: String::new(),
                 tool: String::new(),
                 tags: vec![],
@@ -187,6 +189,14 @@ mod tests {
         assert_eq!(time_of(&id[..6], &all), Some(10));
         assert_eq!(time_of("nothing", &all), None);
         assert_eq!(time_of("latest", &[]), None);
+    }
+
+    #[test]
+    fn a_new_line_of_history_is_later_than_an_old_one() {
+        let mut all = snapshots(&[10, 20, 30]);
+        std::sync::Arc::make_mut(&mut all[0].snapshot).line = 1;
+        assert_eq!(time_of("latest", &all), Some(10));
+        assert_eq!(time_of("latest~1", &all), Some(30));
     }
 
     #[test]

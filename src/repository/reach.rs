@@ -114,7 +114,8 @@ impl Walk<'_> {
                 match self.nodes.get(ChunkKind::Data, id) {
                     Ok(value) => value.to_vec(),
                     // Said when the chunk itself is looked at.
-                    Err(_) => return Ok(()),
+                    Err(error) if error.kind() == crate::fault::Kind::Damage => return Ok(()),
+                    Err(error) => return Err(error.into()),
                 }
             }
         };

@@ -77,6 +77,8 @@ pub struct View {
     pub condemned: HashSet<PackId>,
     /// Valid snapshots, oldest first as far as clocks tell.
     pub snapshots: Vec<SnapshotInfo>,
+    /// Snapshots with a tombstone. Their records still list packs, which others may share.
+    pub forgotten: Vec<SnapshotInfo>,
     /// Valid segments, names below `index/`.
     pub segments: Vec<String>,
     /// Snapshot records that could not be read.
@@ -131,12 +133,13 @@ impl Repository {
         let forgotten: HashSet<SessionId> = ids(self, "forgotten/")?.into_iter().collect();
         let segments = self.storage().names("index/")?;
         let Collections { newest, validity, condemned } = self.collections()?;
-        claims.retain(|sid| !forgotten.contains(sid) && validity.snapshot(sid));
-        let (mut snapshots, mut damaged) = (Vec::new(), Vec::new());
+        claims.retain(|sid| validity.snapshot(sid));
+        let (mut snapshots, mut gone, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
         for (id, claim) in self.claims(&claims) {
             match claim {
                 Ok(Claim::Snapshot(snapshot)) => {
-                    snapshots.push(SnapshotInfo { id, snapshot: snapshot.into() })
+                    let into = if forgotten.contains(&id) { &mut gone } else { &mut snapshots };
+                    into.push(SnapshotInfo { id, snapshot: snapshot.into() });
                 }
                 Ok(Claim::Closed(_)) => {}
                 // Deleted since it was listed, by a collection that we have not seen.
@@ -147,7 +150,7 @@ impl Repository {
         }
         snapshots.sort_by_key(|info| (info.snapshot.time, info.id));
         let segments = segments.into_iter().filter(|name| validity.segment(name)).collect();
-        Ok(View { newest, validity, condemned, snapshots, segments, damaged })
+        Ok(View { newest, validity, condemned, snapshots, forgotten: gone, segments, damaged })
     }
 
     /// Claims, fetched several at once.
@@ -180,11 +183,13 @@ impl Repository {
     ) -> Result<Index> {
         let mut wanted = Vec::new();
         let mut inline: HashMap<String, &Segment> = HashMap::new();
-        for info in &view.snapshots {
+        for info in view.snapshots.iter().chain(&view.forgotten) {
             if !info.snapshot.segment.packs.is_empty() {
                 let name = Name::Claim(info.id).to_string();
                 inline.insert(name.clone(), &info.snapshot.segment);
-                wanted.push(Wanted { name, reusable: true });
+                // As a segment file of the same session would be.
+                let reusable = reusable(&Name::Segment(info.id, 0).to_string());
+                wanted.push(Wanted { name, reusable });
             }
         }
         for name in &view.segments {
@@ -233,6 +238,7 @@ impl Repository {
             validity: view.validity.clone(),
             condemned: HashSet::new(),
             snapshots: view.snapshots.clone(),
+            forgotten: view.forgotten.clone(),
             segments: readable.to_vec(),
             damaged: Vec::new(),
         };

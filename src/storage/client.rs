@@ -18,6 +18,13 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use super::Cause;
 use crate::fault::{Kind, chain};
 
+/// A server that does not take a connection within this time is given up.
+const CONNECT: Duration = Duration::from_secs(5);
+/// One that does not begin to answer within this time, too.
+const ANSWER: Duration = Duration::from_secs(60);
+/// No attempt takes longer.
+const ATTEMPT: Duration = Duration::from_secs(600);
+
 /// Where an S3 server is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct S3Address {
@@ -80,9 +87,9 @@ pub async fn connect(access: &S3Access) -> Result<Client, S3Error> {
         .pool_max_idle_per_host(128)
         .build_https();
     let timeouts = TimeoutConfig::builder()
-        .connect_timeout(Duration::from_secs(5))
-        .read_timeout(Duration::from_secs(60))
-        .operation_attempt_timeout(Duration::from_secs(600))
+        .connect_timeout(CONNECT)
+        .read_timeout(ANSWER)
+        .operation_attempt_timeout(ATTEMPT)
         .build();
     let mut config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -111,6 +118,18 @@ pub async fn connect(access: &S3Access) -> Result<Client, S3Error> {
         }
     };
     Ok(Client::from_conf(config.build()))
+}
+
+/// Time for a request that sends so many bytes: the client's own time-outs run while it sends. Few
+/// different ones, since each has connections of its own.
+pub fn patience(bytes: u64) -> aws_sdk_s3::config::Builder {
+    const SLOWEST: u64 = 32 << 10;
+    let sending = Duration::from_secs(bytes.max(1 << 20).next_power_of_two() / SLOWEST);
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT)
+        .read_timeout(ANSWER + sending)
+        .operation_attempt_timeout(ATTEMPT + sending);
+    aws_sdk_s3::Config::builder().timeout_config(timeouts.build())
 }
 
 fn trust(address: &S3Address) -> Result<TlsContext, S3Error> {
@@ -170,8 +189,11 @@ where
         SdkError::DispatchFailure(failure) => {
             let why = failure.as_connector_error().map_or_else(|| chain(error), |e| chain(e));
             let lower = why.to_lowercase();
+            // A connection that breaks says "tls", too, where it was one.
+            let broken = ["handshake eof", "close_notify", "unexpected eof", "reset by peer", "broken pipe"];
             let tls = ["certificate", "tls", "corrupt message", "unknownissuer", "handshake"];
-            if tls.iter().any(|word| lower.contains(word)) {
+            let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+            if says(&tls) && !says(&broken) {
                 Cause::Refused(Kind::Tls, why)
             } else if lower.contains("credentials") {
                 Cause::Refused(Kind::Denied, why)

@@ -4,10 +4,11 @@
 //! as nobody contends. So it is tried: eight writers put one new name at once, and one may win.
 
 use std::sync::Barrier;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Cause, Result, Storage};
+use super::{Cause, Error, Result, Storage};
 use crate::context::Random;
 use crate::id::draw;
 
@@ -17,21 +18,31 @@ pub const PROBE_FOLDER: &str = "probe/";
 const WRITERS: usize = 8;
 
 /// A probe in which the winner's answer was lost says nothing; it is made again this often.
-const TRIES: usize = 4;
+const TRIES: u32 = 4;
+/// Between the first two tries; twice as long each time.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Puts one new name from eight threads at once and counts who was told to have won. True when
 /// exactly one was, and the bytes that stand there are the winner's.
 pub fn arbitrates(storage: &dyn Storage, random: &dyn Random) -> Result<bool> {
-    for _ in 0..TRIES {
-        if let Some(verdict) = probe_once(storage, random)? {
-            return Ok(verdict);
+    let mut tries = 0;
+    loop {
+        match probe_once(storage, random)? {
+            Judged::Clear(verdict) => return Ok(verdict),
+            Judged::Unclear(error) if tries == TRIES => return Err(error),
+            Judged::Unclear(_) => std::thread::sleep(PAUSE * 2u32.pow(tries)),
         }
+        tries += 1;
     }
-    Ok(false)
 }
 
-/// `None` where no answer was clear.
-fn probe_once(storage: &dyn Storage, random: &dyn Random) -> Result<Option<bool>> {
+enum Judged {
+    Clear(bool),
+    /// Nobody was told to have won, and some were told nothing.
+    Unclear(Error),
+}
+
+fn probe_once(storage: &dyn Storage, random: &dyn Random) -> Result<Judged> {
     let name = format!("{PROBE_FOLDER}{}", data_encoding::HEXLOWER.encode(&draw::<12>(random)));
     let barrier = Barrier::new(WRITERS);
     let answers: Vec<Result<()>> = std::thread::scope(|scope| {
@@ -48,22 +59,22 @@ fn probe_once(storage: &dyn Storage, random: &dyn Random) -> Result<Option<bool>
     verdict
 }
 
-fn judge(storage: &dyn Storage, name: &str, answers: &[Result<()>]) -> Result<Option<bool>> {
-    let (mut winners, mut unclear) = (Vec::new(), false);
+fn judge(storage: &dyn Storage, name: &str, answers: &[Result<()>]) -> Result<Judged> {
+    let (mut winners, mut unclear) = (Vec::new(), None);
     for (writer, answer) in answers.iter().enumerate() {
         match answer {
             Ok(()) => winners.push(writer),
             Err(e) => match e.cause {
                 Cause::Exists => {}
-                Cause::Uncertain(_) | Cause::Transient(_) => unclear = true,
+                Cause::Uncertain(_) | Cause::Transient(_) => unclear = Some(e.clone()),
                 _ => return Err(e.clone()),
             },
         }
     }
-    match winners[..] {
-        [winner] => Ok(Some(storage.get(name)? == format!("writer {winner}"))),
-        [] if unclear => Ok(None),
-        _ => Ok(Some(false)),
+    match (&winners[..], unclear) {
+        (&[winner], _) => Ok(Judged::Clear(storage.get(name)? == format!("writer {winner}"))),
+        ([], Some(error)) => Ok(Judged::Unclear(error)),
+        _ => Ok(Judged::Clear(false)),
     }
 }
 

@@ -10,7 +10,7 @@ use aws_smithy_types::byte_stream::ByteStream;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use super::{Cause, Error, Listed, Result, Storage, classify};
+use super::{Cause, Error, Listed, Result, Storage, classify, patience};
 
 /// A body that does not arrive within this time counts as no answer.
 const BODY: Duration = Duration::from_secs(300);
@@ -90,8 +90,14 @@ impl Storage for S3 {
     fn put_once(&self, name: &str, bytes: Bytes) -> Result<()> {
         self.runtime.block_on(async {
             let request = self.client.put_object().bucket(&self.bucket).key(self.key(name));
+            let patience = patience(bytes.len() as u64);
             let request = request.if_none_match("*").body(ByteStream::from(bytes));
-            request.send().await.map_err(|e| self.fail("write", name, e))?;
+            request
+                .customize()
+                .config_override(patience)
+                .send()
+                .await
+                .map_err(|e| self.fail("write", name, e))?;
             Ok(())
         })
     }
@@ -110,8 +116,13 @@ impl Storage for S3 {
                 }
             }
             token = page.next_continuation_token().map(str::to_owned);
-            if token.is_none() {
-                return Ok(());
+            match &token {
+                Some(_) => {}
+                None if page.is_truncated() == Some(true) => {
+                    let why = "the listing is cut off and does not say how it goes on".into();
+                    return Err(self.error("list", folder, Cause::Refused(crate::fault::Kind::Failed, why)));
+                }
+                None => return Ok(()),
             }
         }
     }

@@ -100,6 +100,12 @@ impl Reader {
         Err(failure)
     }
 
+    /// Reads everything from the medium: what this machine keeps says nothing about what is there.
+    pub fn from_the_medium(mut self) -> Reader {
+        self.cache = None;
+        self
+    }
+
     /// Where a chunk is.
     pub fn places(&self, id: &ChunkId) -> Result<Vec<Place>> {
         self.index().find(id)

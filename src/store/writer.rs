@@ -334,17 +334,13 @@ impl Shared {
                 continue;
             }
             let encoded = chunk::encode(&job.plain);
-            if let Some(full) = self.append(job, encoded) {
-                let (entry, bytes) = full.finish();
-                if packs.send(FullPack { entry, bytes }).is_err() {
-                    self.failed.store(true, Ordering::SeqCst);
-                }
-            }
+            self.append(job, encoded, packs);
         }
     }
 
-    /// Seals a chunk into the open pack; gives the pack once it is full.
-    fn append(&self, job: Job, encoded: Vec<u8>) -> Option<PackBuilder> {
+    /// Seals a chunk into the open pack and hands it over once it is full. Others wait meanwhile: however
+    /// many encoders there are, no more packs are open than kinds.
+    fn append(&self, job: Job, encoded: Vec<u8>, packs: &Sender<FullPack>) {
         let target = match job.kind {
             ChunkKind::Data => self.tuning.data_pack,
             ChunkKind::Node => self.tuning.tree_pack,
@@ -354,7 +350,12 @@ impl Shared {
             PackBuilder::new(PackId::draw(&*self.parts.random), job.kind, &self.parts.seal, 0)
         });
         builder.append(job.id, encoded, job.plain.len() as u32);
-        if builder.len() >= target { open.take() } else { None }
+        let full = if builder.len() >= target { open.take() } else { None };
+        if let Some((entry, bytes)) = full.map(PackBuilder::finish)
+            && packs.send(FullPack { entry, bytes }).is_err()
+        {
+            self.failed.store(true, Ordering::SeqCst);
+        }
     }
 
     /// An uploader's work.
