@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use icecore::fault::Kind;
 use icecore::{backup, browse, check, restore};
-use icecore::{repository, storage};
+use icecore::{repository, selection, storage};
 use serde_json::json;
 
 /// A command that failed.
@@ -56,7 +56,9 @@ impl Failure {
             }
             Kind::NewerFormat => "use a newer icecore",
             Kind::Damage => "run `icecore check --read-data` to see what is damaged; nothing was changed",
-            Kind::SourceChanged => "use another --series for another system",
+            Kind::SourceChanged => {
+                "name the source that the snapshots were made from, or use another --series"
+            }
             Kind::Busy => "run the command again",
             Kind::Interrupted => "run the command again to go on; nothing is lost",
             Kind::Failed => "",
@@ -100,7 +102,7 @@ macro_rules! from_usage {
     )*};
 }
 
-from_usage!(repository::BadPoint, storage::BadLocation, restore::BadMap);
+from_usage!(repository::BadPoint, storage::BadLocation, restore::BadMap, selection::BadGlob);
 
 impl From<browse::Error> for Failure {
     fn from(error: browse::Error) -> Failure {
