@@ -11,7 +11,7 @@ use icecore::source::BucketOptions;
 use icecore::storage::{CredentialVars, S3Access, S3Address};
 
 use super::Session;
-use super::args::{Global, Globs, Restore, Sources};
+use super::args::{Global, Restore, Sources};
 use super::config::{ARRAY, File};
 use super::failure::Failure;
 use super::show::parse_size;
@@ -268,11 +268,10 @@ impl Session {
         Ok(Some(EtcdOptions { access, prefix: prefix.into_bytes() }))
     }
 
-    /// `globs` are none where the snapshot says what was selected.
     pub fn bucket_source(
         &self,
         arguments: &Sources,
-        globs: Option<&Globs>,
+        selection: Selection,
     ) -> Result<Option<BucketOptions>, Failure> {
         let file = |key: &str| self.settings.get("objects", key);
         let endpoint = arguments.s3.clone().or_else(|| file("s3"));
@@ -287,18 +286,17 @@ impl Session {
         };
         let ca = arguments.s3_ca.clone().or_else(|| file("ca").map(PathBuf::from));
         let prefix = arguments.prefix.clone().or_else(|| file("prefix")).unwrap_or_default();
-        let selection = globs.map(|globs| self.selection(globs)).transpose()?.unwrap_or_default();
         let access = s3(&endpoint, ca, credentials("ICECORE_S3"));
         Ok(Some(BucketOptions { access, bucket, prefix, selection }))
     }
 
     /// Flags take the place of the file's globs.
-    fn selection(&self, globs: &Globs) -> Result<Selection, Failure> {
+    pub fn selection(&self, include: &[String], exclude: &[String]) -> Result<Selection, Failure> {
         let list = |flags: &[String], key: &str| match flags.is_empty() {
             false => flags.to_vec(),
             true => self.settings.list("objects", key),
         };
-        Ok(Selection::new(list(&globs.include, "include"), list(&globs.exclude, "exclude"))?)
+        Ok(Selection::new(list(include, "include"), list(exclude, "exclude"))?)
     }
 
     pub fn etcd_target(&self, arguments: &Restore) -> Result<Option<etcd::Access>, Failure> {

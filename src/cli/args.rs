@@ -163,7 +163,7 @@ pub enum Key {
     },
 }
 
-/// Globs over keys.
+/// Globs over the keys of a listing.
 #[derive(Args)]
 pub struct Globs {
     /// Only keys that fit this glob; may be given several times
@@ -233,8 +233,12 @@ pub struct Sources {
 pub struct Backup {
     #[command(flatten)]
     pub sources: Sources,
-    #[command(flatten)]
-    pub globs: Globs,
+    /// Only objects that fit this glob (see ls --help); may be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// No objects that fit this glob, also of those included; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
     /// A name for the snapshot
     #[arg(long)]
     pub name: Option<String>,
@@ -267,10 +271,7 @@ pub struct Restore {
     pub object: Vec<String>,
     /// Only what fits: etcd:GLOB for keys, objects:GLOB or GLOB for objects; may be given several times
     ///
-    /// A GLOB without either is for keys where only etcd is restored. In a glob, * and ? stay within one
-    /// component, ** crosses them, [ab] and {a,b} choose. One without a slash fits the last component at any
-    /// depth (*.log), one that begins with a slash only at the top (/tmp). What fits is meant with everything
-    /// below it.
+    /// A GLOB without either is for keys where only etcd is restored. ls --help says what a glob is.
     #[arg(long, value_name = "GLOB")]
     pub include: Vec<String>,
     /// Not what fits, also of what is included; written as for --include

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use icecore::check::{self, Against, Compared, Damage, Difference, Since, Verified};
 use icecore::repository::{Repository, SnapshotInfo};
+use icecore::selection::Selection;
 use serde_json::{Value, json};
 
 use super::args::{Sources, Verify};
@@ -37,7 +38,8 @@ pub fn verify(session: &Session, arguments: &Verify) -> Result<Outcome, Failure>
 
 fn sources(session: &Session, sources: &Sources) -> Result<check::Sources, Failure> {
     let etcd = session.etcd_source(sources)?.map(|etcd| (etcd.access, etcd.prefix));
-    let bucket = session.bucket_source(sources, None)?;
+    // The snapshot says what was selected.
+    let bucket = session.bucket_source(sources, Selection::default())?;
     if etcd.is_none() && bucket.is_none() {
         return Err(Failure::usage(
             "nothing to compare with: name a source with --etcd, or --s3 and --bucket",

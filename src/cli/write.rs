@@ -42,21 +42,20 @@ pub fn init(session: &Session) -> Result<Outcome, Failure> {
 }
 
 pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure> {
+    let selection = session.selection(&arguments.include, &arguments.exclude)?;
     let options = backup::Options {
         series: session.settings.series.clone(),
         name: arguments.name.clone(),
         tags: arguments.tag.clone(),
         etcd: session.etcd_source(&arguments.sources)?,
-        objects: session.bucket_source(&arguments.sources, Some(&arguments.globs))?,
+        objects: session.bucket_source(&arguments.sources, selection)?,
         new_line: arguments.new_line,
         tuning: Tuning::default(),
     };
     if options.etcd.is_none() && options.objects.is_none() {
         return Err(Failure::usage("nothing to back up: name a source with --etcd, or --s3 and --bucket"));
     }
-    if options.objects.is_none()
-        && (!arguments.globs.include.is_empty() || !arguments.globs.exclude.is_empty())
-    {
+    if options.objects.is_none() && (!arguments.include.is_empty() || !arguments.exclude.is_empty()) {
         return Err(Failure::usage("--include and --exclude select objects, and no bucket was named"));
     }
     let repository = session.open()?;
