@@ -373,10 +373,12 @@ fn a_diff_of_keys_is_the_difference_of_the_two_listings() {
     let anchors: Vec<_> = snapshots.iter().map(|info| info.snapshot.etcd.as_ref().unwrap().anchor).collect();
     assert!(anchors.windows(2).any(|pair| pair[0] == pair[1]), "no two snapshots share an anchor");
     assert!(anchors.windows(2).any(|pair| pair[0] != pair[1]), "no new anchor was made");
+    let listings = ["", "k1/"].map(|prefix| {
+        (0..steps.len()).map(|number| listed(&world, &format!("s{number}"), prefix)).collect::<Vec<_>>()
+    });
     for (a, b) in (0..steps.len()).flat_map(|a| (0..steps.len()).map(move |b| (a, b))) {
         let prefix = ["", "k1/"][(a + b) % 2];
-        let (before, after) =
-            (listed(&world, &format!("s{a}"), prefix), listed(&world, &format!("s{b}"), prefix));
+        let (before, after) = (&listings[(a + b) % 2][a], &listings[(a + b) % 2][b]);
         let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
         let differ = keys.into_iter().filter(|key| before.get(*key) != after.get(*key));
         let expected: Vec<_> =
@@ -391,6 +393,9 @@ fn a_diff_of_keys_is_the_difference_of_the_two_listings() {
             .map(|line| (line["key"].as_str().unwrap().to_owned(), of(&line["before"]), of(&line["after"])))
             .collect();
         assert_eq!(found, expected, "s{a} to s{b}");
+        if a > b {
+            continue;
+        }
         let stat = &world.words(&format!("diff s{a} s{b} etcd {prefix} --stat --json")).ok().json()[0];
         let count = |change: &str| lines.iter().filter(|line| line["change"] == change).count();
         for change in ["added", "removed", "changed"] {
@@ -519,6 +524,34 @@ fn verify_names_what_the_source_proves_wrong() {
     let expected = [("object", "two"), ("etcd key", "b")].map(|(kind, file)| (kind.into(), file.into()));
     assert_eq!(named, expected.each_ref().map(|(kind, file): &(Value, Value)| (kind, file)), "{damage}");
     world.with_sources("verify latest~1 --against-source").ok();
+}
+
+#[test]
+fn verify_against_a_source_names_what_cannot_be_read() {
+    let world = World::new(true, true);
+    change(&world.runtime, world.etcd.as_ref().unwrap(), &[(b"a", Some(b"1"))]);
+    world.put("small", b"small");
+    world.put("large", &vec![7; 100_000]);
+    world.with_sources("backup").ok();
+    let damaged = |kind: &str| {
+        let packs = world.directory.path().join("repository/packs").join(kind);
+        for folder in std::fs::read_dir(packs).unwrap() {
+            for pack in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+                let path = pack.unwrap().path();
+                let mut bytes = std::fs::read(&path).unwrap();
+                bytes[8..].iter_mut().step_by(20).for_each(|byte| *byte ^= 1);
+                std::fs::write(path, bytes).unwrap();
+            }
+        }
+        let done = world.with_sources("verify latest --against-source --json");
+        assert_eq!(done.code, 4, "{}", done.error);
+        let report = done.json().pop().unwrap();
+        assert_eq!(report["source"]["objects"], Value::Null, "what cannot be read was compared");
+        let kinds = report["damage"].as_array().unwrap().iter().map(|damage| damage["kind"].to_string());
+        kinds.collect::<BTreeSet<_>>()
+    };
+    assert_eq!(damaged("data"), set(&["\"chunk\""]));
+    assert_eq!(damaged("tree"), set(&["\"node\""]));
 }
 
 #[test]

@@ -229,11 +229,10 @@ impl Run<'_> {
                 (Some(stored), Some(living)) if stored.mod_revision == living.mod_revision => {
                     match same(&nodes, stored, living)? {
                         true => compared.same += 1,
-                        false => self.damaged(
-                            "etcd key",
-                            &key,
-                            format!("etcd has another key at revision {}", stored.mod_revision),
-                        ),
+                        false => {
+                            let what = format!("etcd's revision {} of it is another", stored.mod_revision);
+                            self.damaged("etcd key", &key, what);
+                        }
                     }
                     continue;
                 }
@@ -245,13 +244,10 @@ impl Run<'_> {
                 self.differs(&mut compared, "etcd", key, since);
                 continue;
             }
-            let says = |revision: Option<i64>| revision.map_or("none".into(), |r| format!("revision {r}"));
+            let says = |revision: Option<i64>| revision.map_or("not".into(), |r| format!("of revision {r}"));
             let (stored, living) = (stored.map(|s| s.mod_revision), living.map(|l| l.mod_revision));
-            let what = format!(
-                "etcd has {} of it at revision {revision}, the snapshot {}",
-                says(living),
-                says(stored)
-            );
+            let what =
+                format!("at revision {revision} etcd has it {}, the snapshot {}", says(living), says(stored));
             self.damaged("etcd key", &key, what);
         }
         Ok(compared)
@@ -303,11 +299,16 @@ impl Run<'_> {
         context.progress.begin(Phase { name: "verifying objects", unit: "chunks" });
         let nodes = tree::ReadWrite::new(self.verifying.nodes.reader(), None);
         let root = self.verifying.info.snapshot.objects.as_ref().and_then(|objects| objects.root);
+        let lost = |kind| matches!(kind, Kind::Damage | Kind::NotFound);
+        let entries = match tree::scan(&nodes, root.as_ref(), &[]) {
+            Err(error) if lost(error.kind()) => return Ok(0),
+            entries => entries?,
+        };
         let mut made = 0;
-        for entry in tree::scan(&nodes, root.as_ref(), &[])? {
+        for entry in entries {
             context.cancel.check()?;
             let tree::Entry { key, value } = match entry {
-                Err(error) if error.kind() == Kind::Damage => return Ok(made),
+                Err(error) if lost(error.kind()) => return Ok(made),
                 entry => entry?,
             };
             let item = Item::decode(&value)?;
@@ -317,7 +318,7 @@ impl Run<'_> {
                 continue;
             };
             let found = match self.etag_of(etag, &nodes, &item.content) {
-                Err(error) if matches!(error.kind(), Kind::Damage | Kind::NotFound) => continue,
+                Err(error) if lost(error.kind()) => continue,
                 found => found?,
             };
             made += 1;
