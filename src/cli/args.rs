@@ -268,7 +268,7 @@ pub struct Restore {
     pub etcd_key: Vec<OsString>,
     /// This object, too, or alone without --objects-prefix and globs; may be given several times
     #[arg(long, value_name = "KEY")]
-    pub object: Vec<String>,
+    pub object: Vec<OsString>,
     /// Only what fits: etcd:GLOB for keys, objects:GLOB or GLOB for objects; may be given several times
     ///
     /// A GLOB without either is for keys where only etcd is restored. ls --help says what a glob is.

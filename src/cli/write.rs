@@ -210,7 +210,7 @@ pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failur
         etcd_keys: arguments.etcd_key.iter().map(as_bytes).collect(),
         etcd_selection: Selection::new(etcd_include, etcd_exclude)?,
         objects_prefix: arguments.objects_prefix.clone().unwrap_or_default(),
-        object_keys: arguments.object.iter().map(|key| key.as_bytes().to_vec()).collect(),
+        object_keys: arguments.object.iter().map(as_bytes).collect(),
         objects_selection: Selection::new(objects_include, objects_exclude)?,
         etcd_maps,
         objects_maps,
