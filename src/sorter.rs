@@ -1,6 +1,6 @@
 //! Sorts more records than fit in memory: sorted runs in unlinked files, then a merge.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
@@ -138,6 +138,37 @@ pub fn greatest_of_each(sorted: Sorted) -> impl Iterator<Item = io::Result<Recor
     })
 }
 
+/// Two runs in order of key as one: each key with what either run has of it. An error ends it.
+pub fn paired<K: Ord, A, B, E>(
+    a: impl Iterator<Item = Result<(K, A), E>>,
+    b: impl Iterator<Item = Result<(K, B), E>>,
+) -> impl Iterator<Item = Result<(K, Option<A>, Option<B>), E>> {
+    let (mut a, mut b) = (a.peekable(), b.peekable());
+    let mut failed = false;
+    std::iter::from_fn(move || {
+        if failed {
+            return None;
+        }
+        let order = match (a.peek(), b.peek()) {
+            (None, None) => return None,
+            (Some(Ok((x, _))), Some(Ok((y, _)))) => x.cmp(y),
+            (Some(Err(_)), _) | (_, None) => Ordering::Less,
+            (_, Some(_)) => Ordering::Greater,
+        };
+        let x = if order.is_le() { a.next() } else { None };
+        let y = if order.is_ge() { b.next() } else { None };
+        let pair = match (x, y) {
+            (Some(Ok((key, x))), None) => Ok((key, Some(x), None)),
+            (None, Some(Ok((key, y)))) => Ok((key, None, Some(y))),
+            (Some(Ok((key, x))), Some(Ok((_, y)))) => Ok((key, Some(x), Some(y))),
+            (Some(Err(error)), _) | (_, Some(Err(error))) => Err(error),
+            (None, None) => return None,
+        };
+        failed = pair.is_err();
+        Some(pair)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -176,5 +207,15 @@ mod tests {
             let kept: Vec<Record> = greatest_of_each(sorter.finish().unwrap()).map(|r| r.unwrap()).collect();
             prop_assert_eq!(kept, expected.into_iter().collect::<Vec<_>>());
         }
+    }
+    #[test]
+    fn two_runs_are_paired_by_key_and_an_error_ends_them() {
+        let a = [Ok((1, 'a')), Ok((3, 'b')), Ok((4, 'c'))];
+        let b = [Ok((1, 'x')), Ok((2, 'y')), Err("broken"), Ok((4, 'z'))];
+        let all: Vec<_> = paired(a.into_iter(), b.into_iter()).collect();
+        let both = Ok((1, Some('a'), Some('x')));
+        assert_eq!(all, [both, Ok((2, None, Some('y'))), Err("broken")]);
+        let none = std::iter::empty::<Result<(i32, ()), &str>>;
+        assert_eq!(paired(none(), none()).count(), 0);
     }
 }

@@ -8,11 +8,11 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::content::Storing;
 use super::{Error, Result, Run};
-use crate::context::Nanos;
 use crate::format::{
     Attributes, Content, Item, ItemState, MAX_INLINE_VALUE, ObjectAttributes, ObjectCapture, Place, Root,
 };
 use crate::progress::{Amount, Phase};
+use crate::selection::Selection;
 use crate::sorter::Sorter;
 use crate::source::{self, Body, Bucket, Fetched, Head, Listed, Reading};
 use crate::storage::Cause;
@@ -72,24 +72,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Whether the listing shows the object as the parent recorded it.
-fn unchanged(before: &Item, now: &Listed) -> bool {
-    let Attributes::Object(attributes) = &before.attributes else { return false };
-    let shown = now.shown.is_none() || attributes.shown.is_none() || attributes.shown == now.shown;
-    before.state == ItemState::Present
-        && before.size == now.size
-        && attributes.etag == now.etag
-        && same_time(before.modified, now.modified)
-        && shown
-}
-
-/// Listings show milliseconds, answers about one object whole seconds; an object that changed while it was
-/// read has the latter.
-fn same_time(before: Nanos, now: Nanos) -> bool {
-    const SECOND: Nanos = 1_000_000_000;
-    before == now || (before % SECOND == 0 && before / SECOND == now / SECOND)
-}
-
 impl Run<'_> {
     /// Captures a bucket against the parent's capture.
     pub(super) fn objects(
@@ -98,6 +80,8 @@ impl Run<'_> {
         parent: Option<&ObjectCapture>,
     ) -> Result<(ObjectCapture, Counts)> {
         let prefix = self.options.objects.as_ref().map(|o| o.prefix.clone()).unwrap_or_default();
+        let selection = self.options.objects.as_ref().map(|o| o.selection.clone()).unwrap_or_default();
+        let Selection { include, exclude, .. } = selection;
         let parent = self.check_bucket(bucket, &prefix, parent)?;
         let before = parent.and_then(|parent| parent.root);
         let listed = self.repository.context().clock.now();
@@ -122,8 +106,8 @@ impl Run<'_> {
         counts.read_bytes = read_bytes.into_inner();
         let capture = ObjectCapture {
             place: Place::Bucket { name: bucket.name().into(), prefix: prefix.clone() },
-            include: Vec::new(),
-            exclude: Vec::new(),
+            include,
+            exclude,
             root,
             with_versions: false,
             versions: None,
@@ -132,7 +116,7 @@ impl Run<'_> {
             gone: gone.into_inner(),
             unreadable: unreadable.len() as u64,
         };
-        self.warn_about(unreadable, counts.count, &prefix);
+        self.warn_about(unreadable, &capture, &prefix);
         Ok((capture, counts))
     }
 
@@ -160,13 +144,16 @@ impl Run<'_> {
         )))
     }
 
-    fn warn_about(&mut self, unreadable: Vec<String>, count: u64, prefix: &str) {
+    fn warn_about(&mut self, unreadable: Vec<String>, capture: &ObjectCapture, prefix: &str) {
         let more = unreadable.len().saturating_sub(NAMED);
         self.warnings.extend(unreadable.into_iter().take(NAMED));
         if more > 0 {
             self.warnings.push(format!("{more} more objects could not be read"));
         }
-        if count == 0 && !prefix.is_empty() {
+        let chosen = !capture.include.is_empty() || !capture.exclude.is_empty();
+        if capture.root.is_none() && chosen {
+            self.warnings.push("no object was selected by --include and --exclude".into());
+        } else if capture.root.is_none() && !prefix.is_empty() {
             self.warnings.push(format!("no object's key begins with {prefix:?}"));
         }
     }
@@ -235,13 +222,20 @@ impl Work<'_, '_> {
         }
     }
 
+    /// The objects that are to be backed up.
+    fn list(&self) -> Result<impl Iterator<Item = source::Result<Listed>>> {
+        let selection = self.run.options.objects.as_ref().map(|options| &options.selection);
+        let takes = move |listed: &Listed| selection.is_none_or(|s| s.takes(listed.key.as_bytes()));
+        Ok(self.bucket.list()?.filter(move |listed| listed.as_ref().map_or(true, takes)))
+    }
+
     /// Merges the listing with the parent's tree; what is new or changed goes to `wanted`.
     fn compare(&self, before: Option<&Root>, wanted: mpsc::Sender<Listed>) -> Result<Counts> {
         let progress = &self.run.repository.context().progress;
         let mut counts = Counts::default();
         let mut old = tree::scan(&self.run.nodes, before, &[])?.peekable();
         let mut expected = Amount::default();
-        for listed in self.bucket.list()? {
+        for listed in self.list()? {
             let listed = listed?;
             self.check()?;
             while let Some(entry) =
@@ -254,7 +248,7 @@ impl Work<'_, '_> {
             expected.bytes += listed.size;
             progress.expect(expected);
             match same_key.transpose()? {
-                Some(entry) if unchanged(&Item::decode(&entry.value)?, &listed) => {
+                Some(entry) if listed.shows(&Item::decode(&entry.value)?) => {
                     counts.unchanged += 1;
                     progress.advance(Amount { items: 1, bytes: listed.size });
                     continue;
@@ -293,7 +287,7 @@ impl Work<'_, '_> {
         }
         let first = counts.added + counts.changed + counts.unchanged;
         let mut second = 0;
-        for listed in self.bucket.list()? {
+        for listed in self.list()? {
             listed?;
             self.run.repository.context().cancel.check()?;
             second += 1;

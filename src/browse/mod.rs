@@ -1,6 +1,7 @@
 //! Looking into snapshots: list, show, compare, count.
 
 mod diff;
+mod prefixes;
 mod stats;
 
 use std::io::Write;
@@ -9,12 +10,13 @@ use crate::context::Interrupted;
 use crate::fault::Kind;
 use crate::format::{Content, Item, ItemState, KeyState, Malformed};
 use crate::id::ChunkKind;
-use crate::repository::{self, Repository, SnapshotInfo, content_bytes, key_at, state};
+use crate::repository::{self, Repository, SnapshotInfo, content_bytes, keys_at, state};
 use crate::store::{self, Reader};
 use crate::tree::{self, Nodes, ReadWrite};
 
-pub use diff::{DiffLine, Summary, diff};
-pub use stats::{Stats, stats};
+pub use diff::{DiffLine, DiffStat, Summary, diff};
+pub use prefixes::{Prefix, Prefixes};
+pub use stats::{Held, Stats, Volume, alone, held, stats};
 
 /// Why a snapshot could not be looked into.
 #[derive(Debug, thiserror::Error)]
@@ -77,12 +79,10 @@ impl<'a> Browser<'a> {
     ) -> Result<()> {
         let capture = info.snapshot.etcd.as_ref().ok_or_else(|| lacks(info, Side::Etcd))?;
         let nodes = self.nodes();
-        for entry in state(&nodes, capture, &self.repository.spool())? {
+        for entry in state(&nodes, capture, prefix, &self.repository.spool())? {
             self.repository.context().cancel.check()?;
             let (key, state) = entry?;
-            if key.starts_with(prefix) {
-                show(&key, &state)?;
-            }
+            show(&key, &state)?;
         }
         Ok(())
     }
@@ -120,7 +120,8 @@ impl<'a> Browser<'a> {
         let content = match side {
             Side::Etcd => {
                 let capture = info.snapshot.etcd.as_ref().ok_or_else(|| lacks(info, side))?;
-                let state = key_at(&nodes, capture, key)?.ok_or_else(missing)?;
+                let found = keys_at(&nodes, capture, &[key.to_vec()].into())?;
+                let state = found.get(key).ok_or_else(missing)?;
                 Content::Inline(content_bytes(&nodes, &state.value)?)
             }
             Side::Objects => {

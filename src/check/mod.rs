@@ -1,6 +1,8 @@
 //! Check: is everything there that snapshots need, and is it what was written? And verify: the same
 //! for every byte of one snapshot.
 
+mod against;
+mod etag;
 mod packs;
 mod records;
 mod verify;
@@ -15,7 +17,9 @@ use crate::progress::{Amount, Phase};
 use crate::repository::{self, Repository, View, for_each_chunk};
 use crate::store::{self, Reader};
 use crate::tree::{self, ReadWrite};
+use crate::{source, target};
 
+pub use against::{Against, Compared, Difference, Since, Sources, verify_against};
 pub use verify::{Verified, verify};
 
 /// How thorough to be.
@@ -29,9 +33,10 @@ pub struct Options {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Damage {
     /// What kind of file: `config`, `key`, `pack`, `segment`, `session`, `snapshot`, `tombstone`,
-    /// `collection`, `node` or `chunk`.
+    /// `collection`, `node` or `chunk`; or a key of etcd (`etcd key`) or an `object` in the snapshot that is
+    /// not what the source says.
     pub kind: &'static str,
-    /// The file, or the chunk where no file can be named.
+    /// The file, or the chunk, key or object where no file can be named.
     pub file: String,
     /// What is wrong.
     pub what: String,
@@ -62,6 +67,15 @@ pub enum Error {
     /// The repository.
     #[error(transparent)]
     Repository(#[from] repository::Error),
+    /// A living source.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// A living etcd's keys.
+    #[error(transparent)]
+    Target(#[from] target::Error),
+    /// The source is not the one that the snapshot was made from.
+    #[error("{0}")]
+    SourceChanged(String),
 }
 
 /// The result of a check.
@@ -72,6 +86,9 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Error::Repository(error) => error.kind(),
+            Error::Source(error) => error.kind(),
+            Error::Target(error) => error.kind(),
+            Error::SourceChanged(_) => Kind::SourceChanged,
         }
     }
 }

@@ -2,11 +2,14 @@
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
+
 use super::{Damage, Result, damage};
 use crate::fault::Kind;
-use crate::id::ChunkKind;
+use crate::id::{ChunkId, ChunkKind};
 use crate::progress::{Amount, Phase};
-use crate::repository::{Repository, SnapshotInfo, for_each_chunk};
+use crate::repository::{Reached, Repository, SnapshotInfo, for_each_chunk};
+use crate::store::{self, Reader};
 use crate::tree::{Nodes, ReadWrite};
 
 /// What was read of a snapshot.
@@ -22,60 +25,86 @@ pub struct Verified {
 
 /// Reads everything that the snapshot refers to, and opens it.
 pub fn verify(repository: &Repository, info: &SnapshotInfo) -> Result<Verified> {
-    let context = repository.context();
-    context.progress.begin(Phase { name: "verifying", unit: "chunks" });
     let reader = repository.reader(&repository.view()?)?.from_the_medium();
-    let nodes = ReadWrite::new(&reader, None);
-    let mut verified = Verified::default();
-    let mut seen = HashSet::new();
-    let mut broken = Vec::new();
-    let mut noted = |kind, id: String, what: String| {
-        let mut damage = damage(kind, id, what);
-        damage.snapshots.insert(info.id.to_string());
-        broken.push(damage);
-    };
-    let mut nodes_broken = Vec::new();
-    for_each_chunk(
-        &nodes,
-        &info.snapshot,
-        &mut |reached| {
+    let mut verifying = Verifying::new(repository, info, &reader);
+    verifying.read_all()?;
+    Ok(verifying.verified)
+}
+
+/// A snapshot being read.
+pub(super) struct Verifying<'a> {
+    repository: &'a Repository,
+    pub info: &'a SnapshotInfo,
+    pub nodes: ReadWrite<'a>,
+    /// What was read, and need not be again.
+    seen: HashSet<ChunkId>,
+    pub verified: Verified,
+}
+
+impl<'a> Verifying<'a> {
+    pub fn new(repository: &'a Repository, info: &'a SnapshotInfo, reader: &'a Reader) -> Verifying<'a> {
+        let nodes = ReadWrite::new(reader, None);
+        Verifying { repository, info, nodes, seen: HashSet::new(), verified: Verified::default() }
+    }
+
+    /// Notes something that is wrong with this snapshot.
+    pub fn note(&mut self, kind: &'static str, file: String, what: String) {
+        let mut damage = damage(kind, file, what);
+        damage.snapshots.insert(self.info.id.to_string());
+        self.verified.damage.push(damage);
+    }
+
+    /// A chunk of content; it is counted when it is read for the first time.
+    pub fn chunk(&mut self, id: &ChunkId) -> store::Result<Bytes> {
+        let bytes = self.nodes.get(ChunkKind::Data, id)?;
+        if self.seen.insert(*id) {
+            self.verified.chunks += 1;
+            self.verified.bytes += bytes.len() as u64;
+            let amount = Amount { items: 1, bytes: bytes.len() as u64 };
+            self.repository.context().progress.advance(amount);
+        }
+        Ok(bytes)
+    }
+
+    /// Reads everything that has not been read.
+    pub fn read_all(&mut self) -> Result<()> {
+        let context = self.repository.context();
+        context.progress.begin(Phase { name: "verifying", unit: "chunks" });
+        let (info, reader) = (self.info, self.nodes.reader());
+        let nodes = ReadWrite::new(reader, None);
+        let mut broken = Vec::new();
+        let needs = |reached: Reached, error: &dyn std::fmt::Display| {
+            let at = String::from_utf8_lossy(reached.key);
+            format!("{error}; {} {at:?} needs it", reached.tree)
+        };
+        let mut enter = |reached: Reached| {
             context.cancel.check()?;
-            if !seen.insert(reached.id) {
+            if self.seen.contains(&reached.id) {
                 return Ok(false);
             }
             if reached.kind == ChunkKind::Node {
-                verified.chunks += 1;
+                self.seen.insert(reached.id);
+                self.verified.chunks += 1;
                 context.progress.advance(Amount { items: 1, bytes: 0 });
                 return Ok(true);
             }
-            match nodes.get(ChunkKind::Data, &reached.id) {
-                Ok(bytes) => {
-                    verified.chunks += 1;
-                    verified.bytes += bytes.len() as u64;
-                    context.progress.advance(Amount { items: 1, bytes: bytes.len() as u64 });
-                }
+            match self.chunk(&reached.id) {
+                Ok(_) => {}
                 Err(error) if error.kind() == Kind::Damage || error.kind() == Kind::NotFound => {
-                    let at = String::from_utf8_lossy(reached.key);
-                    noted(
-                        "chunk",
-                        reached.id.to_string(),
-                        format!("{error}; {} {at:?} needs it", reached.tree),
-                    );
+                    self.seen.insert(reached.id);
+                    self.note("chunk", reached.id.to_string(), needs(reached, &error));
                 }
                 Err(error) => return Err(error.into()),
             }
             Ok(true)
-        },
-        &mut |reached, error| {
-            let at = String::from_utf8_lossy(reached.key);
-            nodes_broken
-                .push((reached.id.to_string(), format!("{error}; {} from {at:?} needs it", reached.tree)));
+        };
+        for_each_chunk(&nodes, &info.snapshot, &mut enter, &mut |reached, error| {
+            broken.push((reached.id.to_string(), needs(reached, &error)));
             Ok(())
-        },
-    )?;
-    for (id, what) in nodes_broken {
-        noted("node", id, what);
+        })?;
+        for (id, what) in broken {
+            self.note("node", id, what);
+        }
+        Ok(())
     }
-    verified.damage = broken;
-    Ok(verified)
 }

@@ -6,12 +6,13 @@ use icecore::backup::EtcdOptions;
 use icecore::etcd;
 use icecore::fault::Kind;
 use icecore::repository::{Access, Repository};
+use icecore::selection::Selection;
 use icecore::source::BucketOptions;
 use icecore::storage::{CredentialVars, S3Access, S3Address};
 
 use super::Session;
-use super::args::{Backup, Global, Restore};
-use super::config::File;
+use super::args::{Global, Restore, Sources};
+use super::config::{ARRAY, File};
 use super::failure::Failure;
 use super::show::parse_size;
 
@@ -83,6 +84,12 @@ impl Settings {
 
     fn get(&self, table: &str, key: &str) -> Option<String> {
         self.file.get(&self.series, table, key)
+    }
+
+    /// Each of an array's texts, or the one text there is.
+    fn list(&self, table: &str, key: &str) -> Vec<String> {
+        let joined = self.get(table, key);
+        joined.map(|joined| joined.split(ARRAY).map(str::to_owned).collect()).unwrap_or_default()
     }
 
     fn access(&self) -> Result<Access, Failure> {
@@ -231,12 +238,15 @@ impl Session {
         self.settings.passphrase(false)
     }
 
-    pub fn etcd_source(&self, arguments: &Backup) -> Result<Option<EtcdOptions>, Failure> {
+    pub fn etcd_source(&self, arguments: &Sources) -> Result<Option<EtcdOptions>, Failure> {
         let file = |key: &str| self.settings.get("etcd", key);
         let path = |flag: &Option<PathBuf>, key: &str| flag.clone().or_else(|| file(key).map(PathBuf::from));
         let urls = match arguments.etcd.is_empty() {
             false => arguments.etcd.clone(),
-            true => file("url").map(|urls| urls.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+            true => {
+                let urls = self.settings.list("etcd", "url");
+                urls.iter().flat_map(|urls| urls.split(',')).map(str::to_owned).collect()
+            }
         };
         if urls.is_empty() {
             return Ok(None);
@@ -258,7 +268,11 @@ impl Session {
         Ok(Some(EtcdOptions { access, prefix: prefix.into_bytes() }))
     }
 
-    pub fn bucket_source(&self, arguments: &Backup) -> Result<Option<BucketOptions>, Failure> {
+    pub fn bucket_source(
+        &self,
+        arguments: &Sources,
+        selection: Selection,
+    ) -> Result<Option<BucketOptions>, Failure> {
         let file = |key: &str| self.settings.get("objects", key);
         let endpoint = arguments.s3.clone().or_else(|| file("s3"));
         let bucket = arguments.bucket.clone().or_else(|| file("bucket"));
@@ -272,7 +286,17 @@ impl Session {
         };
         let ca = arguments.s3_ca.clone().or_else(|| file("ca").map(PathBuf::from));
         let prefix = arguments.prefix.clone().or_else(|| file("prefix")).unwrap_or_default();
-        Ok(Some(BucketOptions { access: s3(&endpoint, ca, credentials("ICECORE_S3")), bucket, prefix }))
+        let access = s3(&endpoint, ca, credentials("ICECORE_S3"));
+        Ok(Some(BucketOptions { access, bucket, prefix, selection }))
+    }
+
+    /// Flags take the place of the file's globs.
+    pub fn selection(&self, include: &[String], exclude: &[String]) -> Result<Selection, Failure> {
+        let list = |flags: &[String], key: &str| match flags.is_empty() {
+            false => flags.to_vec(),
+            true => self.settings.list("objects", key),
+        };
+        Ok(Selection::new(list(include, "include"), list(exclude, "exclude"))?)
     }
 
     pub fn etcd_target(&self, arguments: &Restore) -> Result<Option<etcd::Access>, Failure> {

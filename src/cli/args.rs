@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -71,33 +72,57 @@ pub enum Command {
         point: String,
         side: Side,
         #[arg(default_value = "")]
-        prefix: String,
+        prefix: OsString,
         /// Sizes, revisions and times too
         #[arg(short, long)]
         long: bool,
+        #[command(flatten)]
+        globs: Globs,
+        /// PREFIX is in base64
+        #[arg(long)]
+        base64: bool,
     },
     /// Write the value of a key or the body of an object to stdout
-    Cat { point: String, side: Side, key: String },
+    Cat {
+        point: String,
+        side: Side,
+        key: OsString,
+        /// KEY is in base64
+        #[arg(long)]
+        base64: bool,
+    },
     /// Show what differs between two snapshots
     Diff {
         before: String,
         after: String,
         side: Option<Side>,
         #[arg(default_value = "")]
-        prefix: String,
+        prefix: OsString,
+        /// How much differs, and below which prefixes, instead of each key
+        #[arg(long)]
+        stat: bool,
+        /// PREFIX is in base64
+        #[arg(long)]
+        base64: bool,
     },
     /// Restore a snapshot to a live etcd, to a bucket, or both
     Restore(Box<Restore>),
     /// Read every byte of a snapshot
-    Verify { point: String },
+    Verify(Box<Verify>),
     /// Check the repository
     Check {
         /// Read every pack to the last byte
         #[arg(long)]
         read_data: bool,
     },
-    /// Show what the repository costs and holds
-    Stats,
+    /// Show what the repository, or a snapshot, costs and holds
+    Stats {
+        /// What this snapshot costs and holds, and where most of it is
+        point: Option<String>,
+        /// A line for each snapshot: what it added, and what no other one holds
+        #[arg(long, conflicts_with = "point")]
+        snapshots: bool,
+    },
     /// Forget snapshots
     Forget {
         #[arg(required = true, value_name = "POINT")]
@@ -138,8 +163,37 @@ pub enum Key {
     },
 }
 
+/// Globs over the keys of a listing.
 #[derive(Args)]
-pub struct Backup {
+pub struct Globs {
+    /// Only keys that fit this glob; may be given several times
+    ///
+    /// In a glob, * and ? stay within one component, ** crosses them, [ab] and {a,b} choose. One without a
+    /// slash fits the last component at any depth (*.log), one that begins with a slash only at the top
+    /// (/tmp). What fits is meant with everything below it.
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// No keys that fit this glob, also of those included; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Verify {
+    /// What to read
+    pub point: String,
+    /// Compare with the living source too: exit 3 where it has moved on, 4 only for damage
+    ///
+    /// Keys of etcd are compared at the snapshot's revision while it still has it, else as it is now; objects by
+    /// size, ETag and time in the listing. ETags that are MD5s are made again from the bytes stored.
+    #[arg(long)]
+    pub against_source: bool,
+    #[command(flatten)]
+    pub sources: Sources,
+}
+
+#[derive(Args, Default, PartialEq)]
+pub struct Sources {
     /// etcd: URLs of members
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub etcd: Vec<String>,
@@ -173,6 +227,18 @@ pub struct Backup {
     /// Certificate authorities of the S3 server (PEM)
     #[arg(long, value_name = "FILE")]
     pub s3_ca: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Backup {
+    #[command(flatten)]
+    pub sources: Sources,
+    /// Only objects that fit this glob (see ls --help); may be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// No objects that fit this glob, also of those included; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
     /// A name for the snapshot
     #[arg(long)]
     pub name: Option<String>,
@@ -193,10 +259,24 @@ pub struct Restore {
     pub point: String,
     /// Only keys that begin with this
     #[arg(long, value_name = "PREFIX")]
-    pub etcd_prefix: Option<String>,
+    pub etcd_prefix: Option<OsString>,
     /// Only objects whose keys begin with this
     #[arg(long, value_name = "PREFIX")]
     pub objects_prefix: Option<String>,
+    /// This key of etcd, too, or alone without --etcd-prefix and globs; may be given several times
+    #[arg(long, value_name = "KEY")]
+    pub etcd_key: Vec<OsString>,
+    /// This object, too, or alone without --objects-prefix and globs; may be given several times
+    #[arg(long, value_name = "KEY")]
+    pub object: Vec<OsString>,
+    /// Only what fits: etcd:GLOB for keys, objects:GLOB or GLOB for objects; may be given several times
+    ///
+    /// A GLOB without either is for keys where only etcd is restored. ls --help says what a glob is.
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Not what fits, also of what is included; written as for --include
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
     /// A live etcd
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub to_etcd: Vec<String>,

@@ -20,8 +20,11 @@ const TABLES: [(&str, &[&str]); 3] = [
         ],
     ),
     ("etcd", &["url", "prefix", "user", "password-file", "password-command", "ca", "cert", "key"]),
-    ("objects", &["s3", "bucket", "prefix", "ca"]),
+    ("objects", &["s3", "bucket", "prefix", "ca", "include", "exclude"]),
 ];
+
+/// Between the texts of an array; nothing that is configured holds one.
+pub const ARRAY: char = '\0';
 
 /// Values by `table.key`, or `series.NAME.table.key`.
 #[derive(Debug, Default)]
@@ -96,7 +99,7 @@ impl File {
                     let parts: Option<Vec<&str>> = parts.iter().map(|part| part.as_str()).collect();
                     parts
                         .ok_or_else(|| format!("{key:?} in [{before}{name}] holds other things than texts"))?
-                        .join(",")
+                        .join(&ARRAY.to_string())
                 }
                 _ => return Err(format!("{key:?} in [{before}{name}] is no text")),
             };
@@ -113,7 +116,7 @@ mod tests {
     #[test]
     fn a_series_own_table_comes_first() {
         let file = parse("[etcd]\nurl = ['a', 'b']\nprefix = 'p'\n[series.x.etcd]\nurl = 'c'").unwrap();
-        assert_eq!(file.get("default", "etcd", "url").as_deref(), Some("a,b"));
+        assert_eq!(file.get("default", "etcd", "url").as_deref(), Some("a\0b"));
         assert_eq!(file.get("x", "etcd", "url").as_deref(), Some("c"));
         assert_eq!(file.get("x", "etcd", "prefix").as_deref(), Some("p"));
         assert_eq!(file.get("x", "objects", "bucket"), None);

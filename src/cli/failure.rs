@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use icecore::fault::Kind;
 use icecore::{backup, browse, check, restore};
-use icecore::{repository, storage};
+use icecore::{repository, selection, storage};
 use serde_json::json;
 
 use super::show::say;
@@ -104,7 +104,7 @@ macro_rules! from_usage {
     )*};
 }
 
-from_usage!(repository::BadPoint, storage::BadLocation, restore::BadMap);
+from_usage!(repository::BadPoint, storage::BadLocation, restore::BadMap, selection::BadGlob);
 
 impl From<browse::Error> for Failure {
     fn from(error: browse::Error) -> Failure {

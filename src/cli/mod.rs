@@ -8,6 +8,8 @@ mod failure;
 mod keys;
 mod read;
 mod show;
+mod stats;
+mod verify;
 mod write;
 
 use std::io::{IsTerminal, Write};
@@ -21,6 +23,7 @@ use icecore::fault::Kind;
 use access::Settings;
 use args::{Arguments, Command};
 use failure::Failure;
+use show::key_bytes;
 
 /// How a command ended, when it did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,12 +103,20 @@ fn dispatch(session: &Session, command: Command) -> Result<Outcome, Failure> {
         Command::Restore(arguments) => write::restore(session, &arguments),
         Command::Forget { points } => write::forget(session, &points),
         Command::Snapshots { tag } => read::snapshots(session, tag.as_deref()),
-        Command::Ls { point, side, prefix, long } => read::ls(session, &point, side, &prefix, long),
-        Command::Cat { point, side, key } => read::cat(session, &point, side, &key),
-        Command::Diff { before, after, side, prefix } => read::diff(session, &before, &after, side, &prefix),
-        Command::Verify { point } => read::verify(session, &point),
-        Command::Check { read_data } => read::check(session, read_data),
-        Command::Stats => read::stats(session),
+        Command::Ls { point, side, prefix, long, globs, base64 } => {
+            read::ls(session, &point, side, &key_bytes(&prefix, base64)?, long, globs)
+        }
+        Command::Cat { point, side, key, base64 } => {
+            read::cat(session, &point, side, &key_bytes(&key, base64)?)
+        }
+        Command::Diff { before, after, side, prefix, stat, base64 } => {
+            read::diff(session, (&before, &after), side, &key_bytes(&prefix, base64)?, stat)
+        }
+        Command::Verify(arguments) => verify::verify(session, &arguments),
+        Command::Check { read_data } => verify::check(session, read_data),
+        Command::Stats { point: Some(point), .. } => stats::snapshot(session, &point),
+        Command::Stats { snapshots: true, .. } => stats::snapshots(session),
+        Command::Stats { .. } => stats::repository(session),
         Command::Key { command } => keys::run(session, &command),
         Command::Completions { shell } => completions(shell),
     }

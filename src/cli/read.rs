@@ -1,16 +1,17 @@
-//! Commands that read: snapshots, ls, cat, diff, verify, check, stats.
+//! Commands that look into snapshots: snapshots, ls, cat, diff.
 
 use std::io::{BufWriter, Write};
 
-use icecore::browse::{self, Browser, DiffLine, Summary};
-use icecore::check::{self, Damage};
+use icecore::browse::{self, Browser, DiffLine, DiffStat, Summary};
 use icecore::format::{Attributes, FileKind, Item, ItemState, KeyState};
 use icecore::repository::{Point, Repository, SnapshotInfo};
+use icecore::selection::Selection;
 use serde_json::{Value, json};
 
-use super::args::Side;
+use super::args::{Globs, Side};
 use super::failure::Failure;
 use super::show::{hex, key_json, key_text, local_time, number, say, size, utc};
+use super::stats::{prefixes_json, print_prefixes};
 use super::{Outcome, Session};
 
 fn side_of(side: Side) -> browse::Side {
@@ -20,7 +21,8 @@ fn side_of(side: Side) -> browse::Side {
     }
 }
 
-fn find(session: &Session, repository: &Repository, point: &str) -> Result<SnapshotInfo, Failure> {
+/// The snapshot that the point means.
+pub fn find(session: &Session, repository: &Repository, point: &str) -> Result<SnapshotInfo, Failure> {
     let point: Point = point.parse()?;
     Ok(point.resolve(&repository.view()?.snapshots, &session.settings.series)?)
 }
@@ -84,17 +86,27 @@ fn snapshot_line(info: &SnapshotInfo) -> String {
     line
 }
 
-pub fn ls(session: &Session, point: &str, side: Side, prefix: &str, long: bool) -> Result<Outcome, Failure> {
+pub fn ls(
+    session: &Session,
+    point: &str,
+    side: Side,
+    prefix: &[u8],
+    long: bool,
+    globs: Globs,
+) -> Result<Outcome, Failure> {
+    let selection = Selection::new(globs.include, globs.exclude)?;
     let repository = session.open()?;
     let info = find(session, &repository, point)?;
     let browser = Browser::open(&repository)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     match side {
-        Side::Etcd => browser.keys(&info, prefix.as_bytes(), |key, state| {
-            Ok(writeln!(out, "{}", key_line(session, key, state, long))?)
+        Side::Etcd => browser.keys(&info, prefix, |key, state| match selection.takes(key) {
+            true => Ok(writeln!(out, "{}", key_line(session, key, state, long))?),
+            false => Ok(()),
         })?,
-        Side::Objects => browser.objects(&info, prefix.as_bytes(), |key, entry| {
-            Ok(writeln!(out, "{}", object_line(session, key, entry, long))?)
+        Side::Objects => browser.objects(&info, prefix, |key, entry| match selection.takes(key) {
+            true => Ok(writeln!(out, "{}", object_line(session, key, entry, long))?),
+            false => Ok(()),
         })?,
     }
     out.flush()?;
@@ -161,22 +173,22 @@ fn object_line(session: &Session, key: &[u8], item: &Item, long: bool) -> String
     }
 }
 
-pub fn cat(session: &Session, point: &str, side: Side, key: &str) -> Result<Outcome, Failure> {
+pub fn cat(session: &Session, point: &str, side: Side, key: &[u8]) -> Result<Outcome, Failure> {
     let repository = session.open()?;
     let info = find(session, &repository, point)?;
     let browser = Browser::open(&repository)?;
     let mut out = std::io::stdout().lock();
-    browser.cat(&info, side_of(side), key.as_bytes(), &mut out)?;
+    browser.cat(&info, side_of(side), key, &mut out)?;
     out.flush()?;
     Ok(Outcome::Done)
 }
 
 pub fn diff(
     session: &Session,
-    before: &str,
-    after: &str,
+    (before, after): (&str, &str),
     side: Option<Side>,
-    prefix: &str,
+    prefix: &[u8],
+    stat: bool,
 ) -> Result<Outcome, Failure> {
     let repository = session.open()?;
     let (before, after) = (find(session, &repository, before)?, find(session, &repository, after)?);
@@ -192,12 +204,54 @@ pub fn diff(
     let browser = Browser::open(&repository)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     for side in sides {
-        browse::diff(&browser, (&before, &after), side, prefix.as_bytes(), &mut |line| {
-            Ok(writeln!(out, "{}", diff_line(session, &line))?)
+        let mut summary = DiffStat::new(side);
+        browse::diff(&browser, (&before, &after), side, prefix, &mut |line| {
+            match stat {
+                true => summary.add(&line),
+                false => writeln!(out, "{}", diff_line(session, &line))?,
+            }
+            Ok(())
         })?;
+        if stat {
+            print_stat(session, &mut out, summary)?;
+        }
     }
     out.flush()?;
     Ok(Outcome::Done)
+}
+
+fn side_name(side: browse::Side) -> &'static str {
+    match side {
+        browse::Side::Etcd => "etcd",
+        browse::Side::Objects => "objects",
+    }
+}
+
+fn print_stat(session: &Session, out: &mut dyn Write, stat: DiffStat) -> std::io::Result<()> {
+    let (side, added, removed, changed) = (side_name(stat.side), stat.added, stat.removed, stat.changed);
+    let prefixes = stat.into_prefixes();
+    if session.json {
+        let report = json!({
+            "in": side,
+            "added": {"count": added.0, "bytes": added.1}, "removed": {"count": removed.0, "bytes": removed.1},
+            "changed": {"count": changed.0, "before_bytes": changed.1, "after_bytes": changed.2},
+            "prefixes": prefixes_json(&prefixes),
+        });
+        return writeln!(out, "{report}");
+    }
+    writeln!(
+        out,
+        "{:<8} {} added ({}), {} removed ({}), {} changed ({} → {})",
+        format!("{side}:"),
+        number(added.0),
+        size(added.1),
+        number(removed.0),
+        size(removed.1),
+        number(changed.0),
+        size(changed.1),
+        size(changed.2)
+    )?;
+    print_prefixes(out, &prefixes)
 }
 
 fn diff_line(session: &Session, line: &DiffLine) -> String {
@@ -206,10 +260,7 @@ fn diff_line(session: &Session, line: &DiffLine) -> String {
         (_, None) => ("removed", '-'),
         _ => ("changed", '*'),
     };
-    let side = match line.side {
-        browse::Side::Etcd => "etcd",
-        browse::Side::Objects => "objects",
-    };
+    let side = side_name(line.side);
     if session.json {
         let summary = |summary: &Summary| {
             json!({
@@ -227,112 +278,4 @@ fn diff_line(session: &Session, line: &DiffLine) -> String {
         (before, after) => format!("{}{}", bytes(before), bytes(after)),
     };
     format!("{mark} {side} {}  {sizes}", key_text(&line.key))
-}
-
-pub fn verify(session: &Session, point: &str) -> Result<Outcome, Failure> {
-    let repository = session.open()?;
-    let info = find(session, &repository, point)?;
-    let verified = check::verify(&repository, &info)?;
-    session.context.progress.end();
-    let mut out = std::io::stdout().lock();
-    if session.json {
-        let damage: Vec<Value> = verified.damage.iter().map(damage_json).collect();
-        let report = json!({
-            "id": info.id.to_string(), "chunks": verified.chunks, "bytes": verified.bytes, "damage": damage,
-        });
-        writeln!(out, "{report}")?;
-    } else {
-        for damage in &verified.damage {
-            print_damage(&mut out, damage)?;
-        }
-        let whole = if verified.damage.is_empty() { "is whole" } else { "is DAMAGED" };
-        writeln!(
-            out,
-            "snapshot {} {whole}: {} chunks, {} of content read",
-            info.id,
-            number(verified.chunks),
-            size(verified.bytes)
-        )?;
-    }
-    Ok(if verified.damage.is_empty() { Outcome::Done } else { Outcome::Damage })
-}
-
-fn damage_json(damage: &Damage) -> Value {
-    json!({"kind": damage.kind, "file": damage.file, "what": damage.what, "snapshots": damage.snapshots})
-}
-
-fn print_damage(out: &mut dyn Write, damage: &Damage) -> std::io::Result<()> {
-    writeln!(out, "damage: {} {}: {}", damage.kind, damage.file, damage.what)?;
-    if damage.snapshots.is_empty() {
-        return Ok(());
-    }
-    let ids: Vec<&str> = damage.snapshots.iter().map(|id| id.get(..8).unwrap_or(id)).collect();
-    writeln!(out, "        snapshots concerned: {}", ids.join(", "))
-}
-
-pub fn check(session: &Session, read_data: bool) -> Result<Outcome, Failure> {
-    let repository = session.open()?;
-    let report = check::run(&repository, check::Options { read_data })?;
-    session.context.progress.end();
-    let mut out = std::io::stdout().lock();
-    for damage in &report.damage {
-        match session.json {
-            true => writeln!(out, "{}", damage_json(damage))?,
-            false => print_damage(&mut out, damage)?,
-        }
-    }
-    if !session.json && !session.quiet {
-        let read = match read_data {
-            true => format!("{} chunks read ({})", number(report.chunks_read), size(report.bytes_read)),
-            false => "sizes, records and trees looked at (--read-data reads every byte)".into(),
-        };
-        writeln!(out, "{} snapshots, {} packs: {read}", number(report.snapshots), number(report.packs))?;
-        if report.unused_packs > 0 {
-            writeln!(
-                out,
-                "{} packs are not used by any snapshot (left by interrupted runs, or of forgotten snapshots)",
-                report.unused_packs
-            )?;
-        }
-        match report.damage.len() {
-            0 => writeln!(out, "no damage found")?,
-            n => writeln!(out, "{n} DAMAGED")?,
-        }
-    }
-    Ok(if report.damage.is_empty() { Outcome::Done } else { Outcome::Damage })
-}
-
-pub fn stats(session: &Session) -> Result<Outcome, Failure> {
-    let repository = session.open()?;
-    let stats = browse::stats(&repository)?;
-    let mut out = std::io::stdout().lock();
-    if session.json {
-        let files: Vec<Value> = stats
-            .files
-            .iter()
-            .map(|(name, count, bytes)| json!({"name": name, "count": count, "bytes": bytes}))
-            .collect();
-        let report = json!({
-            "snapshots": stats.snapshots, "repository_bytes": stats.bytes, "files": files,
-            "full_copies_bytes": stats.full_copies, "content_bytes": stats.content,
-        });
-        writeln!(out, "{report}")?;
-        return Ok(Outcome::Done);
-    }
-    writeln!(out, "{:>12}  {:>8}  what", "bytes", "files")?;
-    for (name, count, bytes) in &stats.files {
-        writeln!(out, "{:>12}  {:>8}  {name}", size(*bytes), number(*count))?;
-    }
-    let total: u64 = stats.files.iter().map(|(_, count, _)| count).sum();
-    writeln!(out, "{:>12}  {:>8}  all", size(stats.bytes), number(total))?;
-    writeln!(
-        out,
-        "{} snapshots; their objects as full copies: {}",
-        stats.snapshots,
-        size(stats.full_copies)
-    )?;
-    if stats.bytes > 0 && stats.full_copies > 0 {
-        writeln!(out, "that is {:.1} times the repository", stats.full_copies as f64 / stats.bytes as f64)?;
-    }
-    Ok(Outcome::Done)
 }

@@ -1,6 +1,8 @@
 //! Numbers, times and keys as text and as JSON.
 
+use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 
 use icecore::context::Nanos;
 use serde_json::{Value, json};
@@ -9,6 +11,7 @@ use serde_json::{Value, json};
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
+use super::failure::Failure;
 
 /// Bytes in binary units.
 pub fn size(bytes: u64) -> String {
@@ -92,6 +95,15 @@ pub fn key_text(key: &[u8]) -> String {
         Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
         _ => key.escape_ascii().to_string(),
     }
+}
+
+/// A key as it was typed: its bytes, or base64 of them.
+pub fn key_bytes(text: &OsStr, base64: bool) -> Result<Vec<u8>, Failure> {
+    if !base64 {
+        return Ok(text.as_bytes().to_vec());
+    }
+    let decoded = data_encoding::BASE64.decode(text.as_bytes());
+    decoded.map_err(|e| Failure::usage(format!("{:?} is no base64: {e}", text.to_string_lossy())))
 }
 
 /// Puts a key into a JSON object: `key`, or `key_base64` where it is not UTF-8.

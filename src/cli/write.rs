@@ -1,12 +1,15 @@
 //! Commands that write: init, backup, restore, forget.
 
+use std::ffi::OsString;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use icecore::backup;
 use icecore::format::CapturePath;
 use icecore::repository::{Point, Repository};
 use icecore::restore::{self, Change, Map};
+use icecore::selection::Selection;
 use icecore::store::Tuning;
 use serde_json::{Value, json};
 
@@ -39,17 +42,21 @@ pub fn init(session: &Session) -> Result<Outcome, Failure> {
 }
 
 pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure> {
+    let selection = session.selection(&arguments.include, &arguments.exclude)?;
     let options = backup::Options {
         series: session.settings.series.clone(),
         name: arguments.name.clone(),
         tags: arguments.tag.clone(),
-        etcd: session.etcd_source(arguments)?,
-        objects: session.bucket_source(arguments)?,
+        etcd: session.etcd_source(&arguments.sources)?,
+        objects: session.bucket_source(&arguments.sources, selection)?,
         new_line: arguments.new_line,
         tuning: Tuning::default(),
     };
     if options.etcd.is_none() && options.objects.is_none() {
         return Err(Failure::usage("nothing to back up: name a source with --etcd, or --s3 and --bucket"));
+    }
+    if options.objects.is_none() && (!arguments.include.is_empty() || !arguments.exclude.is_empty()) {
+        return Err(Failure::usage("--include and --exclude select objects, and no bucket was named"));
     }
     let repository = session.open()?;
     let report = backup::run(&repository, &options)?;
@@ -171,13 +178,40 @@ fn maps(texts: &[String]) -> Result<(Vec<Map>, Vec<Map>), Failure> {
     Ok((etcd, objects))
 }
 
+/// Globs for keys and for objects. One that does not say which is for keys only where no objects are
+/// restored.
+fn globs(texts: &[String], only_etcd: bool) -> (Vec<String>, Vec<String>) {
+    let (mut etcd, mut objects) = (Vec::new(), Vec::new());
+    for text in texts {
+        match text.split_once(':') {
+            Some(("etcd", glob)) => etcd.push(glob.to_owned()),
+            Some(("objects", glob)) => objects.push(glob.to_owned()),
+            _ if only_etcd => etcd.push(text.clone()),
+            _ => objects.push(text.clone()),
+        }
+    }
+    (etcd, objects)
+}
+
+fn as_bytes(text: &OsString) -> Vec<u8> {
+    text.as_bytes().to_vec()
+}
+
 pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failure> {
     let (etcd_maps, objects_maps) = maps(&arguments.map)?;
+    let (etcd, bucket) = (session.etcd_target(arguments)?, session.bucket_target(arguments)?);
+    let only_etcd = etcd.is_some() && bucket.is_none();
+    let (etcd_include, objects_include) = globs(&arguments.include, only_etcd);
+    let (etcd_exclude, objects_exclude) = globs(&arguments.exclude, only_etcd);
     let options = restore::Options {
-        etcd: session.etcd_target(arguments)?,
-        bucket: session.bucket_target(arguments)?,
-        etcd_prefix: arguments.etcd_prefix.clone().unwrap_or_default().into_bytes(),
+        etcd,
+        bucket,
+        etcd_prefix: arguments.etcd_prefix.as_ref().map(as_bytes).unwrap_or_default(),
+        etcd_keys: arguments.etcd_key.iter().map(as_bytes).collect(),
+        etcd_selection: Selection::new(etcd_include, etcd_exclude)?,
         objects_prefix: arguments.objects_prefix.clone().unwrap_or_default(),
+        object_keys: arguments.object.iter().map(as_bytes).collect(),
+        objects_selection: Selection::new(objects_include, objects_exclude)?,
         etcd_maps,
         objects_maps,
         delete_extra: arguments.delete_extra,
@@ -267,4 +301,17 @@ pub fn forget(session: &Session, points: &[String]) -> Result<Outcome, Failure> 
         writeln!(out, "Its content stays until a prune, which this version does not have yet.")?;
     }
     Ok(Outcome::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_glob_that_does_not_say_which_side_is_for_objects_unless_only_etcd_is_restored() {
+        let texts = ["etcd:a/*", "objects:etcd:b", "*.log"].map(str::to_owned);
+        let list = |globs: &[&str]| globs.iter().map(|glob| (*glob).to_owned()).collect::<Vec<_>>();
+        assert_eq!(globs(&texts, false), (list(&["a/*"]), list(&["etcd:b", "*.log"])));
+        assert_eq!(globs(&texts, true), (list(&["a/*", "*.log"]), list(&["etcd:b"])));
+    }
 }

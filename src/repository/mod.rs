@@ -19,7 +19,7 @@ pub use open::{Access, Repository};
 pub use point::{BadPoint, Point, check_name};
 pub use reach::{Reached, for_each_chunk};
 pub use session::{ReadSession, WriteSession};
-pub use state::{content_bytes, dated, key_at, outcome, state, undated};
+pub use state::{content_bytes, dated, for_each_event, keys_at, outcome, state, undated};
 pub use view::{SnapshotInfo, Validity, View};
 
 /// Why a repository could not be used.

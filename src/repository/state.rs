@@ -1,10 +1,11 @@
 //! etcd's state at a snapshot's revision: the anchor with the events after it folded in.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::path::Path;
 
 use super::{Error, Result};
-use crate::format::{Content, EtcdCapture, Event, KeyState, Malformed, parse_history_key};
+use crate::format::{Content, EtcdCapture, Event, KeyState, Malformed, Root, parse_history_key};
 use crate::id::ChunkKind;
 use crate::sorter::{Sorter, greatest_of_each};
 use crate::tree::{self, Nodes};
@@ -63,33 +64,56 @@ fn spool_failed(spool: &Path, error: std::io::Error) -> Error {
     Error::File(spool.display().to_string(), error.to_string())
 }
 
-/// Every key alive at the capture's revision, in order. Events are sorted in `spool` when they are many.
+/// Every key alive at the capture's revision that begins with `prefix`, in order. Events are sorted in
+/// `spool` when they are many.
 pub fn state<'a>(
     nodes: &'a dyn Nodes,
     capture: &EtcdCapture,
+    prefix: &[u8],
     spool: &Path,
 ) -> Result<Box<dyn Iterator<Item = Result<KeyAndState>> + 'a>> {
-    let decode = |entry: tree::Result<tree::Entry>| {
-        let tree::Entry { key, value } = entry?;
-        Ok((key, KeyState::decode(&value)?))
+    let below = |root: Option<&Root>| -> Result<_> {
+        let prefix = prefix.to_vec();
+        let keys = tree::scan(nodes, root, &prefix)?.map(|entry| {
+            let tree::Entry { key, value } = entry?;
+            Ok((key, KeyState::decode(&value)?))
+        });
+        let fits = move |(key, _): &KeyAndState| key.starts_with(&prefix);
+        Ok(keys.take_while(move |entry| entry.as_ref().map_or(true, &fits)))
     };
     if let Some(state) = &capture.state {
-        return Ok(Box::new(tree::scan(nodes, state.root.as_ref(), &[])?.map(decode)));
+        return Ok(Box::new(below(state.root.as_ref())?));
     }
     let mut sorter = Sorter::new(spool, SORT_BYTES);
-    for entry in tree::scan(nodes, capture.history.as_ref(), &[])? {
-        let tree::Entry { key: at, value } = entry?;
-        let (key, state) = outcome(nodes, &at, &value)?;
-        sorter.push(key, dated(&at, state)).map_err(|e| spool_failed(spool, e))?;
-    }
+    for_each_event(nodes, capture.history.as_ref(), prefix, |key, event| {
+        sorter.push(key, event).map_err(|e| spool_failed(spool, e))
+    })?;
     let events = sorter.finish().map_err(|e| spool_failed(spool, e))?;
     let spool = spool.to_owned();
     let events = greatest_of_each(events).map(move |record| {
         let (key, record) = record.map_err(|e| spool_failed(&spool, e))?;
         Ok((key, undated(&record)?))
     });
-    let anchor = tree::scan(nodes, capture.anchor.root.as_ref(), &[])?.map(decode);
+    let anchor = below(capture.anchor.root.as_ref())?;
     Ok(Box::new(Fold { anchor: anchor.peekable(), events: events.peekable() }))
+}
+
+/// Shows every event about a key that begins with `prefix`, oldest first: the key, and its state after
+/// it as [`dated`] gives it.
+pub fn for_each_event<E: From<Error>>(
+    nodes: &dyn Nodes,
+    history: Option<&Root>,
+    prefix: &[u8],
+    mut show: impl FnMut(Vec<u8>, Vec<u8>) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    for entry in tree::scan(nodes, history, &[]).map_err(Error::from)? {
+        let tree::Entry { key: at, value } = entry.map_err(Error::from)?;
+        let (key, state) = outcome(nodes, &at, &value)?;
+        if key.starts_with(prefix) {
+            show(key, dated(&at, state))?;
+        }
+    }
+    Ok(())
 }
 
 /// An anchor's keys with the last event of each key in its place.
@@ -127,18 +151,28 @@ where
     }
 }
 
-/// One key's state at the capture's revision.
-pub fn key_at(nodes: &dyn Nodes, capture: &EtcdCapture, key: &[u8]) -> Result<Option<KeyState>> {
-    let decode = |value: Option<Vec<u8>>| value.map(|v| KeyState::decode(&v)).transpose();
-    if let Some(state) = &capture.state {
-        return Ok(decode(tree::get(nodes, state.root.as_ref(), key)?)?);
+/// The states of `keys` at the capture's revision; of those that are alive.
+pub fn keys_at(
+    nodes: &dyn Nodes,
+    capture: &EtcdCapture,
+    keys: &BTreeSet<Vec<u8>>,
+) -> Result<BTreeMap<Vec<u8>, KeyState>> {
+    let (base, history) = match &capture.state {
+        Some(state) => (state.root, None),
+        None => (capture.anchor.root, capture.history),
+    };
+    let mut found = BTreeMap::new();
+    for key in keys {
+        if let Some(value) = tree::get(nodes, base.as_ref(), key)? {
+            found.insert(key.clone(), KeyState::decode(&value)?);
+        }
     }
-    let mut found = decode(tree::get(nodes, capture.anchor.root.as_ref(), key)?)?;
-    for entry in tree::scan(nodes, capture.history.as_ref(), &[])? {
+    for entry in tree::scan(nodes, history.as_ref(), &[])? {
         let tree::Entry { key: at, value } = entry?;
-        let (changed, state) = outcome(nodes, &at, &value)?;
-        if changed == key {
-            found = state;
+        match outcome(nodes, &at, &value)? {
+            (key, Some(state)) if keys.contains(&key) => drop(found.insert(key, state)),
+            (key, None) => drop(found.remove(&key)),
+            _ => {}
         }
     }
     Ok(found)

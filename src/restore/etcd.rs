@@ -4,13 +4,12 @@ use std::collections::HashMap;
 
 use prost::Message;
 
-use super::mapping::{apply, in_scope};
 use super::{Change, Counts, Error, Plan, Result, Run};
 use crate::etcd::Etcd;
 use crate::format::{EtcdCapture, KeyState};
 use crate::progress::{Amount, Phase};
-use crate::repository::{self, content_bytes, state};
-use crate::sorter::Sorter;
+use crate::repository::{self, content_bytes, keys_at, state};
+use crate::sorter::{Sorter, paired};
 use crate::target::{EtcdTarget, Operation, Present};
 use crate::tree;
 
@@ -44,19 +43,18 @@ impl<'a> Run<'a> {
     }
 
     fn wanted(&self) -> Result<Wanted<'_>> {
-        let options = self.options;
+        let scope = self.options.etcd_scope();
         let spool = self.repository.spool();
-        let all = state(&self.nodes, self.capture()?, &spool)?;
-        let chosen =
-            all.filter(|entry| entry.as_ref().map_or(true, |(key, _)| key.starts_with(&options.etcd_prefix)));
-        if options.etcd_maps.is_empty() {
+        let all = state(&self.nodes, self.capture()?, &scope.beginning(), &spool)?;
+        let chosen = all.filter(move |entry| entry.as_ref().map_or(true, |(key, _)| scope.takes(key)));
+        if scope.maps.is_empty() {
             return Ok(Box::new(chosen.map(|entry| Ok(entry?))));
         }
         let failed = move |e: std::io::Error| Error::Spool(spool.display().to_string(), e);
         let mut sorter = Sorter::new(&self.repository.spool(), SORT_BYTES);
         for entry in chosen {
             let (key, state) = entry?;
-            sorter.push(apply(&options.etcd_maps, &key), state.encode()).map_err(&failed)?;
+            sorter.push(scope.renamed(&key), state.encode()).map_err(&failed)?;
         }
         let sorted = sorter.finish().map_err(&failed)?;
         let mut last: Option<Vec<u8>> = None;
@@ -75,26 +73,22 @@ impl<'a> Run<'a> {
 
     /// Shows every key of both sides, in order.
     fn pairs(&self, target: &EtcdTarget, mut show: impl FnMut(Pair) -> Result<()>) -> Result<()> {
-        let options = self.options;
-        let prefix = if options.etcd_maps.is_empty() { &options.etcd_prefix[..] } else { &[] };
-        let mut wanted = self.wanted()?.peekable();
-        let mut present = target.keys(prefix).peekable();
-        loop {
+        let present = target.keys(&self.options.etcd_scope().target_beginning());
+        let present = present.map(|present| present.map(|p| (p.key.clone(), p)).map_err(Error::from));
+        for pair in paired(self.wanted()?, present) {
             self.repository.context().cancel.check()?;
-            let order = match (wanted.peek(), present.peek()) {
-                (None, None) => return Ok(()),
-                (Some(Ok((a, _))), Some(Ok(b))) => a.cmp(&b.key),
-                (Some(_), None) | (Some(Err(_)), _) => std::cmp::Ordering::Less,
-                (None, Some(_)) | (_, Some(Err(_))) => std::cmp::Ordering::Greater,
-            };
-            let wanted = if order.is_le() { wanted.next().transpose()? } else { None };
-            let present = if order.is_ge() { present.next().transpose()? } else { None };
-            let key = match (&wanted, &present) {
-                (Some((key, _)), _) => key.clone(),
-                (None, Some(present)) => present.key.clone(),
-                (None, None) => return Ok(()),
-            };
-            show(Pair { key, wanted: wanted.map(|(_, state)| state), present })?;
+            let (key, wanted, present) = pair?;
+            show(Pair { key, wanted, present })?;
+        }
+        Ok(())
+    }
+
+    /// A key that was named and is not there is a mistake to be told before anything is written.
+    fn check_named_keys(&self) -> Result<()> {
+        let found = keys_at(&self.nodes, self.capture()?, &self.options.etcd_keys)?;
+        match self.options.etcd_keys.iter().find(|key| !found.contains_key(*key)) {
+            Some(key) => Err(super::not_there("key", key)),
+            None => Ok(()),
         }
     }
 
@@ -102,6 +96,7 @@ impl<'a> Run<'a> {
     pub(super) fn plan_etcd(&mut self) -> Result<Option<EtcdTarget>> {
         let Some(access) = &self.options.etcd else { return Ok(None) };
         let context = self.repository.context();
+        self.check_named_keys()?;
         context.progress.begin(Phase { name: "comparing keys", unit: "keys" });
         let etcd = Etcd::connect(&context.runtime, access).map_err(crate::target::Error::from)?.0;
         let target = EtcdTarget::new(etcd);
@@ -126,14 +121,14 @@ impl<'a> Run<'a> {
     }
 
     fn judge(&self, pair: &Pair) -> Result<Verdict> {
-        let (options, Pair { key, wanted, present }) = (self.options, pair);
+        let Pair { key, wanted, present } = pair;
         Ok(match (wanted, present) {
             (Some(wanted), Some(present)) => match self.same(wanted, present)? {
                 true => Verdict::Leave,
                 false => Verdict::Put,
             },
             (Some(_), None) => Verdict::Put,
-            (None, _) if in_scope(&options.etcd_maps, &options.etcd_prefix, key) => Verdict::Extra,
+            (None, _) if self.options.etcd_scope().holds(key) => Verdict::Extra,
             (None, _) => Verdict::Leave,
         })
     }

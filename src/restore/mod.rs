@@ -8,6 +8,7 @@ mod etcd;
 mod mapping;
 mod objects;
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::context::Interrupted;
@@ -15,12 +16,15 @@ use crate::fault::Kind;
 use crate::format::{Malformed, Snapshot};
 use crate::id::SessionId;
 use crate::repository::{self, Repository, SnapshotInfo};
+use crate::selection::Selection;
 use crate::storage::S3Access;
 use crate::store;
 use crate::target;
 use crate::tree::{self, ReadWrite};
 
 pub use mapping::{BadMap, Map};
+
+use mapping::{Scope, conflict};
 
 /// Where to, and how.
 #[derive(Clone, Default)]
@@ -31,8 +35,16 @@ pub struct Options {
     pub bucket: Option<(S3Access, String, String)>,
     /// Only keys that begin with this.
     pub etcd_prefix: Vec<u8>,
+    /// These keys, too; only these where nothing else is chosen.
+    pub etcd_keys: BTreeSet<Vec<u8>>,
+    /// Only keys that these globs take.
+    pub etcd_selection: Selection,
     /// Only objects whose keys begin with this.
     pub objects_prefix: String,
+    /// These objects, too; only these where nothing else is chosen.
+    pub object_keys: BTreeSet<Vec<u8>>,
+    /// Only objects whose keys these globs take.
+    pub objects_selection: Selection,
     /// New beginnings for keys.
     pub etcd_maps: Vec<Map>,
     /// New beginnings for objects' keys.
@@ -43,6 +55,26 @@ pub struct Options {
     pub overwrite: bool,
     /// Only say what would be done.
     pub dry_run: bool,
+}
+
+impl Options {
+    fn etcd_scope(&self) -> Scope<'_> {
+        Scope {
+            prefix: &self.etcd_prefix,
+            keys: &self.etcd_keys,
+            selection: &self.etcd_selection,
+            maps: &self.etcd_maps,
+        }
+    }
+
+    fn objects_scope(&self) -> Scope<'_> {
+        Scope {
+            prefix: self.objects_prefix.as_bytes(),
+            keys: &self.object_keys,
+            selection: &self.objects_selection,
+            maps: &self.objects_maps,
+        }
+    }
 }
 
 /// What happens, or would happen, to one key or object.
@@ -171,6 +203,34 @@ impl Plan {
     }
 }
 
+/// The error for a key that the user named and the snapshot has not.
+fn not_there(what: &str, key: &[u8]) -> Error {
+    let key = String::from_utf8_lossy(key).into_owned();
+    repository::Error::PointNotFound(format!("the snapshot has no {what} {key:?}; nothing was written"))
+        .into()
+}
+
+/// What can be told from the options and the snapshot's record alone.
+fn check_options(info: &SnapshotInfo, options: &Options) -> Result<()> {
+    let usage = |what: String| Err(repository::Error::Usage(what).into());
+    if options.etcd.is_none() && options.bucket.is_none() {
+        return usage(
+            "nowhere to restore to: name a target with --to-etcd, or --to-s3 and --to-bucket".into(),
+        );
+    }
+    if options.etcd.is_some() && info.snapshot.etcd.is_none() {
+        return usage("this snapshot has no etcd to restore with --to-etcd".into());
+    }
+    if options.bucket.is_some() && info.snapshot.objects.is_none() {
+        return usage("this snapshot has no objects to restore with --to-s3".into());
+    }
+    if let Some(map) = conflict(&options.etcd_maps).or(conflict(&options.objects_maps)) {
+        let from = String::from_utf8_lossy(&map.from);
+        return usage(format!("two maps give {from:?} different new beginnings"));
+    }
+    Ok(())
+}
+
 /// Restores. `show` is told every change as it is made, or would be made.
 pub fn run(
     repository: &Repository,
@@ -179,16 +239,7 @@ pub fn run(
     show: &(dyn Fn(Change) + Sync),
 ) -> Result<Report> {
     let begun = Instant::now();
-    let usage = |what: &str| Err(repository::Error::Usage(what.into()).into());
-    if options.etcd.is_none() && options.bucket.is_none() {
-        return usage("nowhere to restore to: name a target with --to-etcd, or --to-s3 and --to-bucket");
-    }
-    if options.etcd.is_some() && info.snapshot.etcd.is_none() {
-        return usage("this snapshot has no etcd to restore with --to-etcd");
-    }
-    if options.bucket.is_some() && info.snapshot.objects.is_none() {
-        return usage("this snapshot has no objects to restore with --to-s3");
-    }
+    check_options(info, options)?;
     // A dry run writes nothing, not even a pin.
     let _session = if options.dry_run { None } else { Some(repository.begin_read(info.id)?) };
     let view = repository.view()?;

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::mpsc;
 
-use super::mapping::{apply, in_scope};
 use super::{Change, Counts, Error, Plan, Result, Run};
 use crate::format::{Attributes, Content, Item, ItemState, Malformed, ObjectAttributes};
 use crate::id::ChunkKind;
@@ -81,6 +80,7 @@ impl Run<'_> {
         let Some((access, bucket, _)) = &self.options.bucket else { return Ok(None) };
         let context = self.repository.context();
         let target = BucketTarget::open(&context.runtime, access, bucket)?;
+        self.check_named_objects()?;
         context.progress.begin(Phase { name: "comparing objects", unit: "objects" });
         let (mut plan, mut expected) = (Plan::default(), Amount::default());
         let mut jobs = Sorter::new(&self.repository.spool(), SORT_BYTES);
@@ -115,17 +115,13 @@ impl Run<'_> {
 
     /// Objects of the snapshot that have no content.
     fn warn_about_absent(&mut self) -> Result<()> {
-        let root = self.snapshot.objects.as_ref().and_then(|objects| objects.root);
         let mut absent = Vec::new();
-        for entry in tree::scan(&self.nodes, root.as_ref(), self.options.objects_prefix.as_bytes())? {
-            let entry = entry?;
-            if !entry.key.starts_with(self.options.objects_prefix.as_bytes()) {
-                break;
+        self.for_each_chosen(|key, value| {
+            if Item::decode(&value)?.state == ItemState::Unreadable {
+                absent.push(String::from_utf8_lossy(&key).into_owned());
             }
-            if Item::decode(&entry.value)?.state == ItemState::Unreadable {
-                absent.push(String::from_utf8_lossy(&entry.key).into_owned());
-            }
-        }
+            Ok(())
+        })?;
         if !absent.is_empty() {
             let names =
                 absent.iter().take(NAMED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
@@ -139,26 +135,47 @@ impl Run<'_> {
 
     fn target_key(&self, key: &[u8]) -> Result<String> {
         let to_prefix = self.options.bucket.as_ref().map_or("", |(_, _, prefix)| prefix);
-        let mapped = apply(&self.options.objects_maps, key);
+        let mapped = self.options.objects_scope().renamed(key);
         let key = String::from_utf8(mapped)
             .map_err(|_| Malformed::Decode("an object's key is not UTF-8".into()))?;
         Ok(format!("{to_prefix}{key}"))
     }
 
+    /// Shows every object of the snapshot that is restored, in order.
+    fn for_each_chosen(&self, mut show: impl FnMut(Vec<u8>, Vec<u8>) -> Result<()>) -> Result<()> {
+        let root = self.snapshot.objects.as_ref().and_then(|objects| objects.root);
+        let scope = self.options.objects_scope();
+        let beginning = scope.beginning();
+        for entry in tree::scan(&self.nodes, root.as_ref(), &beginning)? {
+            let tree::Entry { key, value } = entry?;
+            if !key.starts_with(&beginning) {
+                break;
+            }
+            if scope.takes(&key) {
+                show(key, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A key that was named and is not there is a mistake to be told before anything is written.
+    fn check_named_objects(&self) -> Result<()> {
+        let root = self.snapshot.objects.as_ref().and_then(|objects| objects.root);
+        for key in &self.options.object_keys {
+            if tree::get(&self.nodes, root.as_ref(), key)?.is_none() {
+                return Err(super::not_there("object", key));
+            }
+        }
+        Ok(())
+    }
+
     /// The snapshot's objects by their keys in the target, in order.
     fn wanted_objects(&self) -> Result<Sorter> {
         let spool = self.repository.spool();
-        let failed = |e: std::io::Error| Error::Spool(spool.display().to_string(), e);
         let mut sorter = Sorter::new(&spool, SORT_BYTES);
-        let root = self.snapshot.objects.as_ref().and_then(|objects| objects.root);
-        let prefix = self.options.objects_prefix.as_bytes();
-        for entry in tree::scan(&self.nodes, root.as_ref(), prefix)? {
-            let tree::Entry { key, value } = entry?;
-            if !key.starts_with(prefix) {
-                break;
-            }
-            sorter.push(self.target_key(&key)?.into_bytes(), value).map_err(failed)?;
-        }
+        self.for_each_chosen(|key, value| {
+            sorter.push(self.target_key(&key)?.into_bytes(), value).map_err(|e| self.spool_failed(e))
+        })?;
         Ok(sorter)
     }
 
@@ -168,10 +185,9 @@ impl Run<'_> {
         let mut sorter = Sorter::new(&spool, SORT_BYTES);
         let mut failure = None;
         let to_prefix = self.options.bucket.as_ref().map_or("", |(_, _, prefix)| prefix);
-        let prefix = match self.options.objects_maps[..] {
-            [] => format!("{to_prefix}{}", self.options.objects_prefix),
-            _ => to_prefix.to_owned(),
-        };
+        let beginning = self.options.objects_scope().target_beginning();
+        let whole = beginning.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+        let prefix = format!("{to_prefix}{whole}");
         target.list(&prefix, |found| {
             let value = [&found.size.to_le_bytes()[..], found.etag.as_bytes()].concat();
             if let Err(error) = sorter.push(found.key.into_bytes(), value) {
@@ -255,10 +271,9 @@ impl Run<'_> {
     }
 
     fn extra(&self, key: Vec<u8>, show: &mut impl FnMut(Job) -> Result<()>) -> Result<()> {
-        let options = self.options;
-        let (to_prefix, maps) = (options.bucket.as_ref().map_or("", |(_, _, p)| p), &options.objects_maps);
+        let to_prefix = self.options.bucket.as_ref().map_or("", |(_, _, prefix)| prefix);
         let inner = key.strip_prefix(to_prefix.as_bytes()).unwrap_or(&key);
-        match in_scope(maps, options.objects_prefix.as_bytes(), inner) {
+        match self.options.objects_scope().holds(inner) {
             true => show(Job::Delete { key: String::from_utf8_lossy(&key).into_owned() }),
             false => Ok(()),
         }

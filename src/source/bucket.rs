@@ -16,6 +16,7 @@ use super::{Error, Result};
 use crate::context::Nanos;
 use crate::fault::{Kind, chain};
 use crate::format::{Headers, ObjectAttributes, runs_of};
+use crate::selection::Selection;
 use crate::storage::{Cause, S3Access, classify, connect};
 
 /// A larger object is read in ranges of this size.
@@ -55,6 +56,8 @@ pub struct BucketOptions {
     pub bucket: String,
     /// Only keys that begin with this.
     pub prefix: String,
+    /// Only keys that these globs take.
+    pub selection: Selection,
 }
 
 /// An open bucket.

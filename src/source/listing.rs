@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use super::bucket::Requests;
 use super::{Error, Result};
 use crate::context::Nanos;
+use crate::format::{Attributes, Item, ItemState};
 use crate::storage::{Cause, classify, decode_key};
 
 /// Prefixes listed at once.
@@ -44,6 +45,26 @@ pub struct Listed {
     pub modified: Nanos,
     /// A hash of metadata and tags, where the listing shows them.
     pub shown: Option<[u8; 8]>,
+}
+
+impl Listed {
+    /// Whether the object is as a snapshot recorded it, as far as listings tell.
+    pub fn shows(&self, before: &Item) -> bool {
+        let Attributes::Object(attributes) = &before.attributes else { return false };
+        let shown = self.shown.is_none() || attributes.shown.is_none() || attributes.shown == self.shown;
+        before.state == ItemState::Present
+            && before.size == self.size
+            && attributes.etag == self.etag
+            && same_time(before.modified, self.modified)
+            && shown
+    }
+}
+
+/// Listings show milliseconds, answers about one object whole seconds; an object that changed while it was
+/// read has the latter.
+fn same_time(before: Nanos, now: Nanos) -> bool {
+    const SECOND: Nanos = 1_000_000_000;
+    before == now || (before % SECOND == 0 && before / SECOND == now / SECOND)
 }
 
 /// What is listed, and how.

@@ -25,6 +25,10 @@ pub struct Present {
     pub lease: i64,
     /// The revision of this value.
     pub mod_revision: i64,
+    /// The revision that made the key.
+    pub create_revision: i64,
+    /// How many times it was put since.
+    pub version: i64,
 }
 
 /// A change to one key.
@@ -73,7 +77,7 @@ pub struct EtcdTarget {
     bytes: usize,
 }
 
-/// The keys of a target in order, page by page, at one revision.
+/// The keys of an etcd in order, page by page, at one revision.
 pub struct Keys<'a> {
     etcd: &'a Etcd,
     next: Option<Vec<u8>>,
@@ -103,16 +107,7 @@ impl EtcdTarget {
 
     /// The target's keys that begin with `prefix`, in order.
     pub fn keys(&self, prefix: &[u8]) -> Keys<'_> {
-        let begin = if prefix.is_empty() { vec![0] } else { prefix.to_vec() };
-        let end = range_end(prefix);
-        Keys {
-            etcd: &self.etcd,
-            next: Some(begin),
-            end,
-            revision: 0,
-            limit: 100,
-            page: Vec::new().into_iter(),
-        }
+        Keys::at(&self.etcd, prefix, 0)
     }
 
     /// Makes a lease of this id, if there is none of it. False where there is one already.
@@ -172,7 +167,20 @@ fn to_txn(operation: Operation) -> TxnOp {
     }
 }
 
-impl Keys<'_> {
+impl<'a> Keys<'a> {
+    /// The keys that begin with `prefix` at `revision`; 0 for the newest.
+    pub fn at(etcd: &'a Etcd, prefix: &[u8], revision: i64) -> Keys<'a> {
+        let begin = if prefix.is_empty() { vec![0] } else { prefix.to_vec() };
+        Keys {
+            etcd,
+            next: Some(begin),
+            end: range_end(prefix),
+            revision,
+            limit: 100,
+            page: Vec::new().into_iter(),
+        }
+    }
+
     fn fetch(&mut self, from: Vec<u8>) -> Result<()> {
         let options = GetOptions::new()
             .with_range(self.end.clone())
@@ -191,8 +199,9 @@ impl Keys<'_> {
             .into_iter()
             .map(|kv| {
                 let (lease, mod_revision) = (kv.lease(), kv.mod_revision());
+                let (create_revision, version) = (kv.create_revision(), kv.version());
                 let (key, value) = kv.into_key_value();
-                Present { key, value, lease, mod_revision }
+                Present { key, value, lease, mod_revision, create_revision, version }
             })
             .collect();
         let bytes: usize = present.iter().map(|p| p.key.len() + p.value.len() + 32).sum();

@@ -41,6 +41,11 @@ impl<'a> ReadWrite<'a> {
     pub fn new(reader: &'a Reader, writer: Option<&'a Writer>) -> ReadWrite<'a> {
         ReadWrite { reader, writer, decoded: Mutex::new(LruCache::new(DECODED)) }
     }
+
+    /// Where it reads from.
+    pub fn reader(&self) -> &'a Reader {
+        self.reader
+    }
 }
 
 impl Nodes for ReadWrite<'_> {

@@ -1,0 +1,384 @@
+//! Verify against the living source. What a system did since its snapshot is no damage; what the snapshot
+//! says of a moment that the source still knows must be what the source says.
+
+use std::collections::HashMap;
+
+use super::etag::Etag;
+use super::verify::{Verified, Verifying};
+use super::{Error, Result};
+use crate::etcd::{self, Etcd};
+use crate::fault::Kind;
+use crate::format::{Attributes, Content, EtcdCapture, Item, ItemState, KeyState, ObjectCapture, Place};
+use crate::progress::{Amount, Phase};
+use crate::repository::{self, Repository, SnapshotInfo, content_bytes, state};
+use crate::selection::Selection;
+use crate::sorter::paired;
+use crate::source::{self, Bucket, BucketOptions, Fetched};
+use crate::target::{self, Keys, Present};
+use crate::tree;
+
+/// Damaged keys and objects that are named; more are counted.
+const NAMED: u64 = 1000;
+
+/// The living sources that a snapshot is compared with.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// etcd, and the beginning of the keys that are captured; empty for what the snapshot says.
+    pub etcd: Option<(etcd::Access, Vec<u8>)>,
+    /// The bucket.
+    pub bucket: Option<BucketOptions>,
+}
+
+/// How the source differs from the snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Since {
+    /// It is in the source only.
+    Added,
+    /// It is in the snapshot only.
+    Removed,
+    /// It is another version.
+    Changed,
+}
+
+/// A key or object that is other in the source now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// `etcd` or `objects`.
+    pub side: &'static str,
+    /// The key.
+    pub key: Vec<u8>,
+    /// What happened to it.
+    pub since: Since,
+}
+
+/// One side, compared.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// The revision of etcd that was read.
+    pub revision: Option<i64>,
+    /// Keys or objects that are the same.
+    pub same: u64,
+    /// What is not.
+    pub differ: HashMap<Since, u64>,
+}
+
+impl Compared {
+    /// How many have met this.
+    pub fn count(&self, since: Since) -> u64 {
+        self.differ.get(&since).copied().unwrap_or(0)
+    }
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default)]
+pub struct Against {
+    /// What was read of the snapshot, and its damage.
+    pub verified: Verified,
+    /// Objects whose ETag was made again from the bytes stored.
+    pub etags: u64,
+    /// Keys.
+    pub etcd: Option<Compared>,
+    /// Objects.
+    pub objects: Option<Compared>,
+}
+
+/// Whoever is shown differences.
+type Show<'a> = &'a mut dyn FnMut(Difference);
+
+/// Reads everything that the snapshot refers to, as `verify` does, makes ETags again from what is stored,
+/// and compares with the sources. `show` is told every key and object that the sources have moved on from.
+pub fn verify_against(
+    repository: &Repository,
+    info: &SnapshotInfo,
+    sources: &Sources,
+    show: Show,
+) -> Result<Against> {
+    // Sources that are down, or other ones, are told before hours of reading.
+    let etcd = sources.etcd.as_ref().map(|(access, prefix)| connect(repository, info, access, prefix));
+    let etcd = etcd.transpose()?;
+    let bucket = sources.bucket.as_ref().map(|options| open_bucket(repository, info, options));
+    let bucket = bucket.transpose()?;
+    let reader = repository.reader(&repository.view()?)?.from_the_medium();
+    let verifying = Verifying::new(repository, info, &reader);
+    let mut run = Run { repository, verifying, damaged: 0, show };
+    let mut against = Against::default();
+    if let Some((bucket, _)) = &bucket {
+        against.etags = run.etags(bucket)?;
+    }
+    run.verifying.read_all()?;
+    // What cannot be read cannot be compared.
+    if run.verifying.verified.damage.len() as u64 <= run.damaged.min(NAMED) {
+        against.etcd = etcd.map(|(mut etcd, capture)| run.compare_keys(&mut etcd, capture)).transpose()?;
+        against.objects =
+            bucket.map(|(bucket, capture)| run.compare_objects(&bucket, capture)).transpose()?;
+    }
+    if run.damaged > NAMED {
+        let more = format!("{} more keys and objects are not as the source says", run.damaged - NAMED);
+        run.verifying.note("snapshot", info.id.to_string(), more);
+    }
+    against.verified = run.verifying.verified;
+    Ok(against)
+}
+
+fn lacks(what: &str) -> Error {
+    repository::Error::Usage(format!("this snapshot has no {what} to compare with")).into()
+}
+
+/// The etcd that the snapshot was made from.
+fn connect<'a>(
+    repository: &Repository,
+    info: &'a SnapshotInfo,
+    access: &etcd::Access,
+    prefix: &[u8],
+) -> Result<(Etcd, &'a EtcdCapture)> {
+    let capture = info.snapshot.etcd.as_ref().ok_or_else(|| lacks("etcd"))?;
+    let (etcd, status) = Etcd::connect(&repository.context().runtime, access).map_err(source::Error::from)?;
+    let other = |why: String| Error::SourceChanged(format!("this is not the etcd of the snapshot: {why}"));
+    if status.cluster_id != capture.cluster_id {
+        return Err(other(format!(
+            "its cluster id is {:016x} and was {:016x}",
+            status.cluster_id, capture.cluster_id
+        )));
+    }
+    if status.revision < capture.revision {
+        return Err(other(format!("it is at revision {} and was at {}", status.revision, capture.revision)));
+    }
+    if !prefix.is_empty() && prefix != capture.prefix {
+        let (now, then) = (String::from_utf8_lossy(prefix), String::from_utf8_lossy(&capture.prefix));
+        return Err(Error::SourceChanged(format!("the snapshot's etcd prefix is {then:?}, not {now:?}")));
+    }
+    Ok((etcd, capture))
+}
+
+/// The bucket that the snapshot was made from.
+fn open_bucket<'a>(
+    repository: &Repository,
+    info: &'a SnapshotInfo,
+    options: &BucketOptions,
+) -> Result<(Bucket, &'a ObjectCapture)> {
+    let capture = info.snapshot.objects.as_ref().ok_or_else(|| lacks("objects"))?;
+    let Place::Bucket { name, prefix } = &capture.place else { return Err(lacks("bucket")) };
+    if options.bucket != *name || !options.prefix.is_empty() && options.prefix != *prefix {
+        return Err(Error::SourceChanged(format!(
+            "the snapshot is of bucket {name:?}, prefix {prefix:?}, and this is bucket {:?}, prefix {:?}",
+            options.bucket, options.prefix
+        )));
+    }
+    let options = BucketOptions { prefix: prefix.clone(), ..options.clone() };
+    let bucket = Bucket::open(&repository.context().runtime, &options)?;
+    bucket.check()?;
+    Ok((bucket, capture))
+}
+
+/// A snapshot being compared.
+struct Run<'a> {
+    repository: &'a Repository,
+    verifying: Verifying<'a>,
+    damaged: u64,
+    show: Show<'a>,
+}
+
+impl Run<'_> {
+    /// Something that cannot have come about by the source moving on.
+    fn damaged(&mut self, kind: &'static str, key: &[u8], what: String) {
+        self.damaged += 1;
+        if self.damaged <= NAMED {
+            self.verifying.note(kind, String::from_utf8_lossy(key).into_owned(), what);
+        }
+    }
+
+    fn differs(&mut self, compared: &mut Compared, side: &'static str, key: Vec<u8>, since: Since) {
+        *compared.differ.entry(since).or_default() += 1;
+        (self.show)(Difference { side, key, since });
+    }
+
+    fn step(&self) -> Result<()> {
+        self.repository.context().cancel.check()?;
+        self.repository.context().progress.advance(Amount { items: 1, bytes: 0 });
+        Ok(())
+    }
+
+    /// At the snapshot's own revision while etcd still has it, else as it is now.
+    fn compare_keys(&mut self, etcd: &mut Etcd, capture: &EtcdCapture) -> Result<Compared> {
+        let (damage, damaged) = (self.verifying.verified.damage.len(), self.damaged);
+        match self.compare_keys_at(etcd, capture, capture.revision) {
+            Err(Error::Target(error)) if is_compacted(&error) => {
+                self.verifying.verified.damage.truncate(damage);
+                self.damaged = damaged;
+                let now = etcd.status().map_err(source::Error::from)?.revision;
+                self.compare_keys_at(etcd, capture, now)
+            }
+            compared => compared,
+        }
+    }
+
+    fn compare_keys_at(&mut self, etcd: &Etcd, capture: &EtcdCapture, revision: i64) -> Result<Compared> {
+        let progress = &self.repository.context().progress;
+        progress.begin(Phase { name: "comparing keys", unit: "keys" });
+        progress.expect(Amount { items: capture.keys, bytes: 0 });
+        let reader = self.verifying.nodes.reader();
+        let nodes = tree::ReadWrite::new(reader, None);
+        let stored = state(&nodes, capture, &[], &self.repository.spool())?;
+        let living = Keys::at(etcd, &capture.prefix, revision);
+        let living = living.map(|key| key.map(|p| (p.key.clone(), p)).map_err(Error::from));
+        let mut compared = Compared { revision: Some(revision), ..Compared::default() };
+        for pair in paired(stored.map(|entry| entry.map_err(Error::from)), living) {
+            self.step()?;
+            let (key, stored, living) = pair?;
+            let since = match (&stored, &living) {
+                (Some(stored), Some(living)) if stored.mod_revision == living.mod_revision => {
+                    match same(&nodes, stored, living)? {
+                        true => compared.same += 1,
+                        false => {
+                            let what = format!("etcd's revision {} of it is another", stored.mod_revision);
+                            self.damaged("etcd key", &key, what);
+                        }
+                    }
+                    continue;
+                }
+                (Some(_), Some(_)) => Since::Changed,
+                (Some(_), None) => Since::Removed,
+                (None, _) => Since::Added,
+            };
+            if revision != capture.revision {
+                self.differs(&mut compared, "etcd", key, since);
+                continue;
+            }
+            let says = |revision: Option<i64>| revision.map_or("not".into(), |r| format!("of revision {r}"));
+            let (stored, living) = (stored.map(|s| s.mod_revision), living.map(|l| l.mod_revision));
+            let what =
+                format!("at revision {revision} etcd has it {}, the snapshot {}", says(living), says(stored));
+            self.damaged("etcd key", &key, what);
+        }
+        Ok(compared)
+    }
+
+    fn compare_objects(&mut self, bucket: &Bucket, capture: &ObjectCapture) -> Result<Compared> {
+        let progress = &self.repository.context().progress;
+        progress.begin(Phase { name: "comparing objects", unit: "objects" });
+        progress.expect(Amount { items: tree::count(capture.root.as_ref()), bytes: 0 });
+        let bad = |e: crate::selection::BadGlob| repository::Error::Usage(e.to_string());
+        let selection = Selection::new(capture.include.clone(), capture.exclude.clone()).map_err(bad)?;
+        let nodes = tree::ReadWrite::new(self.verifying.nodes.reader(), None);
+        let stored = tree::scan(&nodes, capture.root.as_ref(), &[])?.map(|entry| {
+            let tree::Entry { key, value } = entry?;
+            Ok::<_, Error>((key, Item::decode(&value)?))
+        });
+        // What vanished while it was captured is not in the snapshot.
+        let stored = stored.filter(|entry| !matches!(entry, Ok((_, item)) if item.state == ItemState::Gone));
+        let living = bucket.list()?.map(|listed| {
+            let listed = listed?;
+            Ok((listed.key.clone().into_bytes(), listed))
+        });
+        let living = living.filter(|entry| entry.as_ref().map_or(true, |(key, _)| selection.takes(key)));
+        let mut compared = Compared::default();
+        for pair in paired(stored, living) {
+            self.step()?;
+            let (key, stored, living) = pair?;
+            let since = match (stored, living) {
+                (Some(item), Some(listed)) => {
+                    // One that could not be read was at least listed.
+                    if listed.shows(&Item { state: ItemState::Present, ..item }) {
+                        compared.same += 1;
+                        continue;
+                    }
+                    Since::Changed
+                }
+                (Some(_), None) => Since::Removed,
+                (None, _) => Since::Added,
+            };
+            self.differs(&mut compared, "objects", key, since);
+        }
+        Ok(compared)
+    }
+
+    /// Makes ETags again from the bytes stored; says how many. A damaged tree or chunk ends this early, and
+    /// is found again by whoever reads all.
+    fn etags(&mut self, bucket: &Bucket) -> Result<u64> {
+        let context = self.repository.context();
+        context.progress.begin(Phase { name: "verifying objects", unit: "chunks" });
+        let nodes = tree::ReadWrite::new(self.verifying.nodes.reader(), None);
+        let root = self.verifying.info.snapshot.objects.as_ref().and_then(|objects| objects.root);
+        let lost = |kind| matches!(kind, Kind::Damage | Kind::NotFound);
+        let entries = match tree::scan(&nodes, root.as_ref(), &[]) {
+            Err(error) if lost(error.kind()) => return Ok(0),
+            entries => entries?,
+        };
+        let mut made = 0;
+        for entry in entries {
+            context.cancel.check()?;
+            let tree::Entry { key, value } = match entry {
+                Err(error) if lost(error.kind()) => return Ok(made),
+                entry => entry?,
+            };
+            let item = Item::decode(&value)?;
+            let Attributes::Object(attributes) = &item.attributes else { continue };
+            let Some(etag) = Etag::of(attributes, item.size).filter(|_| item.state == ItemState::Present)
+            else {
+                continue;
+            };
+            let found = match self.etag_of(etag, &nodes, &item.content) {
+                Err(error) if lost(error.kind()) => continue,
+                found => found?,
+            };
+            made += 1;
+            if found == attributes.etag {
+                continue;
+            }
+            if self.is_md5_in(bucket, &key, &item)? == Some(false) {
+                // This server's ETags say nothing about bytes.
+                return Ok(made - 1);
+            }
+            self.damaged(
+                "object",
+                &key,
+                format!("its bytes have the ETag {found}, and it had {}", attributes.etag),
+            );
+        }
+        Ok(made)
+    }
+
+    fn etag_of(&mut self, mut etag: Etag, nodes: &dyn tree::Nodes, content: &Content) -> Result<String> {
+        if let Content::Inline(bytes) = content {
+            etag.push(bytes);
+        }
+        tree::chunks_of::<Error>(nodes, content, |id, _| {
+            self.repository.context().cancel.check()?;
+            etag.push(&self.verifying.chunk(&id)?);
+            Ok(())
+        })?;
+        Ok(etag.finish())
+    }
+
+    /// Whether the ETag is the MD5 of the living object's bytes; `None` where that is another object now.
+    fn is_md5_in(&self, bucket: &Bucket, key: &[u8], item: &Item) -> Result<Option<bool>> {
+        let runtime = &self.repository.context().runtime;
+        let Attributes::Object(attributes) = &item.attributes else { return Ok(None) };
+        let Some(listed) = runtime.block_on(bucket.look(&String::from_utf8_lossy(key)))? else {
+            return Ok(None);
+        };
+        let (Some(mut etag), mut listed) = (Etag::of(attributes, item.size), listed) else { return Ok(None) };
+        if listed.etag != attributes.etag {
+            return Ok(None);
+        }
+        let Fetched::Object(head, mut body) = runtime.block_on(bucket.reading().fetch(&mut listed))? else {
+            return Ok(None);
+        };
+        while let Some(piece) = body.next_piece()? {
+            etag.push(&piece);
+        }
+        Ok((head.attributes.etag == attributes.etag).then(|| etag.finish() == attributes.etag))
+    }
+}
+
+/// Whether a key is the same in all that etcd never changes within one revision.
+fn same(nodes: &dyn tree::Nodes, stored: &KeyState, living: &Present) -> Result<bool> {
+    let alike = (stored.create_revision, stored.version, stored.lease)
+        == (living.create_revision, living.version, living.lease);
+    Ok(alike && content_bytes(nodes, &stored.value)? == living.value)
+}
+
+fn is_compacted(error: &target::Error) -> bool {
+    let target::Error::Etcd(etcd::Error::Request { why, .. }) = error else { return false };
+    why.contains("has been compacted")
+}

@@ -1,0 +1,211 @@
+//! verify and check: is it all there, and as it was written?
+
+use std::io::Write;
+
+use icecore::check::{self, Against, Compared, Damage, Difference, Since, Verified};
+use icecore::repository::{Repository, SnapshotInfo};
+use icecore::selection::Selection;
+use serde_json::{Value, json};
+
+use super::args::{Sources, Verify};
+use super::failure::Failure;
+use super::read::find;
+use super::show::{key_json, key_text, number, size};
+use super::{Outcome, Session};
+
+/// Differences of each kind that are named; `--json` names all.
+const NAMED: usize = 20;
+
+pub fn verify(session: &Session, arguments: &Verify) -> Result<Outcome, Failure> {
+    if !arguments.against_source && arguments.sources != Sources::default() {
+        return Err(Failure::usage("a source was given: compare with it by --against-source"));
+    }
+    let sources = arguments.against_source.then(|| sources(session, &arguments.sources)).transpose()?;
+    let repository = session.open()?;
+    let info = find(session, &repository, &arguments.point)?;
+    if let Some(sources) = sources {
+        return verify_against(session, &repository, &info, &sources);
+    }
+    let verified = check::verify(&repository, &info)?;
+    session.context.progress.end();
+    let mut out = std::io::stdout().lock();
+    match session.json {
+        true => writeln!(out, "{}", verified_json(&info, &verified))?,
+        false => print_verified(&mut out, &info, &verified, "")?,
+    }
+    Ok(if verified.damage.is_empty() { Outcome::Done } else { Outcome::Damage })
+}
+
+fn sources(session: &Session, sources: &Sources) -> Result<check::Sources, Failure> {
+    let etcd = session.etcd_source(sources)?.map(|etcd| (etcd.access, etcd.prefix));
+    // The snapshot says what was selected.
+    let bucket = session.bucket_source(sources, Selection::default())?;
+    if etcd.is_none() && bucket.is_none() {
+        return Err(Failure::usage(
+            "nothing to compare with: name a source with --etcd, or --s3 and --bucket",
+        ));
+    }
+    Ok(check::Sources { etcd, bucket })
+}
+
+fn verify_against(
+    session: &Session,
+    repository: &Repository,
+    info: &SnapshotInfo,
+    sources: &check::Sources,
+) -> Result<Outcome, Failure> {
+    let mut named: Vec<Difference> = Vec::new();
+    let against = check::verify_against(repository, info, sources, &mut |difference| {
+        let like = |other: &&Difference| (other.side, other.since) == (difference.side, difference.since);
+        if session.json {
+            // Whoever reads no more is told by the last line.
+            let _ = writeln!(std::io::stdout(), "{}", difference_json(&difference));
+        } else if named.iter().filter(like).count() < NAMED {
+            named.push(difference);
+        }
+    })?;
+    session.context.progress.end();
+    let mut out = std::io::stdout().lock();
+    match session.json {
+        true => writeln!(out, "{}", against_json(info, &against))?,
+        false => print_against(&mut out, info, &against, &named)?,
+    }
+    let sides = [&against.etcd, &against.objects];
+    let moved = sides.into_iter().flatten().any(|side| !side.differ.is_empty());
+    Ok(match (against.verified.damage.is_empty(), moved) {
+        (false, _) => Outcome::Damage,
+        (true, true) => Outcome::Warnings,
+        (true, false) => Outcome::Done,
+    })
+}
+
+fn word(since: Since) -> &'static str {
+    match since {
+        Since::Added => "added",
+        Since::Removed => "removed",
+        Since::Changed => "changed",
+    }
+}
+
+fn difference_json(difference: &Difference) -> Value {
+    key_json(&difference.key, json!({"in": difference.side, "change": word(difference.since)}))
+}
+
+fn verified_json(info: &SnapshotInfo, verified: &Verified) -> Value {
+    let damage: Vec<Value> = verified.damage.iter().map(damage_json).collect();
+    json!({
+        "id": info.id.to_string(), "chunks": verified.chunks, "bytes": verified.bytes, "damage": damage,
+    })
+}
+
+fn against_json(info: &SnapshotInfo, against: &Against) -> Value {
+    let side = |compared: &Compared| {
+        json!({
+            "revision": compared.revision, "same": compared.same, "added": compared.count(Since::Added),
+            "removed": compared.count(Since::Removed), "changed": compared.count(Since::Changed),
+        })
+    };
+    let (etcd, objects) = (against.etcd.as_ref().map(side), against.objects.as_ref().map(side));
+    let mut report = verified_json(info, &against.verified);
+    if let Some(fields) = report.as_object_mut() {
+        let source = json!({"etcd": etcd, "objects": objects, "etags": against.etags});
+        fields.insert("source".into(), source);
+    }
+    report
+}
+
+fn print_against(
+    out: &mut dyn Write,
+    info: &SnapshotInfo,
+    against: &Against,
+    named: &[Difference],
+) -> std::io::Result<()> {
+    for difference in named {
+        let mark = match difference.since {
+            Since::Added => '+',
+            Since::Removed => '-',
+            Since::Changed => '*',
+        };
+        writeln!(out, "{mark} {} {}", difference.side, key_text(&difference.key))?;
+    }
+    let etags = match against.etags {
+        0 => String::new(),
+        n => format!(", {} ETags made again", number(n)),
+    };
+    print_verified(out, info, &against.verified, &etags)?;
+    for (side, compared) in [("etcd:   ", &against.etcd), ("objects:", &against.objects)] {
+        let Some(compared) = compared else { continue };
+        let at = compared.revision.map(|revision| format!(" at revision {revision}")).unwrap_or_default();
+        let count = |since| number(compared.count(since));
+        let (added, removed, changed) = (count(Since::Added), count(Since::Removed), count(Since::Changed));
+        let same = number(compared.same);
+        match compared.differ.is_empty() {
+            true => writeln!(out, "{side} {same} the same in the source{at}")?,
+            false => writeln!(
+                out,
+                "{side} {same} the same in the source{at}; since the snapshot {added} added, \
+                 {removed} removed, {changed} changed"
+            )?,
+        }
+    }
+    Ok(())
+}
+
+fn print_verified(
+    out: &mut dyn Write,
+    info: &SnapshotInfo,
+    verified: &Verified,
+    more: &str,
+) -> std::io::Result<()> {
+    for damage in &verified.damage {
+        print_damage(out, damage)?;
+    }
+    let whole = if verified.damage.is_empty() { "is whole" } else { "is DAMAGED" };
+    let (chunks, bytes) = (number(verified.chunks), size(verified.bytes));
+    writeln!(out, "snapshot {} {whole}: {chunks} chunks, {bytes} of content read{more}", info.id)
+}
+
+fn damage_json(damage: &Damage) -> Value {
+    json!({"kind": damage.kind, "file": damage.file, "what": damage.what, "snapshots": damage.snapshots})
+}
+
+fn print_damage(out: &mut dyn Write, damage: &Damage) -> std::io::Result<()> {
+    writeln!(out, "damage: {} {}: {}", damage.kind, damage.file, damage.what)?;
+    if damage.snapshots.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<&str> = damage.snapshots.iter().map(|id| id.get(..8).unwrap_or(id)).collect();
+    writeln!(out, "        snapshots concerned: {}", ids.join(", "))
+}
+
+pub fn check(session: &Session, read_data: bool) -> Result<Outcome, Failure> {
+    let repository = session.open()?;
+    let report = check::run(&repository, check::Options { read_data })?;
+    session.context.progress.end();
+    let mut out = std::io::stdout().lock();
+    for damage in &report.damage {
+        match session.json {
+            true => writeln!(out, "{}", damage_json(damage))?,
+            false => print_damage(&mut out, damage)?,
+        }
+    }
+    if !session.json && !session.quiet {
+        let read = match read_data {
+            true => format!("{} chunks read ({})", number(report.chunks_read), size(report.bytes_read)),
+            false => "sizes, records and trees looked at (--read-data reads every byte)".into(),
+        };
+        writeln!(out, "{} snapshots, {} packs: {read}", number(report.snapshots), number(report.packs))?;
+        if report.unused_packs > 0 {
+            writeln!(
+                out,
+                "{} packs are not used by any snapshot (left by interrupted runs, or of forgotten snapshots)",
+                report.unused_packs
+            )?;
+        }
+        match report.damage.len() {
+            0 => writeln!(out, "no damage found")?,
+            n => writeln!(out, "{n} DAMAGED")?,
+        }
+    }
+    Ok(if report.damage.is_empty() { Outcome::Done } else { Outcome::Damage })
+}
