@@ -202,6 +202,11 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
             (Verdict::Extra, _) => ("delete", &mut counts.deleted),
+            // It came after the comparison, while objects were restored.
+            (Verdict::Put, true) if !self.options.overwrite => {
+                let key = String::from_utf8_lossy(&key).into_owned();
+                return Err(crate::target::Error::Changed(key).into());
+            }
             (Verdict::Put, true) => ("overwrite", &mut counts.overwritten),
             (Verdict::Put, false) => ("put", &mut counts.written),
         };
