@@ -231,7 +231,7 @@ fn choose_parent(snapshots: &[SnapshotInfo], options: &Options) -> repository::R
         return Err(repository::Error::Usage(format!("the name {name:?} is taken by snapshot {}", info.id)));
     }
     match Point::Latest(0).resolve(snapshots, &options.series) {
-        Ok(info) => Ok(Some(info)),
+        Ok(moment) => Ok(Some(moment.info)),
         Err(repository::Error::PointNotFound(_)) => Ok(None),
         Err(error) => Err(error),
     }

@@ -1,12 +1,12 @@
-//! What differs between two snapshots.
+//! What differs between two moments.
 
 use std::path::Path;
 
-use super::{Browser, Error, Prefix, Prefixes, Result, Side, lacks};
+use super::{Browser, Error, Prefix, Prefixes, Result, Side, check_objects, etcd_of};
 use crate::context::Nanos;
-use crate::format::{Attributes, EtcdCapture, Item, KeyState, Root};
-use crate::repository::{self, SnapshotInfo, for_each_event, undated};
-use crate::sorter::{Sorted, Sorter};
+use crate::format::{Attributes, Item, KeyState, Root};
+use crate::repository::{self, EtcdAt, Moment, for_each_event, objects, undated};
+use crate::sorter::{Sorted, Sorter, paired};
 use crate::tree::{self, Nodes};
 
 /// Memory for sorting what differs.
@@ -96,41 +96,41 @@ impl DiffStat {
 /// Shows every key and object that differs and begins with `prefix`, in order.
 pub fn diff(
     browser: &Browser,
-    (before, after): (&SnapshotInfo, &SnapshotInfo),
+    (before, after): (&Moment, &Moment),
     side: Side,
     prefix: &[u8],
     show: &mut dyn FnMut(DiffLine) -> Result<()>,
 ) -> Result<()> {
     match side {
         Side::Etcd => keys(browser, before, after, prefix, show),
-        Side::Objects => objects(browser, before, after, prefix, show),
+        Side::Objects => items(browser, before, after, prefix, show),
     }
 }
 
-/// A state of etcd: a tree, and events to be folded into it.
+/// A state of etcd: a tree, and events up to a revision to be folded into it.
 struct Parts<'a> {
     base: Option<&'a Root>,
     history: Option<&'a Root>,
+    last: i64,
 }
 
 impl<'a> Parts<'a> {
-    fn folded(capture: &'a EtcdCapture) -> Parts<'a> {
-        Parts { base: capture.anchor.root.as_ref(), history: capture.history.as_ref() }
+    fn folded(at: EtcdAt<'a>) -> Parts<'a> {
+        let (anchor, history) = (&at.capture.anchor, &at.capture.history);
+        Parts { base: anchor.root.as_ref(), history: history.as_ref(), last: at.revision }
     }
 
-    fn whole(capture: &'a EtcdCapture) -> Parts<'a> {
-        match &capture.state {
-            Some(state) => Parts { base: state.root.as_ref(), history: None },
-            None => Parts::folded(capture),
-        }
+    fn whole(at: EtcdAt<'a>) -> Parts<'a> {
+        let (base, history) = at.base();
+        Parts { base, history, last: at.revision }
     }
 
     /// The two states by what they share: of one anchor, only the events can differ.
-    fn of(a: &'a EtcdCapture, b: &'a EtcdCapture) -> (Parts<'a>, Parts<'a>) {
-        let both_whole = a.state.is_some() && b.state.is_some();
-        match a.anchor == b.anchor && !both_whole {
+    fn of(a: EtcdAt<'a>, b: EtcdAt<'a>) -> (Parts<'a>, Parts<'a>) {
+        let (x, y) = (Parts::whole(a), Parts::whole(b));
+        match a.capture.anchor == b.capture.anchor && (x.history.is_some() || y.history.is_some()) {
             true => (Parts::folded(a), Parts::folded(b)),
-            false => (Parts::whole(a), Parts::whole(b)),
+            false => (x, y),
         }
     }
 }
@@ -196,22 +196,19 @@ fn sort_touched(
         false => Ok(()),
     })?;
     for (parts, kind) in [(before, BEFORE), (after, AFTER)] {
-        for_each_event(nodes, parts.history, prefix, |key, event| push(key, kind, &event))?;
+        for_each_event(nodes, parts.history, parts.last, prefix, |key, event| push(key, kind, &event))?;
     }
     Ok(sorter)
 }
 
 fn keys(
     browser: &Browser,
-    before: &SnapshotInfo,
-    after: &SnapshotInfo,
+    before: &Moment,
+    after: &Moment,
     prefix: &[u8],
     show: &mut dyn FnMut(DiffLine) -> Result<()>,
 ) -> Result<()> {
-    fn capture(info: &SnapshotInfo) -> Result<&EtcdCapture> {
-        info.snapshot.etcd.as_ref().ok_or_else(|| lacks(info, Side::Etcd))
-    }
-    let (before, after) = Parts::of(capture(before)?, capture(after)?);
+    let (before, after) = Parts::of(etcd_of(before)?, etcd_of(after)?);
     let nodes = browser.nodes();
     let sorter = sort_touched(browser, &nodes, (&before, &after), prefix)?;
     let failed = |e| spool_failed(&browser.repository.spool(), e);
@@ -242,28 +239,38 @@ fn keys(
     Ok(())
 }
 
-fn objects(
+fn items(
     browser: &Browser,
-    before: &SnapshotInfo,
-    after: &SnapshotInfo,
+    before: &Moment,
+    after: &Moment,
     prefix: &[u8],
     show: &mut dyn FnMut(DiffLine) -> Result<()>,
 ) -> Result<()> {
-    let root = |info: &SnapshotInfo| match &info.snapshot.objects {
-        Some(objects) => Ok(objects.root),
-        None => Err(lacks(info, Side::Objects)),
-    };
-    let (root_a, root_b) = (root(before)?, root(after)?);
+    check_objects(before)?;
+    check_objects(after)?;
     let nodes = browser.nodes();
-    tree::diff(&nodes, root_a.as_ref(), root_b.as_ref(), |change| {
+    let mut line = |key: Vec<u8>, before: Option<Vec<u8>>, after: Option<Vec<u8>>| {
         browser.repository.context().cancel.check()?;
-        if !change.key.starts_with(prefix) {
+        if before == after || !key.starts_with(prefix) {
             return Ok(());
         }
-        let (before, after) =
-            (change.before.as_deref().map(of_object), change.after.as_deref().map(of_object));
-        let (before, after) = (before.transpose()?, after.transpose()?);
-        show(DiffLine { side: Side::Objects, key: change.key, before, after })?;
-        Ok::<(), Error>(())
+        let (before, after) = (before.as_deref().map(of_object), after.as_deref().map(of_object));
+        show(DiffLine { side: Side::Objects, key, before: before.transpose()?, after: after.transpose()? })
+    };
+    if before.earlier.is_some() || after.earlier.is_some() {
+        // Between snapshots objects come from two trees: every one is looked at.
+        let at = |moment| -> Result<_> {
+            let entries = objects(&nodes, moment, prefix)?;
+            Ok(entries.map(|entry| entry.map(|(key, value, _)| (key, value)).map_err(Error::from)))
+        };
+        for pair in paired(at(before)?, at(after)?) {
+            let (key, before, after) = pair?;
+            line(key, before, after)?;
+        }
+        return Ok(());
+    }
+    let root = |moment: &Moment| moment.info.snapshot.objects.as_ref().and_then(|objects| objects.root);
+    tree::diff(&nodes, root(before).as_ref(), root(after).as_ref(), |change| {
+        line(change.key, change.before, change.after)
     })
 }

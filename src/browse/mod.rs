@@ -10,7 +10,9 @@ use crate::context::Interrupted;
 use crate::fault::Kind;
 use crate::format::{Content, Item, ItemState, KeyState, Malformed};
 use crate::id::ChunkKind;
-use crate::repository::{self, Repository, SnapshotInfo, content_bytes, keys_at, state};
+use crate::repository::{
+    self, Certainty, EtcdAt, Moment, Repository, content_bytes, keys_at, object, objects, state,
+};
 use crate::store::{self, Reader};
 use crate::tree::{self, Nodes, ReadWrite};
 
@@ -73,13 +75,12 @@ impl<'a> Browser<'a> {
     /// Shows the keys that begin with `prefix`, in order.
     pub fn keys(
         &self,
-        info: &SnapshotInfo,
+        moment: &Moment,
         prefix: &[u8],
         mut show: impl FnMut(&[u8], &KeyState) -> Result<()>,
     ) -> Result<()> {
-        let capture = info.snapshot.etcd.as_ref().ok_or_else(|| lacks(info, Side::Etcd))?;
         let nodes = self.nodes();
-        for entry in state(&nodes, capture, prefix, &self.repository.spool())? {
+        for entry in state(&nodes, etcd_of(moment)?, prefix, &self.repository.spool())? {
             self.repository.context().cancel.check()?;
             let (key, state) = entry?;
             show(&key, &state)?;
@@ -90,47 +91,41 @@ impl<'a> Browser<'a> {
     /// Shows the objects that begin with `prefix`, in order.
     pub fn objects(
         &self,
-        info: &SnapshotInfo,
+        moment: &Moment,
         prefix: &[u8],
-        mut show: impl FnMut(&[u8], &Item) -> Result<()>,
+        mut show: impl FnMut(&[u8], &Item, Certainty) -> Result<()>,
     ) -> Result<()> {
-        let capture = info.snapshot.objects.as_ref().ok_or_else(|| lacks(info, Side::Objects))?;
+        check_objects(moment)?;
         let nodes = self.nodes();
-        for entry in tree::scan(&nodes, capture.root.as_ref(), prefix)? {
+        for entry in objects(&nodes, moment, prefix)? {
             self.repository.context().cancel.check()?;
-            let tree::Entry { key, value } = entry?;
-            if !key.starts_with(prefix) {
-                break;
-            }
-            show(&key, &Item::decode(&value)?)?;
+            let (key, value, certainty) = entry?;
+            show(&key, &Item::decode(&value)?, certainty)?;
         }
         Ok(())
     }
 
     /// Writes the value of a key, or the body of an object.
-    pub fn cat(&self, info: &SnapshotInfo, side: Side, key: &[u8], out: &mut dyn Write) -> Result<()> {
+    pub fn cat(&self, moment: &Moment, side: Side, key: &[u8], out: &mut dyn Write) -> Result<()> {
         let nodes = self.nodes();
         let missing = || {
             let key = String::from_utf8_lossy(key).into_owned();
-            Error::from(repository::Error::PointNotFound(format!(
-                "there is no {key:?} in snapshot {}",
-                info.id
-            )))
+            Error::from(repository::Error::PointNotFound(format!("there is no {key:?} in {}", name(moment))))
         };
         let content = match side {
             Side::Etcd => {
-                let capture = info.snapshot.etcd.as_ref().ok_or_else(|| lacks(info, side))?;
-                let found = keys_at(&nodes, capture, &[key.to_vec()].into())?;
+                let found = keys_at(&nodes, etcd_of(moment)?, &[key.to_vec()].into())?;
                 let state = found.get(key).ok_or_else(missing)?;
                 Content::Inline(content_bytes(&nodes, &state.value)?)
             }
             Side::Objects => {
-                let capture = info.snapshot.objects.as_ref().ok_or_else(|| lacks(info, side))?;
-                let value = tree::get(&nodes, capture.root.as_ref(), key)?.ok_or_else(missing)?;
+                check_objects(moment)?;
+                let (value, _) = object(&nodes, moment, key)?.ok_or_else(missing)?;
                 let entry = Item::decode(&value)?;
                 if entry.state != ItemState::Present {
                     let key = String::from_utf8_lossy(key).into_owned();
-                    let why = format!("{key:?} could not be read when snapshot {} was taken", info.id);
+                    let id = moment.info.id;
+                    let why = format!("{key:?} could not be read when snapshot {id} was taken");
                     return Err(repository::Error::PointNotFound(why).into());
                 }
                 entry.content
@@ -146,10 +141,22 @@ impl<'a> Browser<'a> {
     }
 }
 
-fn lacks(info: &SnapshotInfo, side: Side) -> Error {
-    let what = match side {
-        Side::Etcd => "etcd",
-        Side::Objects => "objects",
-    };
-    repository::Error::Usage(format!("snapshot {} has no {what}", info.id)).into()
+/// A moment as messages name it.
+fn name(moment: &Moment) -> String {
+    match moment.revision.filter(|_| !moment.is_whole()) {
+        Some(revision) => format!("revision {revision} (of snapshot {})", moment.info.id),
+        None => format!("snapshot {}", moment.info.id),
+    }
+}
+
+fn lacks(moment: &Moment, what: &str) -> Error {
+    repository::Error::Usage(format!("snapshot {} has no {what}", moment.info.id)).into()
+}
+
+fn etcd_of(moment: &Moment) -> Result<EtcdAt<'_>> {
+    moment.etcd().ok_or_else(|| lacks(moment, "etcd"))
+}
+
+fn check_objects(moment: &Moment) -> Result<()> {
+    moment.info.snapshot.objects.as_ref().map(|_| ()).ok_or_else(|| lacks(moment, "objects"))
 }

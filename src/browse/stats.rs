@@ -6,7 +6,7 @@ use super::{Browser, Prefix, Prefixes, Result};
 use crate::format::{ItemState, Snapshot};
 use crate::id::{ChunkId, ChunkKind};
 use crate::progress::{Amount, Phase};
-use crate::repository::{self, Repository, SnapshotInfo, for_each_chunk};
+use crate::repository::{self, Moment, Repository, SnapshotInfo, for_each_chunk};
 use crate::sorter::Sorter;
 use crate::store::{self, Place, Reader};
 use crate::tree::ReadWrite;
@@ -107,10 +107,10 @@ pub fn alone(repository: &Repository, snapshots: &[SnapshotInfo]) -> Result<Vec<
 
 /// What one snapshot holds.
 pub fn held(browser: &Browser, info: &SnapshotInfo) -> Result<Held> {
-    let mut held = Held::default();
+    let (mut held, moment) = (Held::default(), Moment::from(info.clone()));
     let (mut objects, mut keys) = (Prefixes::new(|p| p.bytes), Prefixes::new(|p| p.bytes));
     if info.snapshot.objects.is_some() {
-        browser.objects(info, &[], |key, item| {
+        browser.objects(&moment, &[], |key, item, _| {
             if item.state == ItemState::Present {
                 held.objects = (held.objects.0 + 1, held.objects.1 + item.size);
                 objects.add(key, item.size);
@@ -119,7 +119,7 @@ pub fn held(browser: &Browser, info: &SnapshotInfo) -> Result<Held> {
         })?;
     }
     if info.snapshot.etcd.is_some() {
-        browser.keys(info, &[], |key, state| {
+        browser.keys(&moment, &[], |key, state| {
             let bytes = key.len() as u64 + state.value.len();
             held.keys = (held.keys.0 + 1, held.keys.1 + bytes);
             keys.add(key, bytes);

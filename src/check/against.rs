@@ -8,9 +8,9 @@ use super::verify::{Verified, Verifying};
 use super::{Error, Result};
 use crate::etcd::{self, Etcd};
 use crate::fault::Kind;
-use crate::format::{Attributes, Content, EtcdCapture, Item, ItemState, KeyState, ObjectCapture, Place};
+use crate::format::{Attributes, Content, Item, ItemState, KeyState, ObjectCapture, Place};
 use crate::progress::{Amount, Phase};
-use crate::repository::{self, Repository, SnapshotInfo, content_bytes, state};
+use crate::repository::{self, EtcdAt, Moment, Repository, content_bytes, objects, state};
 use crate::selection::Selection;
 use crate::sorter::paired;
 use crate::source::{self, Bucket, BucketOptions, Fetched};
@@ -89,17 +89,17 @@ type Show<'a> = &'a mut dyn FnMut(Difference);
 /// and compares with the sources. `show` is told every key and object that the sources have moved on from.
 pub fn verify_against(
     repository: &Repository,
-    info: &SnapshotInfo,
+    moment: &Moment,
     sources: &Sources,
     show: Show,
 ) -> Result<Against> {
     // Sources that are down, or other ones, are told before hours of reading.
-    let etcd = sources.etcd.as_ref().map(|(access, prefix)| connect(repository, info, access, prefix));
+    let etcd = sources.etcd.as_ref().map(|(access, prefix)| connect(repository, moment, access, prefix));
     let etcd = etcd.transpose()?;
-    let bucket = sources.bucket.as_ref().map(|options| open_bucket(repository, info, options));
+    let bucket = sources.bucket.as_ref().map(|options| open_bucket(repository, moment, options));
     let bucket = bucket.transpose()?;
     let reader = repository.reader(&repository.view()?)?.from_the_medium();
-    let verifying = Verifying::new(repository, info, &reader);
+    let verifying = Verifying::new(repository, moment, &reader);
     let mut run = Run { repository, verifying, damaged: 0, show };
     let mut against = Against::default();
     if let Some((bucket, _)) = &bucket {
@@ -108,13 +108,13 @@ pub fn verify_against(
     run.verifying.read_all()?;
     // What cannot be read cannot be compared.
     if run.verifying.verified.damage.len() as u64 <= run.damaged.min(NAMED) {
-        against.etcd = etcd.map(|(mut etcd, capture)| run.compare_keys(&mut etcd, capture)).transpose()?;
+        against.etcd = etcd.map(|(mut etcd, at)| run.compare_keys(&mut etcd, at)).transpose()?;
         against.objects =
             bucket.map(|(bucket, capture)| run.compare_objects(&bucket, capture)).transpose()?;
     }
     if run.damaged > NAMED {
         let more = format!("{} more keys and objects are not as the source says", run.damaged - NAMED);
-        run.verifying.note("snapshot", info.id.to_string(), more);
+        run.verifying.note("snapshot", moment.info.id.to_string(), more);
     }
     against.verified = run.verifying.verified;
     Ok(against)
@@ -127,11 +127,12 @@ fn lacks(what: &str) -> Error {
 /// The etcd that the snapshot was made from.
 fn connect<'a>(
     repository: &Repository,
-    info: &'a SnapshotInfo,
+    moment: &'a Moment,
     access: &etcd::Access,
     prefix: &[u8],
-) -> Result<(Etcd, &'a EtcdCapture)> {
-    let capture = info.snapshot.etcd.as_ref().ok_or_else(|| lacks("etcd"))?;
+) -> Result<(Etcd, EtcdAt<'a>)> {
+    let at = moment.etcd().ok_or_else(|| lacks("etcd"))?;
+    let capture = at.capture;
     let (etcd, status) = Etcd::connect(&repository.context().runtime, access).map_err(source::Error::from)?;
     let other = |why: String| Error::SourceChanged(format!("this is not the etcd of the snapshot: {why}"));
     if status.cluster_id != capture.cluster_id {
@@ -147,16 +148,16 @@ fn connect<'a>(
         let (now, then) = (String::from_utf8_lossy(prefix), String::from_utf8_lossy(&capture.prefix));
         return Err(Error::SourceChanged(format!("the snapshot's etcd prefix is {then:?}, not {now:?}")));
     }
-    Ok((etcd, capture))
+    Ok((etcd, at))
 }
 
 /// The bucket that the snapshot was made from.
 fn open_bucket<'a>(
     repository: &Repository,
-    info: &'a SnapshotInfo,
+    moment: &'a Moment,
     options: &BucketOptions,
 ) -> Result<(Bucket, &'a ObjectCapture)> {
-    let capture = info.snapshot.objects.as_ref().ok_or_else(|| lacks("objects"))?;
+    let capture = moment.info.snapshot.objects.as_ref().ok_or_else(|| lacks("objects"))?;
     let Place::Bucket { name, prefix } = &capture.place else { return Err(lacks("bucket")) };
     if options.bucket != *name || !options.prefix.is_empty() && options.prefix != *prefix {
         return Err(Error::SourceChanged(format!(
@@ -198,28 +199,28 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// At the snapshot's own revision while etcd still has it, else as it is now.
-    fn compare_keys(&mut self, etcd: &mut Etcd, capture: &EtcdCapture) -> Result<Compared> {
+    /// At the moment's own revision while etcd still has it, else as it is now.
+    fn compare_keys(&mut self, etcd: &mut Etcd, at: EtcdAt) -> Result<Compared> {
         let (damage, damaged) = (self.verifying.verified.damage.len(), self.damaged);
-        match self.compare_keys_at(etcd, capture, capture.revision) {
+        match self.compare_keys_at(etcd, at, at.revision) {
             Err(Error::Target(error)) if is_compacted(&error) => {
                 self.verifying.verified.damage.truncate(damage);
                 self.damaged = damaged;
                 let now = etcd.status().map_err(source::Error::from)?.revision;
-                self.compare_keys_at(etcd, capture, now)
+                self.compare_keys_at(etcd, at, now)
             }
             compared => compared,
         }
     }
 
-    fn compare_keys_at(&mut self, etcd: &Etcd, capture: &EtcdCapture, revision: i64) -> Result<Compared> {
+    fn compare_keys_at(&mut self, etcd: &Etcd, at: EtcdAt, revision: i64) -> Result<Compared> {
         let progress = &self.repository.context().progress;
         progress.begin(Phase { name: "comparing keys", unit: "keys" });
-        progress.expect(Amount { items: capture.keys, bytes: 0 });
+        progress.expect(Amount { items: at.capture.keys, bytes: 0 });
         let reader = self.verifying.nodes.reader();
         let nodes = tree::ReadWrite::new(reader, None);
-        let stored = state(&nodes, capture, &[], &self.repository.spool())?;
-        let living = Keys::at(etcd, &capture.prefix, revision);
+        let stored = state(&nodes, at, &[], &self.repository.spool())?;
+        let living = Keys::at(etcd, &at.capture.prefix, revision);
         let living = living.map(|key| key.map(|p| (p.key.clone(), p)).map_err(Error::from));
         let mut compared = Compared { revision: Some(revision), ..Compared::default() };
         for pair in paired(stored.map(|entry| entry.map_err(Error::from)), living) {
@@ -240,7 +241,7 @@ impl Run<'_> {
                 (Some(_), None) => Since::Removed,
                 (None, _) => Since::Added,
             };
-            if revision != capture.revision {
+            if revision != at.revision {
                 self.differs(&mut compared, "etcd", key, since);
                 continue;
             }
@@ -260,8 +261,8 @@ impl Run<'_> {
         let bad = |e: crate::selection::BadGlob| repository::Error::Usage(e.to_string());
         let selection = Selection::new(capture.include.clone(), capture.exclude.clone()).map_err(bad)?;
         let nodes = tree::ReadWrite::new(self.verifying.nodes.reader(), None);
-        let stored = tree::scan(&nodes, capture.root.as_ref(), &[])?.map(|entry| {
-            let tree::Entry { key, value } = entry?;
+        let stored = objects(&nodes, self.verifying.moment, &[])?.map(|entry| {
+            let (key, value, _) = entry?;
             Ok::<_, Error>((key, Item::decode(&value)?))
         });
         // What vanished while it was captured is not in the snapshot.
@@ -298,16 +299,15 @@ impl Run<'_> {
         let context = self.repository.context();
         context.progress.begin(Phase { name: "verifying objects", unit: "chunks" });
         let nodes = tree::ReadWrite::new(self.verifying.nodes.reader(), None);
-        let root = self.verifying.info.snapshot.objects.as_ref().and_then(|objects| objects.root);
         let lost = |kind| matches!(kind, Kind::Damage | Kind::NotFound);
-        let entries = match tree::scan(&nodes, root.as_ref(), &[]) {
+        let entries = match objects(&nodes, self.verifying.moment, &[]) {
             Err(error) if lost(error.kind()) => return Ok(0),
             entries => entries?,
         };
         let mut made = 0;
         for entry in entries {
             context.cancel.check()?;
-            let tree::Entry { key, value } = match entry {
+            let (key, value, _) = match entry {
                 Err(error) if lost(error.kind()) => return Ok(made),
                 entry => entry?,
             };

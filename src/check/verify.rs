@@ -6,9 +6,10 @@ use bytes::Bytes;
 
 use super::{Damage, Result, damage};
 use crate::fault::Kind;
+use crate::format::Snapshot;
 use crate::id::{ChunkId, ChunkKind};
 use crate::progress::{Amount, Phase};
-use crate::repository::{Reached, Repository, SnapshotInfo, for_each_chunk};
+use crate::repository::{Moment, Reached, Repository, for_each_chunk};
 use crate::store::{self, Reader};
 use crate::tree::{Nodes, ReadWrite};
 
@@ -23,10 +24,11 @@ pub struct Verified {
     pub damage: Vec<Damage>,
 }
 
-/// Reads everything that the snapshot refers to, and opens it.
-pub fn verify(repository: &Repository, info: &SnapshotInfo) -> Result<Verified> {
+/// Reads everything that the moment's snapshot refers to, and opens it; and the objects of an earlier one
+/// that may stand in for its own.
+pub fn verify(repository: &Repository, moment: &Moment) -> Result<Verified> {
     let reader = repository.reader(&repository.view()?)?.from_the_medium();
-    let mut verifying = Verifying::new(repository, info, &reader);
+    let mut verifying = Verifying::new(repository, moment, &reader);
     verifying.read_all()?;
     Ok(verifying.verified)
 }
@@ -34,7 +36,7 @@ pub fn verify(repository: &Repository, info: &SnapshotInfo) -> Result<Verified> 
 /// A snapshot being read.
 pub(super) struct Verifying<'a> {
     repository: &'a Repository,
-    pub info: &'a SnapshotInfo,
+    pub moment: &'a Moment,
     pub nodes: ReadWrite<'a>,
     /// What was read, and need not be again.
     seen: HashSet<ChunkId>,
@@ -42,15 +44,15 @@ pub(super) struct Verifying<'a> {
 }
 
 impl<'a> Verifying<'a> {
-    pub fn new(repository: &'a Repository, info: &'a SnapshotInfo, reader: &'a Reader) -> Verifying<'a> {
+    pub fn new(repository: &'a Repository, moment: &'a Moment, reader: &'a Reader) -> Verifying<'a> {
         let nodes = ReadWrite::new(reader, None);
-        Verifying { repository, info, nodes, seen: HashSet::new(), verified: Verified::default() }
+        Verifying { repository, moment, nodes, seen: HashSet::new(), verified: Verified::default() }
     }
 
     /// Notes something that is wrong with this snapshot.
     pub fn note(&mut self, kind: &'static str, file: String, what: String) {
         let mut damage = damage(kind, file, what);
-        damage.snapshots.insert(self.info.id.to_string());
+        damage.snapshots.insert(self.moment.info.id.to_string());
         self.verified.damage.push(damage);
     }
 
@@ -66,11 +68,18 @@ impl<'a> Verifying<'a> {
         Ok(bytes)
     }
 
+    /// An earlier snapshot's objects may stand in for this one's; its etcd does not matter.
+    fn objects_before(&self) -> Option<Snapshot> {
+        let earlier = self.moment.earlier.as_ref()?;
+        Some(Snapshot { etcd: None, ..(*earlier.snapshot).clone() })
+    }
+
     /// Reads everything that has not been read.
     pub fn read_all(&mut self) -> Result<()> {
         let context = self.repository.context();
         context.progress.begin(Phase { name: "verifying", unit: "chunks" });
-        let (info, reader) = (self.info, self.nodes.reader());
+        let reader = self.nodes.reader();
+        let snapshots = std::iter::once((*self.moment.info.snapshot).clone()).chain(self.objects_before());
         let nodes = ReadWrite::new(reader, None);
         let mut broken = Vec::new();
         let needs = |reached: Reached, error: &dyn std::fmt::Display| {
@@ -98,10 +107,12 @@ impl<'a> Verifying<'a> {
             }
             Ok(true)
         };
-        for_each_chunk(&nodes, &info.snapshot, &mut enter, &mut |reached, error| {
-            broken.push((reached.id.to_string(), needs(reached, &error)));
-            Ok(())
-        })?;
+        for snapshot in snapshots {
+            for_each_chunk(&nodes, &snapshot, &mut enter, &mut |reached, error| {
+                broken.push((reached.id.to_string(), needs(reached, &error)));
+                Ok(())
+            })?;
+        }
         for (id, what) in broken {
             self.note("node", id, what);
         }

@@ -4,7 +4,7 @@ use std::io::{BufWriter, Write};
 
 use icecore::browse::{self, Browser, DiffLine, DiffStat, Summary};
 use icecore::format::{Attributes, FileKind, Item, ItemState, KeyState};
-use icecore::repository::{Point, Repository, SnapshotInfo};
+use icecore::repository::{Certainty, Known, Moment, Point, Repository, SnapshotInfo};
 use icecore::selection::Selection;
 use serde_json::{Value, json};
 
@@ -21,10 +21,29 @@ fn side_of(side: Side) -> browse::Side {
     }
 }
 
-/// The snapshot that the point means.
-pub fn find(session: &Session, repository: &Repository, point: &str) -> Result<SnapshotInfo, Failure> {
+/// What the point means.
+pub fn find(session: &Session, repository: &Repository, point: &str) -> Result<Moment, Failure> {
     let point: Point = point.parse()?;
-    Ok(point.resolve(&repository.view()?.snapshots, &session.settings.series)?)
+    let moment = point.resolve(&repository.view()?.snapshots, &session.settings.series)?;
+    if let Some(known) = moment.known.filter(|known| !known.is_exact() && !session.quiet) {
+        say(&known_line(&known));
+    }
+    Ok(moment)
+}
+
+/// How well the revision of a time is known.
+fn known_line(known: &Known) -> String {
+    let (last, time) = (known.last, local_time(known.time));
+    let seen = format!("etcd is known to have been at revision {} at {}", last.revision, local_time(last.to));
+    match known.next {
+        Some(next) => format!(
+            "{seen} and at {} at {}: at {time} it was between them; revision {} is taken",
+            next.revision,
+            local_time(next.from),
+            last.revision
+        ),
+        None => format!("{seen}, the last time before {time}; later revisions were not seen"),
+    }
 }
 
 pub fn snapshots(session: &Session, tag: Option<&str>) -> Result<Outcome, Failure> {
@@ -96,18 +115,20 @@ pub fn ls(
 ) -> Result<Outcome, Failure> {
     let selection = Selection::new(globs.include, globs.exclude)?;
     let repository = session.open()?;
-    let info = find(session, &repository, point)?;
+    let moment = find(session, &repository, point)?;
     let browser = Browser::open(&repository)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     match side {
-        Side::Etcd => browser.keys(&info, prefix, |key, state| match selection.takes(key) {
+        Side::Etcd => browser.keys(&moment, prefix, |key, state| match selection.takes(key) {
             true => Ok(writeln!(out, "{}", key_line(session, key, state, long))?),
             false => Ok(()),
         })?,
-        Side::Objects => browser.objects(&info, prefix, |key, entry| match selection.takes(key) {
-            true => Ok(writeln!(out, "{}", object_line(session, key, entry, long))?),
-            false => Ok(()),
-        })?,
+        Side::Objects => {
+            browser.objects(&moment, prefix, |key, item, certainty| match selection.takes(key) {
+                true => Ok(writeln!(out, "{}", object_line(session, key, item, certainty, long))?),
+                false => Ok(()),
+            })?
+        }
     }
     out.flush()?;
     Ok(Outcome::Done)
@@ -154,19 +175,31 @@ fn kind_of(item: &Item) -> &'static str {
     }
 }
 
-fn object_line(session: &Session, key: &[u8], item: &Item, long: bool) -> String {
+fn object_line(session: &Session, key: &[u8], item: &Item, certainty: Certainty, long: bool) -> String {
     let kind = kind_of(item);
+    let known_from = match certainty {
+        Certainty::Exact => None,
+        Certainty::Before => Some("before"),
+        Certainty::After => Some("after"),
+    };
     if session.json {
         let etag = match &item.attributes {
             Attributes::Object(attributes) => Some(&attributes.etag),
             Attributes::File(_) => None,
         };
-        let fields = json!({"kind": kind, "size": item.size, "etag": etag, "modified": utc(item.modified)});
+        let mut fields =
+            json!({"kind": kind, "size": item.size, "etag": etag, "modified": utc(item.modified)});
+        if let (Some(fields), Some(known_from)) = (fields.as_object_mut(), known_from) {
+            fields.insert("nearest".into(), json!(known_from));
+        }
         return key_json(key, fields).to_string();
     }
     match long {
         true => {
-            let note = if matches!(kind, "object" | "file") { String::new() } else { format!(" ({kind})") };
+            let kind = (!matches!(kind, "object" | "file")).then(|| kind.to_owned());
+            let nearest = known_from.map(|from| format!("as of the snapshot {from}"));
+            let notes: Vec<String> = kind.into_iter().chain(nearest).collect();
+            let note = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
             format!("{:>10}  {}  {}{note}", size(item.size), local_time(item.modified), key_text(key))
         }
         false => key_text(key),
@@ -175,10 +208,10 @@ fn object_line(session: &Session, key: &[u8], item: &Item, long: bool) -> String
 
 pub fn cat(session: &Session, point: &str, side: Side, key: &[u8]) -> Result<Outcome, Failure> {
     let repository = session.open()?;
-    let info = find(session, &repository, point)?;
+    let moment = find(session, &repository, point)?;
     let browser = Browser::open(&repository)?;
     let mut out = std::io::stdout().lock();
-    browser.cat(&info, side_of(side), key, &mut out)?;
+    browser.cat(&moment, side_of(side), key, &mut out)?;
     out.flush()?;
     Ok(Outcome::Done)
 }
@@ -195,9 +228,10 @@ pub fn diff(
     let sides = match side {
         Some(side) => vec![side_of(side)],
         None => {
-            let both = |has: fn(&SnapshotInfo) -> bool| has(&before) && has(&after);
-            let etcd = both(|info| info.snapshot.etcd.is_some()).then_some(browse::Side::Etcd);
-            let objects = both(|info| info.snapshot.objects.is_some()).then_some(browse::Side::Objects);
+            let both = |has: fn(&Moment) -> bool| has(&before) && has(&after);
+            let etcd = both(|moment| moment.info.snapshot.etcd.is_some()).then_some(browse::Side::Etcd);
+            let objects =
+                both(|moment| moment.info.snapshot.objects.is_some()).then_some(browse::Side::Objects);
             etcd.into_iter().chain(objects).collect()
         }
     };

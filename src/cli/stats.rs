@@ -66,7 +66,7 @@ pub fn snapshots(session: &Session) -> Result<Outcome, Failure> {
 
 pub fn snapshot(session: &Session, point: &str) -> Result<Outcome, Failure> {
     let repository = session.open()?;
-    let info = find(session, &repository, point)?;
+    let info = find(session, &repository, point)?.into_snapshot()?;
     let snapshots = repository.view()?.snapshots;
     let all = browse::alone(&repository, &snapshots)?;
     let own = snapshots.iter().zip(all).find(|(other, _)| other.id == info.id);

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use icecore::check::{self, Against, Compared, Damage, Difference, Since, Verified};
-use icecore::repository::{Repository, SnapshotInfo};
+use icecore::repository::{Moment, Repository};
 use icecore::selection::Selection;
 use serde_json::{Value, json};
 
@@ -22,16 +22,16 @@ pub fn verify(session: &Session, arguments: &Verify) -> Result<Outcome, Failure>
     }
     let sources = arguments.against_source.then(|| sources(session, &arguments.sources)).transpose()?;
     let repository = session.open()?;
-    let info = find(session, &repository, &arguments.point)?;
+    let moment = find(session, &repository, &arguments.point)?;
     if let Some(sources) = sources {
-        return verify_against(session, &repository, &info, &sources);
+        return verify_against(session, &repository, &moment, &sources);
     }
-    let verified = check::verify(&repository, &info)?;
+    let verified = check::verify(&repository, &moment)?;
     session.context.progress.end();
     let mut out = std::io::stdout().lock();
     match session.json {
-        true => writeln!(out, "{}", verified_json(&info, &verified))?,
-        false => print_verified(&mut out, &info, &verified, "")?,
+        true => writeln!(out, "{}", verified_json(&moment, &verified))?,
+        false => print_verified(&mut out, &moment, &verified, "")?,
     }
     Ok(if verified.damage.is_empty() { Outcome::Done } else { Outcome::Damage })
 }
@@ -51,11 +51,11 @@ fn sources(session: &Session, sources: &Sources) -> Result<check::Sources, Failu
 fn verify_against(
     session: &Session,
     repository: &Repository,
-    info: &SnapshotInfo,
+    moment: &Moment,
     sources: &check::Sources,
 ) -> Result<Outcome, Failure> {
     let mut named: Vec<Difference> = Vec::new();
-    let against = check::verify_against(repository, info, sources, &mut |difference| {
+    let against = check::verify_against(repository, moment, sources, &mut |difference| {
         let like = |other: &&Difference| (other.side, other.since) == (difference.side, difference.since);
         if session.json {
             // Whoever reads no more is told by the last line.
@@ -67,8 +67,8 @@ fn verify_against(
     session.context.progress.end();
     let mut out = std::io::stdout().lock();
     match session.json {
-        true => writeln!(out, "{}", against_json(info, &against))?,
-        false => print_against(&mut out, info, &against, &named)?,
+        true => writeln!(out, "{}", against_json(moment, &against))?,
+        false => print_against(&mut out, moment, &against, &named)?,
     }
     let sides = [&against.etcd, &against.objects];
     let moved = sides.into_iter().flatten().any(|side| !side.differ.is_empty());
@@ -91,14 +91,14 @@ fn difference_json(difference: &Difference) -> Value {
     key_json(&difference.key, json!({"in": difference.side, "change": word(difference.since)}))
 }
 
-fn verified_json(info: &SnapshotInfo, verified: &Verified) -> Value {
+fn verified_json(moment: &Moment, verified: &Verified) -> Value {
     let damage: Vec<Value> = verified.damage.iter().map(damage_json).collect();
     json!({
-        "id": info.id.to_string(), "chunks": verified.chunks, "bytes": verified.bytes, "damage": damage,
+        "id": moment.info.id.to_string(), "chunks": verified.chunks, "bytes": verified.bytes, "damage": damage,
     })
 }
 
-fn against_json(info: &SnapshotInfo, against: &Against) -> Value {
+fn against_json(moment: &Moment, against: &Against) -> Value {
     let side = |compared: &Compared| {
         json!({
             "revision": compared.revision, "same": compared.same, "added": compared.count(Since::Added),
@@ -106,7 +106,7 @@ fn against_json(info: &SnapshotInfo, against: &Against) -> Value {
         })
     };
     let (etcd, objects) = (against.etcd.as_ref().map(side), against.objects.as_ref().map(side));
-    let mut report = verified_json(info, &against.verified);
+    let mut report = verified_json(moment, &against.verified);
     if let Some(fields) = report.as_object_mut() {
         let source = json!({"etcd": etcd, "objects": objects, "etags": against.etags});
         fields.insert("source".into(), source);
@@ -116,7 +116,7 @@ fn against_json(info: &SnapshotInfo, against: &Against) -> Value {
 
 fn print_against(
     out: &mut dyn Write,
-    info: &SnapshotInfo,
+    moment: &Moment,
     against: &Against,
     named: &[Difference],
 ) -> std::io::Result<()> {
@@ -132,7 +132,7 @@ fn print_against(
         0 => String::new(),
         n => format!(", {} ETags made again", number(n)),
     };
-    print_verified(out, info, &against.verified, &etags)?;
+    print_verified(out, moment, &against.verified, &etags)?;
     for (side, compared) in [("etcd:   ", &against.etcd), ("objects:", &against.objects)] {
         let Some(compared) = compared else { continue };
         let at = compared.revision.map(|revision| format!(" at revision {revision}")).unwrap_or_default();
@@ -153,7 +153,7 @@ fn print_against(
 
 fn print_verified(
     out: &mut dyn Write,
-    info: &SnapshotInfo,
+    moment: &Moment,
     verified: &Verified,
     more: &str,
 ) -> std::io::Result<()> {
@@ -162,7 +162,7 @@ fn print_verified(
     }
     let whole = if verified.damage.is_empty() { "is whole" } else { "is DAMAGED" };
     let (chunks, bytes) = (number(verified.chunks), size(verified.bytes));
-    writeln!(out, "snapshot {} {whole}: {chunks} chunks, {bytes} of content read{more}", info.id)
+    writeln!(out, "snapshot {} {whole}: {chunks} chunks, {bytes} of content read{more}", moment.info.id)
 }
 
 fn damage_json(damage: &Damage) -> Value {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::args::{Backup, Restore};
 use super::failure::Failure;
+use super::read::find;
 use super::show::{duration, hex, key_text, number, say, size, utc};
 use super::{Outcome, Session};
 
@@ -218,15 +219,14 @@ pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failur
         overwrite: arguments.overwrite,
         dry_run: arguments.dry_run,
     };
-    let point: Point = arguments.point.parse()?;
     let repository = session.open()?;
-    let info = point.resolve(&repository.view()?.snapshots, &session.settings.series)?;
+    let moment = find(session, &repository, &arguments.point)?;
     let show = |change: Change| {
         if options.dry_run && !session.json {
             println!("{} {} {}", change.action, change.side, key_text(&change.key));
         }
     };
-    let report = restore::run(&repository, &info, &options, &show)?;
+    let report = restore::run(&repository, &moment, &options, &show)?;
     session.context.progress.end();
     let mut out = std::io::stdout().lock();
     match session.json {
@@ -245,7 +245,8 @@ fn restore_json(report: &restore::Report, dry_run: bool) -> Value {
         })
     };
     json!({
-        "id": report.id.to_string(), "etcd": report.etcd.as_ref().map(side), "objects": report.objects.as_ref().map(side),
+        "id": report.id.to_string(), "revision": report.revision, "nearest": report.nearest,
+        "etcd": report.etcd.as_ref().map(side), "objects": report.objects.as_ref().map(side),
         "dry_run": dry_run, "seconds": report.seconds, "warnings": report.warnings,
     })
 }
@@ -271,7 +272,15 @@ fn print_restore(out: &mut dyn Write, report: &restore::Report, dry_run: bool) -
         side("etcd:   ", counts)?;
     }
     let done = if dry_run { "nothing was changed; this would restore" } else { "restored" };
-    writeln!(out, "{done} snapshot {} in {}", report.id, duration(report.seconds))
+    if report.nearest > 0 {
+        let nearest = number(report.nearest);
+        writeln!(
+            out,
+            "{nearest} objects are the nearest known: no snapshot was taken at the revision itself"
+        )?;
+    }
+    let revision = report.revision.map(|revision| format!("revision {revision} of ")).unwrap_or_default();
+    writeln!(out, "{done} {revision}snapshot {} in {}", report.id, duration(report.seconds))
 }
 
 pub fn forget(session: &Session, points: &[String]) -> Result<Outcome, Failure> {
@@ -281,7 +290,7 @@ pub fn forget(session: &Session, points: &[String]) -> Result<Outcome, Failure> 
     // All are found before any is forgotten: `latest latest~1` means what it says.
     let infos: Vec<_> = points
         .iter()
-        .map(|point| point.resolve(&snapshots, &session.settings.series))
+        .map(|point| point.resolve(&snapshots, &session.settings.series)?.into_snapshot())
         .collect::<Result<_, _>>()?;
     let mut out = std::io::stdout().lock();
     for info in &infos {

@@ -1,6 +1,8 @@
 //! A repository: what the verbs speak with.
 
 mod keys;
+mod moment;
+mod objects;
 mod open;
 mod point;
 mod reach;
@@ -15,11 +17,13 @@ use crate::id::SessionId;
 use crate::{storage, store, tree};
 
 pub use keys::{KeyCost, KeyInfo};
+pub use moment::{EtcdAt, Known, Line, Moment, Stretch, lines};
+pub use objects::{Certainty, ObjectAt, object, objects};
 pub use open::{Access, Repository};
 pub use point::{BadPoint, Point, check_name};
 pub use reach::{Reached, for_each_chunk};
 pub use session::{ReadSession, WriteSession};
-pub use state::{content_bytes, dated, for_each_event, keys_at, outcome, state, undated};
+pub use state::{content_bytes, dated, events, for_each_event, keys_at, outcome, state, undated};
 pub use view::{SnapshotInfo, Validity, View};
 
 /// Why a repository could not be used.

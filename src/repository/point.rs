@@ -1,18 +1,21 @@
-//! Points: how a user names a snapshot.
+//! Points: how a user names a moment.
 
 use std::str::FromStr;
 
-use super::{Error, Result, SnapshotInfo};
+use super::moment::{at_time, lines, newest_last};
+use super::{Error, Moment, Result, SnapshotInfo};
 use crate::context::Nanos;
 
-/// A snapshot, as it was written.
+/// A moment, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Point {
     /// `latest`, `latest~n`: the newest, or the nth before it.
     Latest(usize),
-    /// `rev:n`: the snapshot taken at this etcd revision.
-    Revision(i64),
-    /// `time:t`: the last snapshot at or before this time.
+    /// `rev:n`: a revision of etcd in the newest line of history; `rev:n@snapshot`: in the line of that
+    /// snapshot.
+    Revision(i64, Option<Box<Point>>),
+    /// `time:t`: the last revision that is known to have been current at or before this time; without etcd
+    /// the last snapshot.
     Time(Nanos),
     /// An id, a name, or the unique beginning of an id.
     Word(String),
@@ -29,10 +32,16 @@ impl FromStr for Point {
     fn from_str(text: &str) -> std::result::Result<Point, BadPoint> {
         let bad = |why| BadPoint(text.into(), why);
         if let Some(revision) = text.strip_prefix("rev:") {
+            let (revision, of) = match revision.split_once('@') {
+                Some((revision, of)) => (revision, Some(of.parse()?)),
+                None => (revision, None),
+            };
             let revision = revision.parse().ok().filter(|&r| r > 0);
-            return revision
-                .map(Point::Revision)
-                .ok_or_else(|| bad("write rev: and a revision, as in rev:12345"));
+            let revision = revision.ok_or_else(|| bad("write rev: and a revision, as in rev:12345"))?;
+            return match of {
+                Some(Point::Revision(..) | Point::Time(_)) => Err(bad("after @ comes a snapshot")),
+                of => Ok(Point::Revision(revision, of.map(Box::new))),
+            };
         }
         if let Some(time) = text.strip_prefix("time:") {
             let time: std::result::Result<jiff::Timestamp, _> = time.parse();
@@ -63,16 +72,9 @@ pub fn check_name(what: &str, name: &str) -> Result<()> {
     Err(Error::Usage(format!("{name:?} is no {what}: 1 to 64 of A-Z a-z 0-9 . _ - are allowed")))
 }
 
-/// The order that `latest` means: line of history, then revision, then time, then id. Revisions of
-/// different lines say nothing about each other.
-fn newest_last(info: &SnapshotInfo) -> (u32, i64, Nanos, crate::id::SessionId) {
-    let revision = info.snapshot.etcd.as_ref().map_or(0, |etcd| etcd.revision);
-    (info.snapshot.line, revision, info.snapshot.time, info.id)
-}
-
 impl Point {
-    /// The snapshot of `series` that is meant.
-    pub fn resolve(&self, snapshots: &[SnapshotInfo], series: &str) -> Result<SnapshotInfo> {
+    /// What is meant, of `series`.
+    pub fn resolve(&self, snapshots: &[SnapshotInfo], series: &str) -> Result<Moment> {
         let mut own: Vec<&SnapshotInfo> =
             snapshots.iter().filter(|info| info.snapshot.series == series).collect();
         own.sort_by_key(|info| newest_last(info));
@@ -85,33 +87,34 @@ impl Point {
                     n => missing(format!("there are only {n} snapshots")),
                 })?
             }
-            Point::Revision(revision) => at_revision(&own, *revision).map_err(missing)?,
-            Point::Time(time) => {
-                let before = own.iter().filter(|info| info.snapshot.time <= *time);
-                let last = before.max_by_key(|info| (info.snapshot.time, info.id));
-                last.ok_or_else(|| missing("there is no snapshot at or before that time".into()))?
-            }
+            Point::Revision(revision, of) => return at_revision(snapshots, series, *revision, of.as_deref()),
+            Point::Time(time) => return at_time(&own, *time).map_err(missing),
             Point::Word(word) => by_word(snapshots, &own, word, series)?,
         };
-        Ok(found.clone())
+        Ok(found.clone().into())
     }
 }
 
-fn at_revision<'a>(own: &[&'a SnapshotInfo], revision: i64) -> std::result::Result<&'a SnapshotInfo, String> {
-    let of = |info: &SnapshotInfo| info.snapshot.etcd.as_ref().map(|etcd| etcd.revision);
-    if let Some(found) = own.iter().rev().find(|info| of(info) == Some(revision)) {
-        return Ok(found);
-    }
-    let revisions: Vec<i64> = own.iter().filter_map(|info| of(info)).collect();
-    let below = revisions.iter().filter(|&&r| r < revision).max();
-    let above = revisions.iter().filter(|&&r| r > revision).min();
-    let near: Vec<String> = below.into_iter().chain(above).map(|r| format!("rev:{r}")).collect();
-    let near = if near.is_empty() {
-        "none has etcd".into()
-    } else {
-        format!("the nearest are {}", near.join(" and "))
+fn at_revision(
+    snapshots: &[SnapshotInfo],
+    series: &str,
+    revision: i64,
+    of: Option<&Point>,
+) -> Result<Moment> {
+    let of = of.map(|of| of.resolve(snapshots, series)).transpose()?;
+    // A full id names a snapshot of any series.
+    let series = of.as_ref().map_or(series, |of| &of.info.snapshot.series);
+    let missing = |what: String| Error::PointNotFound(format!("{what} in series {series:?}"));
+    let mut lines = lines(snapshots, series);
+    let line = match &of {
+        Some(of) => lines.into_iter().find(|line| line.number == of.info.snapshot.line),
+        None => lines.pop(),
     };
-    Err(format!("no snapshot was taken at revision {revision} ({near})"))
+    let line = line.ok_or_else(|| missing("no snapshot has etcd".into()))?;
+    line.at_revision(revision).map_err(|what| match &of {
+        Some(of) => missing(format!("{what} in the line of snapshot {}", of.info.id)),
+        None => missing(what),
+    })
 }
 
 fn by_word<'a>(
@@ -172,7 +175,7 @@ mod tests {
 
     fn time_of(point: &str, snapshots: &[SnapshotInfo]) -> Option<Nanos> {
         let point: Point = point.parse().unwrap();
-        point.resolve(snapshots, "default").ok().map(|info| info.snapshot.time)
+        point.resolve(snapshots, "default").ok().map(|moment| moment.info.snapshot.time)
     }
 
     #[test]

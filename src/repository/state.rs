@@ -1,11 +1,11 @@
-//! etcd's state at a snapshot's revision: the anchor with the events after it folded in.
+//! etcd's state at a revision: the anchor with the events after it, up to the revision, folded in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::path::Path;
 
-use super::{Error, Result};
-use crate::format::{Content, EtcdCapture, Event, KeyState, Malformed, Root, parse_history_key};
+use super::{Error, EtcdAt, Result};
+use crate::format::{Content, Event, KeyState, Malformed, Root, history_key, parse_history_key};
 use crate::id::ChunkKind;
 use crate::sorter::{Sorter, greatest_of_each};
 use crate::tree::{self, Nodes};
@@ -64,11 +64,11 @@ fn spool_failed(spool: &Path, error: std::io::Error) -> Error {
     Error::File(spool.display().to_string(), error.to_string())
 }
 
-/// Every key alive at the capture's revision that begins with `prefix`, in order. Events are sorted in
-/// `spool` when they are many.
+/// Every key alive at the revision that begins with `prefix`, in order. Events are sorted in `spool` when
+/// they are many.
 pub fn state<'a>(
     nodes: &'a dyn Nodes,
-    capture: &EtcdCapture,
+    at: EtcdAt,
     prefix: &[u8],
     spool: &Path,
 ) -> Result<Box<dyn Iterator<Item = Result<KeyAndState>> + 'a>> {
@@ -81,11 +81,13 @@ pub fn state<'a>(
         let fits = move |(key, _): &KeyAndState| key.starts_with(&prefix);
         Ok(keys.take_while(move |entry| entry.as_ref().map_or(true, &fits)))
     };
-    if let Some(state) = &capture.state {
-        return Ok(Box::new(below(state.root.as_ref())?));
+    let (base, history) = at.base();
+    let base = below(base)?;
+    if history.is_none() {
+        return Ok(Box::new(base));
     }
     let mut sorter = Sorter::new(spool, SORT_BYTES);
-    for_each_event(nodes, capture.history.as_ref(), prefix, |key, event| {
+    for_each_event(nodes, history, at.revision, prefix, |key, event| {
         sorter.push(key, event).map_err(|e| spool_failed(spool, e))
     })?;
     let events = sorter.finish().map_err(|e| spool_failed(spool, e))?;
@@ -94,26 +96,41 @@ pub fn state<'a>(
         let (key, record) = record.map_err(|e| spool_failed(&spool, e))?;
         Ok((key, undated(&record)?))
     });
-    let anchor = below(capture.anchor.root.as_ref())?;
-    Ok(Box::new(Fold { anchor: anchor.peekable(), events: events.peekable() }))
+    Ok(Box::new(Fold { anchor: base.peekable(), events: events.peekable() }))
 }
 
-/// Shows every event about a key that begins with `prefix`, oldest first: the key, and its state after
-/// it as [`dated`] gives it.
+/// Shows every event up to revision `last` about a key that begins with `prefix`, oldest first: the key,
+/// and its state after it as [`dated`] gives it.
 pub fn for_each_event<E: From<Error>>(
     nodes: &dyn Nodes,
     history: Option<&Root>,
+    last: i64,
     prefix: &[u8],
     mut show: impl FnMut(Vec<u8>, Vec<u8>) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
-    for entry in tree::scan(nodes, history, &[]).map_err(Error::from)? {
-        let tree::Entry { key: at, value } = entry.map_err(Error::from)?;
+    for event in events(nodes, history, 0, last)? {
+        let tree::Entry { key: at, value } = event?;
         let (key, state) = outcome(nodes, &at, &value)?;
         if key.starts_with(prefix) {
             show(key, dated(&at, state))?;
         }
     }
     Ok(())
+}
+
+/// The events after revision `after` and up to `last`, oldest first.
+pub fn events<'a>(
+    nodes: &'a dyn Nodes,
+    history: Option<&Root>,
+    after: i64,
+    last: i64,
+) -> Result<impl Iterator<Item = Result<tree::Entry>> + 'a> {
+    let first = history_key(after.saturating_add(1), 0);
+    let end = history_key(last, i64::MAX);
+    let events = tree::scan(nodes, history, &first)?;
+    let wanted =
+        move |entry: &tree::Result<tree::Entry>| entry.as_ref().map_or(true, |e| e.key[..] <= end[..]);
+    Ok(events.take_while(wanted).map(|entry| Ok(entry?)))
 }
 
 /// An anchor's keys with the last event of each key in its place.
@@ -151,24 +168,21 @@ where
     }
 }
 
-/// The states of `keys` at the capture's revision; of those that are alive.
+/// The states of `keys` at the revision; of those that are alive.
 pub fn keys_at(
     nodes: &dyn Nodes,
-    capture: &EtcdCapture,
+    at: EtcdAt,
     keys: &BTreeSet<Vec<u8>>,
 ) -> Result<BTreeMap<Vec<u8>, KeyState>> {
-    let (base, history) = match &capture.state {
-        Some(state) => (state.root, None),
-        None => (capture.anchor.root, capture.history),
-    };
+    let (base, history) = at.base();
     let mut found = BTreeMap::new();
     for key in keys {
-        if let Some(value) = tree::get(nodes, base.as_ref(), key)? {
+        if let Some(value) = tree::get(nodes, base, key)? {
             found.insert(key.clone(), KeyState::decode(&value)?);
         }
     }
-    for entry in tree::scan(nodes, history.as_ref(), &[])? {
-        let tree::Entry { key: at, value } = entry?;
+    for event in events(nodes, history, 0, at.revision)? {
+        let tree::Entry { key: at, value } = event?;
         match outcome(nodes, &at, &value)? {
             (key, Some(state)) if keys.contains(&key) => drop(found.insert(key, state)),
             (key, None) => drop(found.remove(&key)),

@@ -6,9 +6,9 @@ use prost::Message;
 
 use super::{Change, Counts, Error, Plan, Result, Run};
 use crate::etcd::Etcd;
-use crate::format::{EtcdCapture, KeyState};
+use crate::format::KeyState;
 use crate::progress::{Amount, Phase};
-use crate::repository::{self, content_bytes, keys_at, state};
+use crate::repository::{self, EtcdAt, content_bytes, keys_at, state};
 use crate::sorter::{Sorter, paired};
 use crate::target::{EtcdTarget, Operation, Present};
 use crate::tree;
@@ -37,15 +37,15 @@ struct Pair {
 }
 
 impl<'a> Run<'a> {
-    fn capture(&self) -> Result<&'a EtcdCapture> {
+    fn at(&self) -> Result<EtcdAt<'a>> {
         let usage = || repository::Error::Usage("this snapshot has no etcd".into());
-        Ok(self.snapshot.etcd.as_ref().ok_or_else(usage)?)
+        Ok(self.moment.etcd().ok_or_else(usage)?)
     }
 
     fn wanted(&self) -> Result<Wanted<'_>> {
         let scope = self.options.etcd_scope();
         let spool = self.repository.spool();
-        let all = state(&self.nodes, self.capture()?, &scope.beginning(), &spool)?;
+        let all = state(&self.nodes, self.at()?, &scope.beginning(), &spool)?;
         let chosen = all.filter(move |entry| entry.as_ref().map_or(true, |(key, _)| scope.takes(key)));
         if scope.maps.is_empty() {
             return Ok(Box::new(chosen.map(|entry| Ok(entry?))));
@@ -85,7 +85,7 @@ impl<'a> Run<'a> {
 
     /// A key that was named and is not there is a mistake to be told before anything is written.
     fn check_named_keys(&self) -> Result<()> {
-        let found = keys_at(&self.nodes, self.capture()?, &self.options.etcd_keys)?;
+        let found = keys_at(&self.nodes, self.at()?, &self.options.etcd_keys)?;
         match self.options.etcd_keys.iter().find(|key| !found.contains_key(*key)) {
             Some(key) => Err(super::not_there("key", key)),
             None => Ok(()),
@@ -147,7 +147,7 @@ impl<'a> Run<'a> {
             return Ok(None);
         }
         let key = [b"lease\0", &lease.to_be_bytes()[..]].concat();
-        let record = tree::get(&self.nodes, self.capture()?.system.as_ref(), &key)?;
+        let record = tree::get(&self.nodes, self.at()?.capture.system.as_ref(), &key)?;
         Ok(record
             .and_then(|record| Lease::decode(&record[..]).ok())
             .map(|lease| lease.ttl)
@@ -158,7 +158,7 @@ impl<'a> Run<'a> {
     pub(super) fn restore_etcd(&mut self, mut target: EtcdTarget) -> Result<Counts> {
         let context = self.repository.context();
         context.progress.begin(Phase { name: "restoring keys", unit: "keys" });
-        context.progress.expect(Amount { items: self.capture()?.keys, bytes: 0 });
+        context.progress.expect(Amount { items: self.at()?.capture.keys, bytes: 0 });
         context.progress.settled();
         let mut writing = Writing { counts: Counts::default(), leases: HashMap::new(), lost: 0 };
         // Changes of this pass must not show up in its own reading: the reader is pinned to a revision.

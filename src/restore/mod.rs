@@ -1,4 +1,4 @@
-//! Restore: a snapshot out, to a live etcd and to a bucket.
+//! Restore: a moment out, to a live etcd and to a bucket.
 //!
 //! Objects first and etcd after them, so that no key appears before the objects it refers to. Each
 //! side is planned before anything is written: a target that holds anything else is left alone. What
@@ -13,9 +13,9 @@ use std::time::Instant;
 
 use crate::context::Interrupted;
 use crate::fault::Kind;
-use crate::format::{Malformed, Snapshot};
+use crate::format::Malformed;
 use crate::id::SessionId;
-use crate::repository::{self, Repository, SnapshotInfo};
+use crate::repository::{self, Moment, Repository};
 use crate::selection::Selection;
 use crate::storage::S3Access;
 use crate::store;
@@ -110,6 +110,10 @@ pub struct Counts {
 pub struct Report {
     /// The snapshot.
     pub id: SessionId,
+    /// The revision of etcd, where the snapshot has etcd.
+    pub revision: Option<i64>,
+    /// Objects that no snapshot shows to have been so at the revision: the nearest known were taken.
+    pub nearest: u64,
     /// Keys.
     pub etcd: Option<Counts>,
     /// Objects.
@@ -172,11 +176,13 @@ repository::through_repository!(Error: store::Error, tree::Error, Malformed, Int
 struct Run<'a> {
     repository: &'a Repository,
     options: &'a Options,
-    snapshot: &'a Snapshot,
+    moment: &'a Moment,
     nodes: ReadWrite<'a>,
     /// Shown every change.
     show: &'a (dyn Fn(Change) + Sync),
     warnings: Vec<String>,
+    /// Objects that are only the nearest known.
+    nearest: u64,
 }
 
 /// What a plan found in the target.
@@ -211,17 +217,18 @@ fn not_there(what: &str, key: &[u8]) -> Error {
 }
 
 /// What can be told from the options and the snapshot's record alone.
-fn check_options(info: &SnapshotInfo, options: &Options) -> Result<()> {
+fn check_options(moment: &Moment, options: &Options) -> Result<()> {
+    let snapshot = &moment.info.snapshot;
     let usage = |what: String| Err(repository::Error::Usage(what).into());
     if options.etcd.is_none() && options.bucket.is_none() {
         return usage(
             "nowhere to restore to: name a target with --to-etcd, or --to-s3 and --to-bucket".into(),
         );
     }
-    if options.etcd.is_some() && info.snapshot.etcd.is_none() {
+    if options.etcd.is_some() && snapshot.etcd.is_none() {
         return usage("this snapshot has no etcd to restore with --to-etcd".into());
     }
-    if options.bucket.is_some() && info.snapshot.objects.is_none() {
+    if options.bucket.is_some() && snapshot.objects.is_none() {
         return usage("this snapshot has no objects to restore with --to-s3".into());
     }
     if let Some(map) = conflict(&options.etcd_maps).or(conflict(&options.objects_maps)) {
@@ -234,21 +241,32 @@ fn check_options(info: &SnapshotInfo, options: &Options) -> Result<()> {
 /// Restores. `show` is told every change as it is made, or would be made.
 pub fn run(
     repository: &Repository,
-    info: &SnapshotInfo,
+    moment: &Moment,
     options: &Options,
     show: &(dyn Fn(Change) + Sync),
 ) -> Result<Report> {
     let begun = Instant::now();
-    check_options(info, options)?;
+    check_options(moment, options)?;
     // A dry run writes nothing, not even a pin.
-    let _session = if options.dry_run { None } else { Some(repository.begin_read(info.id)?) };
+    let pinned =
+        [Some(&moment.info), moment.earlier.as_ref()].into_iter().flatten().filter(|_| !options.dry_run);
+    let _sessions =
+        pinned.map(|info| repository.begin_read(info.id)).collect::<repository::Result<Vec<_>>>()?;
     let view = repository.view()?;
     let reader = repository.reader(&view)?;
     let nodes = ReadWrite::new(&reader, None);
-    let mut run = Run { repository, options, snapshot: &info.snapshot, nodes, show, warnings: Vec::new() };
+    let mut run = Run { repository, options, moment, nodes, show, warnings: Vec::new(), nearest: 0 };
     // Both targets answer before either is written to.
     let etcd = run.plan_etcd()?;
     let objects = run.restore_objects()?;
     let etcd = etcd.map(|target| run.restore_etcd(target)).transpose()?;
-    Ok(Report { id: info.id, etcd, objects, seconds: begun.elapsed().as_secs_f64(), warnings: run.warnings })
+    Ok(Report {
+        id: moment.info.id,
+        revision: moment.revision,
+        nearest: run.nearest,
+        etcd,
+        objects,
+        seconds: begun.elapsed().as_secs_f64(),
+        warnings: run.warnings,
+    })
 }

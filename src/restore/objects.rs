@@ -10,7 +10,7 @@ use super::{Change, Counts, Error, Plan, Result, Run};
 use crate::format::{Attributes, Content, Item, ItemState, Malformed, ObjectAttributes};
 use crate::id::ChunkKind;
 use crate::progress::{Amount, Phase};
-use crate::repository;
+use crate::repository::{self, Certainty, object, objects};
 use crate::sorter::Sorter;
 use crate::target::{BucketTarget, Upload};
 use crate::tree::{self, Nodes};
@@ -109,19 +109,21 @@ impl Run<'_> {
         context.progress.settled();
         let mut counts = self.write_objects(&target, jobs)?;
         counts.identical = identical;
-        self.warn_about_absent()?;
+        self.look_at_chosen()?;
         Ok(Some(counts))
     }
 
-    /// Objects of the snapshot that have no content.
-    fn warn_about_absent(&mut self) -> Result<()> {
-        let mut absent = Vec::new();
-        self.for_each_chosen(|key, value| {
+    /// Counts objects that are only the nearest, and warns of those that have no content.
+    fn look_at_chosen(&mut self) -> Result<()> {
+        let (mut absent, mut nearest) = (Vec::new(), 0);
+        self.for_each_chosen(|key, value, certainty| {
             if Item::decode(&value)?.state == ItemState::Unreadable {
                 absent.push(String::from_utf8_lossy(&key).into_owned());
             }
+            nearest += u64::from(certainty != Certainty::Exact);
             Ok(())
         })?;
+        self.nearest = nearest;
         if !absent.is_empty() {
             let names =
                 absent.iter().take(NAMED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
@@ -142,17 +144,12 @@ impl Run<'_> {
     }
 
     /// Shows every object of the snapshot that is restored, in order.
-    fn for_each_chosen(&self, mut show: impl FnMut(Vec<u8>, Vec<u8>) -> Result<()>) -> Result<()> {
-        let root = self.snapshot.objects.as_ref().and_then(|objects| objects.root);
+    fn for_each_chosen(&self, mut show: impl FnMut(Vec<u8>, Vec<u8>, Certainty) -> Result<()>) -> Result<()> {
         let scope = self.options.objects_scope();
-        let beginning = scope.beginning();
-        for entry in tree::scan(&self.nodes, root.as_ref(), &beginning)? {
-            let tree::Entry { key, value } = entry?;
-            if !key.starts_with(&beginning) {
-                break;
-            }
+        for entry in objects(&self.nodes, self.moment, &scope.beginning())? {
+            let (key, value, certainty) = entry?;
             if scope.takes(&key) {
-                show(key, value)?;
+                show(key, value, certainty)?;
             }
         }
         Ok(())
@@ -160,9 +157,8 @@ impl Run<'_> {
 
     /// A key that was named and is not there is a mistake to be told before anything is written.
     fn check_named_objects(&self) -> Result<()> {
-        let root = self.snapshot.objects.as_ref().and_then(|objects| objects.root);
         for key in &self.options.object_keys {
-            if tree::get(&self.nodes, root.as_ref(), key)?.is_none() {
+            if object(&self.nodes, self.moment, key)?.is_none() {
                 return Err(super::not_there("object", key));
             }
         }
@@ -173,7 +169,7 @@ impl Run<'_> {
     fn wanted_objects(&self) -> Result<Sorter> {
         let spool = self.repository.spool();
         let mut sorter = Sorter::new(&spool, SORT_BYTES);
-        self.for_each_chosen(|key, value| {
+        self.for_each_chosen(|key, value, _| {
             sorter.push(self.target_key(&key)?.into_bytes(), value).map_err(|e| self.spool_failed(e))
         })?;
         Ok(sorter)
