@@ -52,7 +52,7 @@ def matches(expected, printed):
     pattern = ""
     for line in expected:
         pattern += "(?:.*\n)*?" if line.strip() == "…" else line_pattern(line.rstrip()) + "[ ]*\n"
-    return re.fullmatch(pattern, "".join(line + "\n" for line in printed)) is not None
+    return re.fullmatch(pattern, "".join(line + "\n" for line in printed), re.MULTILINE) is not None
 
 
 def examples(lines):
