@@ -110,6 +110,11 @@ impl SealSecret {
         SealKey::new(&blake3::derive_key("icecore 1 records", &self.0))
     }
 
+    /// The key of logs on this machine.
+    pub fn logs(&self) -> SealKey {
+        SealKey::new(&blake3::derive_key("icecore 1 logs on this machine", &self.0))
+    }
+
     /// The key of one pack.
     pub fn pack(&self, id: PackId) -> SealKey {
         let mut hasher = blake3::Hasher::new_derive_key("icecore 1 pack");

@@ -1,10 +1,13 @@
 //! Bytes into chunks.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 
-use super::Run;
+use super::{Result, Run};
 use crate::format::{Content, MAX_INLINE_VALUE};
 use crate::id::{ChunkId, ChunkKind};
+use crate::repository::{Reached, for_each_chunk_of};
 use crate::store::{self, Pieces, Writer};
 use crate::tree::{self, Nodes, Shape, write_content};
 
@@ -55,6 +58,20 @@ fn flush(writer: &Writer, batch: &mut Vec<Bytes>, chunks: &mut Vec<(ChunkId, u32
 impl Run<'_> {
     pub(super) fn content_shape(&self) -> Shape {
         self.repository.shape(self.repository.config().trees.content)
+    }
+
+    /// Whether this backup may refer to content that an earlier run stored, to the last chunk.
+    pub(super) fn is_stored(&self, content: &Content) -> Result<bool> {
+        let whole = Cell::new(true);
+        let mut enter = |reached: Reached| {
+            whole.set(whole.get() && self.writer.reusable(&reached.id)?);
+            Ok(whole.get())
+        };
+        for_each_chunk_of(&self.nodes, content, &mut enter, &mut |_, _| {
+            whole.set(false);
+            Ok(())
+        })?;
+        Ok(whole.get())
     }
 
     /// Stores a key or a value.

@@ -39,7 +39,7 @@ struct Events {
 }
 
 impl Run<'_> {
-    fn spool_error(&self, error: std::io::Error) -> Error {
+    pub(super) fn spool_error(&self, error: std::io::Error) -> Error {
         Error::Spool(self.repository.spool().display().to_string(), error)
     }
 

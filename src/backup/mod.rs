@@ -3,6 +3,7 @@
 //! etcd first, at one revision, and objects after it: whoever writes objects before the keys that
 //! refer to them (Milvus does) finds every object of that revision in the snapshot.
 
+mod checkpoint;
 mod content;
 mod etcd;
 mod objects;
@@ -20,6 +21,8 @@ use crate::store::{self, Cutter, Finished, Reader, Tuning, Writer};
 use crate::tree::{self, ReadWrite};
 
 pub use objects::Counts;
+
+use objects::Objects;
 
 /// What to back up, and how.
 #[derive(Clone)]
@@ -134,7 +137,7 @@ struct Run<'a> {
 /// What the sources held.
 struct Captured {
     etcd: Option<EtcdCapture>,
-    objects: Option<(ObjectCapture, Counts)>,
+    objects: Option<Objects>,
     warnings: Vec<String>,
 }
 
@@ -156,8 +159,10 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
     };
     let Finished { segment, mut stored } = writer.finish()?;
     let requests = sources.bucket.as_ref().map(|bucket| bucket.requests());
-    let (objects, counts) =
-        captured.objects.map_or((None, None), |(objects, counts)| (Some(objects), Some(counts)));
+    let (objects, checkpoint) = match captured.objects {
+        Some(Objects { capture, counts, checkpoint }) => (Some((capture, counts)), Some(checkpoint)),
+        None => (None, None),
+    };
     let snapshot = Snapshot {
         series: options.series.clone(),
         name: options.name.clone(),
@@ -168,11 +173,14 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
         tool: concat!("icecore ", env!("CARGO_PKG_VERSION")).into(),
         tags: options.tags.clone(),
         etcd: captured.etcd.clone(),
-        objects: objects.clone(),
+        objects: objects.as_ref().map(|(capture, _)| capture.clone()),
         stored,
         segment,
     };
     session.commit(snapshot)?;
+    if let Some(checkpoint) = checkpoint {
+        checkpoint.done();
+    }
     stored.written_bytes = repository.requests().written.load(std::sync::atomic::Ordering::Relaxed);
     let count = |counter: fn(&source::Requests) -> &std::sync::atomic::AtomicU64| {
         requests.as_ref().map_or(0, |r| counter(r).load(std::sync::atomic::Ordering::Relaxed))
@@ -184,7 +192,7 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
         time,
         parent: parent.map(|parent| parent.id),
         etcd: captured.etcd,
-        objects: objects.zip(counts),
+        objects,
         stored,
         source_requests: (count(|r| &r.lists), count(|r| &r.gets), count(|r| &r.heads)),
         seconds: begun.elapsed().as_secs_f64(),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::{Semaphore, mpsc};
 
+use super::checkpoint::{Checkpoint, Earlier};
 use super::content::Storing;
 use super::{Error, Result, Run};
 use crate::format::{
@@ -44,10 +45,20 @@ pub struct Counts {
     pub removed: u64,
     /// As in the parent.
     pub unchanged: u64,
+    /// Taken over from a backup that was interrupted.
+    pub resumed: u64,
     /// Objects read.
     pub read_count: u64,
     /// Bytes read.
     pub read_bytes: u64,
+}
+
+/// A bucket that was captured.
+pub(super) struct Objects {
+    pub capture: ObjectCapture,
+    pub counts: Counts,
+    /// To be dropped once the snapshot is there.
+    pub checkpoint: Checkpoint,
 }
 
 /// What workers share.
@@ -55,6 +66,7 @@ struct Work<'a, 'r> {
     run: &'a Run<'r>,
     bucket: &'a Bucket,
     reading: Arc<Reading>,
+    checkpoint: &'a Checkpoint,
     edits: Mutex<Sorter>,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
@@ -74,22 +86,21 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Run<'_> {
     /// Captures a bucket against the parent's capture.
-    pub(super) fn objects(
-        &mut self,
-        bucket: &Bucket,
-        parent: Option<&ObjectCapture>,
-    ) -> Result<(ObjectCapture, Counts)> {
+    pub(super) fn objects(&mut self, bucket: &Bucket, parent: Option<&ObjectCapture>) -> Result<Objects> {
         let prefix = self.options.objects.as_ref().map(|o| o.prefix.clone()).unwrap_or_default();
         let selection = self.options.objects.as_ref().map(|o| o.selection.clone()).unwrap_or_default();
         let Selection { include, exclude, .. } = selection;
         let parent = self.check_bucket(bucket, &prefix, parent)?;
         let before = parent.and_then(|parent| parent.root);
+        let place = Place::Bucket { name: bucket.name().into(), prefix: prefix.clone() };
+        let (checkpoint, earlier) = self.checkpoint(&place)?;
         let listed = self.repository.context().clock.now();
         self.repository.context().progress.begin(Phase { name: "reading objects", unit: "objects" });
         let work = Work {
             run: self,
             bucket,
             reading: Arc::new(bucket.reading()),
+            checkpoint: &checkpoint,
             edits: Mutex::new(Sorter::new(&self.repository.spool(), SORT_BYTES)),
             failure: Mutex::default(),
             failed: AtomicBool::new(false),
@@ -97,7 +108,7 @@ impl Run<'_> {
             read_bytes: AtomicU64::new(0),
             unreadable: Mutex::default(),
         };
-        let mut counts = work.all(before.as_ref())?;
+        let mut counts = work.all(before.as_ref(), earlier)?;
         let Work { edits, gone, read_bytes, unreadable, .. } = work;
         let edits = edits.into_inner().unwrap_or_else(|e| e.into_inner());
         let unreadable = unreadable.into_inner().unwrap_or_else(|e| e.into_inner());
@@ -105,7 +116,7 @@ impl Run<'_> {
         (counts.count, counts.bytes) = (tree::count(root.as_ref()), tree::weight(root.as_ref()));
         counts.read_bytes = read_bytes.into_inner();
         let capture = ObjectCapture {
-            place: Place::Bucket { name: bucket.name().into(), prefix: prefix.clone() },
+            place,
             include,
             exclude,
             root,
@@ -117,7 +128,7 @@ impl Run<'_> {
             unreadable: unreadable.len() as u64,
         };
         self.warn_about(unreadable, &capture, &prefix);
-        Ok((capture, counts))
+        Ok(Objects { capture, counts, checkpoint })
     }
 
     fn check_bucket<'p>(
@@ -189,7 +200,7 @@ impl Work<'_, '_> {
     }
 
     /// Lists, compares, and has everything read that changed.
-    fn all(&self, before: Option<&Root>) -> Result<Counts> {
+    fn all(&self, before: Option<&Root>, earlier: Earlier) -> Result<Counts> {
         let runtime = &self.run.repository.context().runtime;
         let (wanted, mut wishes) = mpsc::channel::<Listed>(QUEUE);
         let (arrived, arrivals) = mpsc::channel::<Arrival>(QUEUE);
@@ -213,7 +224,7 @@ impl Work<'_, '_> {
             for _ in 0..workers {
                 scope.spawn(|| self.work(&arrivals));
             }
-            self.compare(before, wanted).map_err(|error| self.fail(error))
+            self.compare(before, earlier, wanted).map_err(|error| self.fail(error))
         });
         // The first failure is the cause; that others stopped is only its consequence.
         match (lock(&self.failure).take(), counts) {
@@ -230,7 +241,12 @@ impl Work<'_, '_> {
     }
 
     /// Merges the listing with the parent's tree; what is new or changed goes to `wanted`.
-    fn compare(&self, before: Option<&Root>, wanted: mpsc::Sender<Listed>) -> Result<Counts> {
+    fn compare(
+        &self,
+        before: Option<&Root>,
+        mut earlier: Earlier,
+        wanted: mpsc::Sender<Listed>,
+    ) -> Result<Counts> {
         let progress = &self.run.repository.context().progress;
         let mut counts = Counts::default();
         let mut old = tree::scan(&self.run.nodes, before, &[])?.peekable();
@@ -255,6 +271,14 @@ impl Work<'_, '_> {
                 }
                 Some(_) => counts.changed += 1,
                 None => counts.added += 1,
+            }
+            if let Some(item) =
+                self.run.resume(&mut earlier, listed.key.as_bytes(), |item| listed.shows(item))?
+            {
+                counts.resumed += 1;
+                progress.advance(Amount { items: 1, bytes: listed.size });
+                self.edit(listed.key.into_bytes(), item.encode())?;
+                continue;
             }
             counts.read_count += 1;
             if wanted.blocking_send(listed).is_err() {
@@ -349,7 +373,11 @@ impl Work<'_, '_> {
                 Err(error) => return Err(error),
                 Ok(item) => {
                     progress.advance(Amount { items: 1, bytes: item.weight() });
-                    return self.edit(listed.key.into_bytes(), item.encode());
+                    let entry = item.encode();
+                    if item.state == ItemState::Present {
+                        self.checkpoint.keep(listed.key.as_bytes(), &entry);
+                    }
+                    return self.edit(listed.key.into_bytes(), entry);
                 }
             }
         }

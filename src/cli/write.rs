@@ -105,7 +105,7 @@ fn backup_json(repository: &Repository, report: &backup::Report) -> Value {
     let objects = report.objects.as_ref().map(|(capture, counts)| {
         json!({
             "count": counts.count, "bytes": counts.bytes, "added": counts.added, "changed": counts.changed,
-            "removed": counts.removed, "unchanged": counts.unchanged, "read_count": counts.read_count,
+            "removed": counts.removed, "unchanged": counts.unchanged, "resumed": counts.resumed, "read_count": counts.read_count,
             "read_bytes": counts.read_bytes, "gone": capture.gone,
         })
     });
@@ -150,6 +150,9 @@ fn print_backup(out: &mut dyn Write, report: &backup::Report) -> std::io::Result
             number(counts.unchanged),
             size(counts.read_bytes)
         )?;
+        if counts.resumed > 0 {
+            writeln!(out, "         {} were taken over from an interrupted backup", number(counts.resumed))?;
+        }
     }
     let stored = &report.stored;
     writeln!(

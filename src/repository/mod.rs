@@ -1,6 +1,7 @@
 //! A repository: what the verbs speak with.
 
 mod keys;
+mod log;
 mod moment;
 mod objects;
 mod open;
@@ -17,11 +18,12 @@ use crate::id::SessionId;
 use crate::{storage, store, tree};
 
 pub use keys::{KeyCost, KeyInfo};
+pub use log::Log;
 pub use moment::{EtcdAt, Known, Line, Moment, Stretch, lines};
 pub use objects::{Certainty, ObjectAt, object, objects};
 pub use open::{Access, Repository};
 pub use point::{BadPoint, Point, check_name};
-pub use reach::{Reached, for_each_chunk};
+pub use reach::{Reached, for_each_chunk, for_each_chunk_of};
 pub use session::{ReadSession, WriteSession};
 pub use state::{content_bytes, dated, events, for_each_event, keys_at, outcome, state, undated};
 pub use view::{SnapshotInfo, Validity, View};

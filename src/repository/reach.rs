@@ -67,6 +67,16 @@ pub fn for_each_chunk(
     Ok(())
 }
 
+/// Shows every chunk of one entry's content, nodes of its own tree among them, as [`for_each_chunk`] does.
+pub fn for_each_chunk_of(
+    nodes: &dyn Nodes,
+    content: &Content,
+    enter: &mut dyn FnMut(Reached) -> Result<bool>,
+    broken: &mut dyn FnMut(Reached, super::Error) -> Result<()>,
+) -> Result<()> {
+    Walk { nodes, tree: "objects", contents: no_contents, enter, broken }.content(content, &[])
+}
+
 struct Walk<'a> {
     nodes: &'a dyn Nodes,
     tree: &'static str,
@@ -119,14 +129,15 @@ impl Walk<'_> {
                 }
             }
         };
-        for content in (self.contents)(&value)? {
-            match content {
-                Content::Inline(_) => {}
-                Content::Chunks(chunks) => chunks.iter().try_for_each(|(id, _)| self.data(*id, key))?,
-                Content::Tree(root) => self.content_node(root.node, root.level, key)?,
-            }
+        (self.contents)(&value)?.iter().try_for_each(|content| self.content(content, key))
+    }
+
+    fn content(&mut self, content: &Content, key: &[u8]) -> Result<()> {
+        match content {
+            Content::Inline(_) => Ok(()),
+            Content::Chunks(chunks) => chunks.iter().try_for_each(|(id, _)| self.data(*id, key)),
+            Content::Tree(root) => self.content_node(root.node, root.level, key),
         }
-        Ok(())
     }
 
     /// A node of a large object's content tree; its leaves' keys are chunk ids.

@@ -215,6 +215,11 @@ impl Writer {
         Ok(written)
     }
 
+    /// Whether what this run makes may refer to a chunk that an earlier run stored.
+    pub fn reusable(&self, id: &ChunkId) -> Result<bool> {
+        Ok(self.shared.parts.index.reusable(&[*id])? == [true])
+    }
+
     fn send(&self, job: Job) -> Result<()> {
         let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
         if sent { Ok(()) } else { Err(self.shared.stopped()) }

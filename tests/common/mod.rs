@@ -6,6 +6,8 @@
 // Each test program uses a part of this.
 #![allow(dead_code)]
 
+pub mod bucket;
+
 use std::collections::{HashSet, hash_map::RandomState};
 use std::ffi::OsStr;
 use std::fs::{self, File};

@@ -1,0 +1,155 @@
+//! A bucket on a server, and a repository beside it, both small.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aws_sdk_s3::Client;
+use futures::{StreamExt, stream};
+use icecore::backup::{self, Report};
+use icecore::context::{Cancel, Context};
+use icecore::progress::{Amount, Phase, Progress};
+use icecore::repository::{Access, KeyCost, Repository};
+use icecore::selection::Selection;
+use icecore::source::BucketOptions;
+use icecore::storage::{Location, connect};
+use icecore::store::Tuning;
+use tokio::runtime::Runtime;
+
+use super::Server;
+
+pub const PASSPHRASE: &str = "a long sentence";
+pub const BUCKET: &str = "data";
+
+/// Guessing costs nothing here.
+pub const COST: KeyCost = KeyCost { memory: 64, passes: 1 };
+
+/// MinIO with a bucket, and a directory for a repository.
+pub struct World {
+    pub runtime: Runtime,
+    pub directory: tempfile::TempDir,
+    pub minio: Server,
+}
+
+impl World {
+    /// An empty bucket and a new repository.
+    pub fn new() -> World {
+        let (runtime, directory, minio) = (super::runtime(), tempfile::tempdir().unwrap(), Server::minio());
+        minio.make_bucket(&runtime, BUCKET);
+        let world = World { runtime, directory, minio };
+        Repository::init(&world.context(), &world.access(), PASSPHRASE, COST).unwrap();
+        world
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn context(&self) -> Context {
+        Context::system(self.runtime.handle().clone())
+    }
+
+    pub fn access(&self) -> Access {
+        let location = Location::Local(self.path("repository"));
+        Access { location, credentials: None, cache: self.path("cache"), upload: None, download: None }
+    }
+
+    pub fn open_with(&self, context: &Context) -> Repository {
+        Repository::open(context, &self.access(), PASSPHRASE).unwrap()
+    }
+
+    pub fn open(&self) -> Repository {
+        self.open_with(&self.context())
+    }
+
+    pub fn client(&self) -> Client {
+        self.runtime.block_on(connect(&self.minio.access())).unwrap()
+    }
+
+    /// Puts objects, many at once.
+    pub fn fill(&self, objects: impl IntoIterator<Item = (String, Vec<u8>)>) {
+        let client = self.client();
+        let puts = stream::iter(objects).map(|(key, body)| {
+            let put = client.put_object().bucket(BUCKET).key(key).body(body.into());
+            async move { put.send().await.map(|_| ()).unwrap() }
+        });
+        self.runtime.block_on(puts.buffer_unordered(32).collect::<()>());
+    }
+
+    /// What backs the bucket up.
+    pub fn options(&self) -> backup::Options {
+        options(self.minio.access())
+    }
+
+    pub fn backup(&self) -> backup::Result<Report> {
+        backup::run(&self.open(), &self.options())
+    }
+
+    /// Every byte of every snapshot is as it was.
+    pub fn is_whole(&self) {
+        let repository = self.open();
+        let report = icecore::check::run(&repository, icecore::check::Options { read_data: true }).unwrap();
+        assert_eq!(report.damage, []);
+        for info in repository.view().unwrap().snapshots {
+            assert_eq!(icecore::check::verify(&repository, &info.clone().into()).unwrap().damage, []);
+        }
+    }
+}
+
+/// What backs up [`BUCKET`].
+pub fn options(access: icecore::storage::S3Access) -> backup::Options {
+    let (prefix, selection) = (String::new(), Selection::default());
+    let objects = BucketOptions { access, bucket: BUCKET.into(), prefix, selection };
+    backup::Options {
+        series: "default".into(),
+        name: None,
+        tags: Vec::new(),
+        etcd: None,
+        objects: Some(objects),
+        new_line: false,
+        tuning: Tuning::default(),
+    }
+}
+
+/// Bytes that no two `number`s share, and that do not compress.
+pub fn content(number: usize, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Objects that are too large to stand in their entries.
+pub fn objects(count: usize) -> impl Iterator<Item = (String, Vec<u8>)> {
+    (0..count).map(|number| (format!("{:02}/{number:06}", number % 20), content(number, 5000 + number % 500)))
+}
+
+/// Does something once so many objects were read.
+pub struct After<F> {
+    count: u64,
+    seen: AtomicU64,
+    act: F,
+}
+
+impl<F: Fn() + Send + Sync> After<F> {
+    pub fn new(count: u64, act: F) -> Arc<After<F>> {
+        Arc::new(After { count, seen: AtomicU64::new(0), act })
+    }
+}
+
+/// Ctrl-C once so many objects were read.
+pub fn interrupt_after(count: u64, cancel: Cancel) -> Arc<dyn Progress> {
+    After::new(count, move || cancel.cancel())
+}
+
+impl<F: Fn() + Send + Sync> Progress for After<F> {
+    fn begin(&self, _: Phase) {}
+    fn expect(&self, _: Amount) {}
+    fn settled(&self) {}
+    fn advance(&self, more: Amount) {
+        if self.seen.fetch_add(more.items, Ordering::SeqCst) + more.items >= self.count {
+            (self.act)();
+        }
+    }
+    fn note(&self, _: &str) {}
+    fn end(&self) {}
+}
