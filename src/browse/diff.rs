@@ -257,7 +257,8 @@ fn items(
         let (before, after) = (before.as_deref().map(of_object), after.as_deref().map(of_object));
         show(DiffLine { side: Side::Objects, key, before: before.transpose()?, after: after.transpose()? })
     };
-    if before.earlier.is_some() || after.earlier.is_some() {
+    let between = |moment: &Moment| moment.objects().is_some_and(|(_, before)| before.is_some());
+    if between(before) || between(after) {
         // Between snapshots objects come from two trees: every one is looked at.
         let at = |moment| -> Result<_> {
             let entries = objects(&nodes, moment, prefix)?;

@@ -1,7 +1,9 @@
 //! Looking into snapshots: list, show, compare, count.
 
 mod diff;
+mod log;
 mod prefixes;
+mod revisions;
 mod stats;
 
 use std::io::Write;
@@ -17,7 +19,9 @@ use crate::store::{self, Reader};
 use crate::tree::{self, Nodes, ReadWrite};
 
 pub use diff::{DiffLine, DiffStat, Summary, diff};
+pub use log::{Keys, LogLine, Logged, log};
 pub use prefixes::{Prefix, Prefixes};
+pub use revisions::{Knowledge, Reason, Revisions, revisions};
 pub use stats::{Held, Stats, Volume, alone, held, stats};
 
 /// Why a snapshot could not be looked into.

@@ -70,7 +70,8 @@ impl<'a> Verifying<'a> {
 
     /// An earlier snapshot's objects may stand in for this one's; its etcd does not matter.
     fn objects_before(&self) -> Option<Snapshot> {
-        let earlier = self.moment.earlier.as_ref()?;
+        let (_, before) = self.moment.objects()?;
+        let earlier = self.moment.earlier.as_ref().filter(|_| before.is_some())?;
         Some(Snapshot { etcd: None, ..(*earlier.snapshot).clone() })
     }
 

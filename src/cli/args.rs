@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(name = "icecore", version, max_term_width = 100)]
 #[command(
     after_help = "A POINT is latest, latest~2, an id or its unique beginning, a name given at backup, \
-rev:12345 (the snapshot taken at that etcd revision) or time:2026-11-22T10:00:00Z (the last snapshot at or before).\n\n\
+rev:12345 (any etcd revision that the snapshots cover: see revisions), rev:12345@ID (in the line of that \
+snapshot) or time:2026-11-22T10:00:00Z (the last revision known at or before; without etcd the last snapshot).\n\n\
 Exit codes: 0 done, 1 failed, 2 usage, 3 done with warnings, 4 damage found, 10 no repository, \
 12 wrong passphrase, 130 interrupted."
 )]
@@ -67,7 +68,7 @@ pub enum Command {
         #[arg(long, value_name = "TAG")]
         tag: Option<String>,
     },
-    /// List the keys or objects of a snapshot
+    /// List the keys or objects at a point
     Ls {
         point: String,
         side: Side,
@@ -91,7 +92,7 @@ pub enum Command {
         #[arg(long)]
         base64: bool,
     },
-    /// Show what differs between two snapshots
+    /// Show what differs between two points
     Diff {
         before: String,
         after: String,
@@ -105,7 +106,24 @@ pub enum Command {
         #[arg(long)]
         base64: bool,
     },
-    /// Restore a snapshot to a live etcd, to a bucket, or both
+    /// Show which revisions of etcd are covered, and where the gaps are
+    Revisions,
+    /// Show the history of a key across snapshots, also of what etcd has compacted since
+    Log {
+        #[arg(value_parser = ["etcd"])]
+        side: String,
+        key: OsString,
+        /// KEY is a beginning: show all keys that begin with it
+        #[arg(long)]
+        prefix: bool,
+        /// Versions, sizes, and between which times it happened, too
+        #[arg(short, long)]
+        long: bool,
+        /// KEY is in base64
+        #[arg(long)]
+        base64: bool,
+    },
+    /// Restore a point to a live etcd, to a bucket, or both
     Restore(Box<Restore>),
     /// Read every byte of a snapshot
     Verify(Box<Verify>),

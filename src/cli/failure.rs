@@ -51,7 +51,9 @@ impl Failure {
             Kind::NoSpace => "make room, then run the command again; what was stored is kept",
             Kind::Exists => "choose another name",
             Kind::NotFound => "it may have been removed by another command; run the command again",
-            Kind::PointNotFound => "`icecore snapshots` shows what there is",
+            Kind::PointNotFound => {
+                "`icecore snapshots` shows what there is, `icecore revisions` which revisions of etcd are covered"
+            }
             Kind::Ambiguous => "write more of the id",
             Kind::TargetNotEmpty => {
                 "restore to an empty target, or allow changes with --overwrite and removals with --delete-extra"

@@ -5,6 +5,7 @@ mod args;
 mod bar;
 mod config;
 mod failure;
+mod history;
 mod keys;
 mod read;
 mod show;
@@ -111,6 +112,10 @@ fn dispatch(session: &Session, command: Command) -> Result<Outcome, Failure> {
         }
         Command::Diff { before, after, side, prefix, stat, base64 } => {
             read::diff(session, (&before, &after), side, &key_bytes(&prefix, base64)?, stat)
+        }
+        Command::Revisions => history::revisions(session),
+        Command::Log { side: _, key, prefix, long, base64 } => {
+            history::log(session, &key_bytes(&key, base64)?, prefix, long)
         }
         Command::Verify(arguments) => verify::verify(session, &arguments),
         Command::Check { read_data } => verify::check(session, read_data),

@@ -19,7 +19,7 @@ use crate::{storage, store, tree};
 
 pub use keys::{KeyCost, KeyInfo};
 pub use log::Log;
-pub use moment::{EtcdAt, Known, Line, Moment, Stretch, lines};
+pub use moment::{EtcdAt, Known, Line, Marks, Moment, Stretch, lines};
 pub use objects::{Certainty, ObjectAt, object, objects};
 pub use open::{Access, Repository};
 pub use point::{BadPoint, Point, check_name};

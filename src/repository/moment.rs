@@ -1,10 +1,8 @@
 //! Moments: a snapshot, and a revision of etcd that its history covers.
 
-use std::cmp::Reverse;
-
 use super::{Error, Result, SnapshotInfo};
 use crate::context::Nanos;
-use crate::format::{EtcdCapture, Mark, Root};
+use crate::format::{EtcdCapture, Mark, ObjectCapture, Root};
 use crate::id::SessionId;
 
 /// What a point means: what reading commands look at.
@@ -14,8 +12,7 @@ pub struct Moment {
     pub info: SnapshotInfo,
     /// The revision of etcd; `None` where the snapshot has no etcd.
     pub revision: Option<i64>,
-    /// Where the revision lies before the snapshot's: the last snapshot with objects of the same line at
-    /// or before it.
+    /// Where the revision lies before the snapshot's: the last snapshot of the same line at or before it.
     pub earlier: Option<SnapshotInfo>,
     /// Where a time was asked for: how well the revision is known.
     pub known: Option<Known>,
@@ -79,6 +76,20 @@ impl Moment {
     pub fn etcd(&self) -> Option<EtcdAt<'_>> {
         let capture = self.info.snapshot.etcd.as_ref()?;
         Some(EtcdAt { capture, revision: self.revision? })
+    }
+
+    /// Captures that may know a lease of a key at this moment.
+    pub fn leases(&self) -> impl Iterator<Item = &EtcdCapture> {
+        let snapshots = [Some(&self.info), self.earlier.as_ref()].into_iter().flatten();
+        snapshots.filter_map(|info| info.snapshot.etcd.as_ref())
+    }
+
+    /// The objects of the snapshot after the moment, and of the one before it where the moment lies between
+    /// two of the same bucket or directory.
+    pub fn objects(&self) -> Option<(&ObjectCapture, Option<&ObjectCapture>)> {
+        let after = self.info.snapshot.objects.as_ref()?;
+        let before = self.earlier.as_ref().and_then(|earlier| earlier.snapshot.objects.as_ref());
+        Some((after, before.filter(|before| before.place == after.place)))
     }
 
     /// Whether it is a snapshot as it was taken, not a revision before that.
@@ -169,12 +180,12 @@ impl<'a> Line<'a> {
         merged
     }
 
-    /// The marks of all its snapshots, in order of revision.
-    pub fn marks(&self) -> Vec<Mark> {
+    /// When its revisions were current, as far as its snapshots know.
+    pub fn marks(&self) -> Marks {
         let mut marks: Vec<Mark> =
             self.snapshots.iter().flat_map(|(_, etcd)| etcd.marks.iter().copied()).collect();
         marks.sort_by_key(|mark| (mark.revision, mark.to));
-        marks
+        Marks(marks)
     }
 
     /// The moment of a revision. Of several snapshots at this very revision the newest serves it, else the
@@ -189,28 +200,52 @@ impl<'a> Line<'a> {
     /// The moment of a revision that the history of `info` covers.
     fn within(&self, info: &SnapshotInfo, revision: i64) -> Moment {
         let mut moment = Moment { revision: Some(revision), ..Moment::from(info.clone()) };
-        if let Some(objects) = info.snapshot.objects.as_ref().filter(|_| !moment.is_whole()) {
-            let same_place = |other: &SnapshotInfo| {
-                other.snapshot.objects.as_ref().is_some_and(|other| other.place == objects.place)
-            };
-            let mut before = self.snapshots.iter().rev();
-            let before = before.find(|(other, etcd)| etcd.revision <= revision && same_place(other));
+        if !moment.is_whole() {
+            let before = self.snapshots.iter().rev().find(|(_, etcd)| etcd.revision <= revision);
             moment.earlier = before.map(|(info, _)| (*info).clone());
         }
         moment
     }
-
     fn not_covered(&self, revision: i64) -> String {
         let stretches = self.stretches();
         let below = stretches.iter().rev().map(|s| s.to).find(|&to| to < revision);
         let above = stretches.iter().map(|s| s.from).find(|&from| from > revision);
-        let near = match (below, above) {
-            (Some(below), Some(above)) => format!("the nearest are rev:{below} and rev:{above}"),
-            (Some(last), None) => format!("the last is rev:{last}"),
-            (None, Some(first)) => format!("the first is rev:{first}"),
-            (None, None) => "none is".into(),
-        };
-        format!("revision {revision} is not covered ({near})")
+        match (below, above) {
+            (Some(below), Some(above)) => {
+                format!("revision {revision} is in a gap between rev:{below} and rev:{above}")
+            }
+            (Some(last), None) => {
+                format!("revision {revision} is after the last that is covered, rev:{last},")
+            }
+            (None, Some(first)) => {
+                format!("revision {revision} is before the first that is covered, rev:{first},")
+            }
+            (None, None) => format!("revision {revision} is not covered"),
+        }
+    }
+}
+
+/// Marks in order of revision.
+pub struct Marks(Vec<Mark>);
+
+impl Marks {
+    /// Those of revisions of a stretch.
+    pub fn within(&self, stretch: Stretch) -> &[Mark] {
+        let below = |revision: i64| self.0.partition_point(|mark| mark.revision < revision);
+        let end = self.0.partition_point(|mark| mark.revision <= stretch.to);
+        &self.0[below(stretch.from).min(end)..end]
+    }
+
+    /// The times between which a revision came about.
+    pub fn span(&self, revision: i64) -> (Option<Nanos>, Option<Nanos>) {
+        let place = self.0.partition_point(|mark| mark.revision < revision);
+        let before = place.checked_sub(1).map(|before| self.0[before].from);
+        (before, self.0.get(place).map(|mark| mark.to))
+    }
+
+    /// The first revision that is known to have been current after `time`.
+    fn after(&self, time: Nanos) -> Option<Mark> {
+        self.0.iter().copied().find(|mark| mark.from > time)
     }
 }
 
@@ -248,12 +283,235 @@ pub(super) fn at_time(own: &[&SnapshotInfo], time: Nanos) -> std::result::Result
         true => Moment::from(info.clone()),
         false => line.at_revision(last.revision)?,
     };
-    let later = line.marks().into_iter().filter(|mark| mark.from > time);
-    let next = later.min_by_key(|mark| (mark.revision, Reverse(mark.to)));
-    moment.known = Some(Known { time, last, next });
+    moment.known = Some(Known { time, last, next: line.marks().after(time) });
     Ok(moment)
 }
 
 fn text(nanos: Nanos) -> String {
     jiff::Timestamp::from_nanosecond(nanos.into()).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Seeded;
+    use crate::format::{Anchor, CapturePath, Gap, ObjectCapture, Place, Segment, Snapshot, Stored};
+    use crate::repository::Point;
+
+    /// A snapshot of line 0 at time `revision`, whose history begins at `anchor`.
+    fn snapshot(anchor: i64, revision: i64, gaps: &[(i64, i64)]) -> SnapshotInfo {
+        let etcd = EtcdCapture {
+            cluster_id: 1,
+            member_id: 1,
+            server_version: String::new(),
+            prefix: vec![],
+            revision,
+            compact_revision: 0,
+            keys: 0,
+            events: 0,
+            anchor: Anchor { revision: anchor, root: None },
+            history: None,
+            state: None,
+            system: None,
+            gaps: gaps.iter().map(|&(after, until)| Gap { after, until }).collect(),
+            hash_kv: None,
+            path: CapturePath::Snapshot,
+            marks: vec![Mark { revision, from: revision - 1, to: revision + 1 }],
+        };
+        let random = Seeded::new(revision as u64);
+        let snapshot = Snapshot {
+            series: "default".into(),
+            name: Some(format!("at-{revision}")),
+            time: revision - 2,
+            parent: None,
+            line: 0,
+            host: String::new(),
+            tool: String::new(),
+            tags: vec![],
+            etcd: Some(etcd),
+            objects: None,
+            stored: Stored::default(),
+            segment: Segment::default(),
+        };
+        SnapshotInfo { id: SessionId::draw(&random, 0), snapshot: snapshot.into() }
+    }
+
+    fn of_line(mut info: SnapshotInfo, line: u32) -> SnapshotInfo {
+        std::sync::Arc::make_mut(&mut info.snapshot).line = line;
+        info
+    }
+
+    fn with_objects(mut info: SnapshotInfo, bucket: &str) -> SnapshotInfo {
+        let objects = ObjectCapture {
+            place: Place::Bucket { name: bucket.into(), prefix: String::new() },
+            include: vec![],
+            exclude: vec![],
+            root: None,
+            with_versions: false,
+            versions: None,
+            settings: vec![],
+            listed: info.snapshot.time + 2,
+            gone: 0,
+            unreadable: 0,
+        };
+        std::sync::Arc::make_mut(&mut info.snapshot).objects = Some(objects);
+        info
+    }
+
+    fn find(snapshots: &[SnapshotInfo], point: &str) -> Result<Moment> {
+        point.parse::<Point>().unwrap().resolve(snapshots, "default")
+    }
+
+    /// The revision of the snapshot that serves `point`, and the revision itself.
+    fn served(snapshots: &[SnapshotInfo], point: &str) -> std::result::Result<(i64, i64), String> {
+        let moment = find(snapshots, point).map_err(|error| error.to_string())?;
+        let at = moment.etcd().unwrap();
+        Ok((at.capture.revision, at.revision))
+    }
+
+    fn said(snapshots: &[SnapshotInfo], point: &str) -> String {
+        served(snapshots, point).unwrap_err()
+    }
+
+    #[test]
+    fn a_revision_is_served_by_the_nearest_snapshot_after_it_that_covers_it() {
+        let all = [snapshot(0, 100, &[]), snapshot(0, 200, &[]), snapshot(200, 300, &[])];
+        for (revision, by) in [(1, 100), (100, 100), (101, 200), (200, 200), (201, 300), (300, 300)] {
+            assert_eq!(served(&all, &format!("rev:{revision}")), Ok((by, revision)));
+        }
+        // Without the snapshot at 200 its history is lost, but the next one's anchor is its state.
+        let fewer = [all[0].clone(), all[2].clone()];
+        assert_eq!(served(&fewer, "rev:200"), Ok((300, 200)));
+        assert_eq!(
+            said(&fewer, "rev:150"),
+            "revision 150 is in a gap between rev:100 and rev:200 in series \"default\""
+        );
+    }
+
+    #[test]
+    fn a_revision_that_nothing_covers_names_the_nearest_that_are() {
+        let all = [
+            snapshot(50, 100, &[]),
+            snapshot(50, 200, &[(100, 150), (160, 170)]),
+            snapshot(250, 300, &[(200, 250)]),
+        ];
+        let stretches: Vec<_> =
+            lines(&all, "default")[0].stretches().iter().map(|s| (s.from, s.to)).collect();
+        assert_eq!(stretches, [(50, 100), (150, 160), (170, 200), (250, 300)]);
+        for (revision, near) in [
+            (49, "before the first that is covered, rev:50,"),
+            (101, "in a gap between rev:100 and rev:150"),
+            (149, "in a gap between rev:100 and rev:150"),
+            (169, "in a gap between rev:160 and rev:170"),
+            (249, "in a gap between rev:200 and rev:250"),
+            (301, "after the last that is covered, rev:300,"),
+        ] {
+            assert_eq!(
+                said(&all, &format!("rev:{revision}")),
+                format!("revision {revision} is {near} in series \"default\"")
+            );
+        }
+        for revision in [50, 100, 150, 160, 170, 200, 250, 300] {
+            assert_eq!(served(&all, &format!("rev:{revision}")).map(|(_, r)| r), Ok(revision));
+        }
+        assert!(said(&[], "rev:1").contains("no snapshot has etcd"));
+    }
+
+    #[test]
+    fn a_revision_is_looked_for_in_the_newest_line_or_in_that_of_a_snapshot() {
+        let all =
+            [snapshot(0, 500, &[]), of_line(snapshot(0, 80, &[]), 1), of_line(snapshot(80, 90, &[]), 1)];
+        assert_eq!(served(&all, "rev:60"), Ok((80, 60)));
+        assert_eq!(served(&all, "rev:60@at-500"), Ok((500, 60)));
+        assert_eq!(served(&all, "rev:85@at-80"), Ok((90, 85)));
+        assert_eq!(served(&all, "rev:60@latest~2"), Ok((500, 60)));
+        assert!(said(&all, "rev:400").contains("after the last that is covered, rev:90"));
+        for bad in ["rev:60@", "rev:60@rev:5", "rev:60@time:1970-01-01T00:00:00Z", "rev:@latest"] {
+            assert!(bad.parse::<Point>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_time_means_the_last_revision_that_is_known_to_have_been_current_by_then() {
+        let time = |nanos: i64| format!("time:1970-01-01T00:00:00.{nanos:09}Z");
+        let all = [snapshot(0, 100, &[]), snapshot(0, 200, &[]), of_line(snapshot(0, 250, &[]), 1)];
+        // A mark says: at some moment between revision - 1 and revision + 1.
+        assert!(said(&all, &time(100)).contains("the first is of time:1970-01-01T00:00:00.000000101Z"));
+        for (at, revision) in
+            [(101, 100), (150, 100), (200, 100), (201, 200), (250, 200), (251, 250), (900, 250)]
+        {
+            assert_eq!(served(&all, &time(at)).map(|(_, r)| r), Ok(revision), "{at}");
+        }
+        let known = |at| find(&all, &time(at)).unwrap().known.unwrap();
+        assert_eq!(known(150).next.map(|mark| mark.revision), Some(200));
+        assert!(!known(150).is_exact() && known(900).next.is_none());
+    }
+
+    #[test]
+    fn while_etcd_stood_still_a_time_means_the_snapshot_that_was_there() {
+        let mut all = [snapshot(0, 100, &[]), snapshot(0, 100, &[]), snapshot(0, 100, &[])];
+        for (info, hour) in all.iter_mut().zip(1..) {
+            info.id = SessionId::draw(&Seeded::new(hour as u64), 0);
+            let snapshot = std::sync::Arc::make_mut(&mut info.snapshot);
+            snapshot.time = 1000 * hour;
+            snapshot.etcd.as_mut().unwrap().marks =
+                vec![Mark { revision: 100, from: 1000 * hour, to: 1000 * hour }];
+        }
+        let moment = find(&all, "time:1970-01-01T00:00:00.0000025Z").unwrap();
+        assert_eq!(moment.info.id, all[1].id);
+        assert!(moment.known.unwrap().is_exact());
+        assert_eq!(find(&all, "rev:100").unwrap().info.id, all[2].id);
+    }
+
+    #[test]
+    fn after_the_clock_was_set_back_the_greatest_revision_seen_by_then_counts() {
+        let mut all = [snapshot(0, 100, &[]), snapshot(0, 200, &[])];
+        let etcd = std::sync::Arc::make_mut(&mut all[1].snapshot).etcd.as_mut().unwrap();
+        etcd.marks = vec![Mark { revision: 200, from: 50, to: 52 }];
+        assert_eq!(served(&all, "time:1970-01-01T00:00:00.000000060Z"), Ok((200, 200)));
+        assert_eq!(served(&all, "time:1970-01-01T00:00:00.000000101Z"), Ok((200, 200)));
+    }
+
+    #[test]
+    fn between_two_snapshots_the_earlier_one_of_the_same_bucket_stands_by() {
+        let all = |between: &str| {
+            [
+                with_objects(snapshot(0, 100, &[]), "data"),
+                with_objects(snapshot(0, 150, &[]), between),
+                with_objects(snapshot(0, 200, &[]), "data"),
+            ]
+        };
+        let listed = |all: &[SnapshotInfo], point: &str| {
+            let moment = find(all, point).unwrap();
+            let (after, before) = moment.objects().unwrap();
+            (after.listed, before.map(|before| before.listed))
+        };
+        assert_eq!(listed(&all("data"), "rev:180"), (200, Some(150)));
+        assert_eq!(listed(&all("data"), "rev:120"), (150, Some(100)));
+        assert_eq!(listed(&all("other"), "rev:180"), (200, None));
+        for (point, after) in [("rev:200", 200), ("rev:50", 100), ("latest", 200)] {
+            assert_eq!(listed(&all("data"), point), (after, None), "{point}");
+        }
+    }
+
+    #[test]
+    fn what_is_done_with_a_whole_snapshot_is_not_done_with_a_revision_before_it() {
+        let all = [snapshot(0, 100, &[]), snapshot(0, 200, &[])];
+        assert_eq!(find(&all, "rev:200").unwrap().into_snapshot().unwrap().id, all[1].id);
+        let refused = find(&all, "rev:150").unwrap().into_snapshot();
+        assert!(refused.unwrap_err().to_string().contains("revision 150 is no snapshot by itself"));
+    }
+
+    #[test]
+    fn a_revision_came_about_between_the_marks_around_it() {
+        let all = [snapshot(0, 100, &[]), snapshot(0, 200, &[])];
+        let marks = lines(&all, "default")[0].marks();
+        let spans = [50, 100, 101, 200, 201].map(|revision| marks.span(revision));
+        let expected =
+            [(None, 101), (None, 101), (Some(99), 201), (Some(99), 201)].map(|(a, b)| (a, Some(b)));
+        assert_eq!(spans[..4], expected);
+        assert_eq!(spans[4], (Some(199), None));
+        assert_eq!(marks.within(Stretch { from: 101, to: 300 }).len(), 1);
+        assert_eq!(marks.within(Stretch { from: 300, to: 200 }).len(), 0);
+    }
 }

@@ -2,7 +2,7 @@
 //! dropped or changed since the earlier one as that had it.
 
 use super::{Moment, Result};
-use crate::format::{Item, ItemState, Root};
+use crate::format::{Item, ItemState, ObjectCapture};
 use crate::sorter::paired;
 use crate::tree::{self, Nodes};
 
@@ -20,19 +20,16 @@ pub enum Certainty {
 /// An object's key, its encoded item, and how well it is known.
 pub type ObjectAt = (Vec<u8>, Vec<u8>, Certainty);
 
-fn root(info: &super::SnapshotInfo) -> Option<&Root> {
-    info.snapshot.objects.as_ref()?.root.as_ref()
-}
-
 /// The objects that begin with `prefix`, in order.
 pub fn objects<'a>(
     nodes: &'a dyn Nodes,
     moment: &Moment,
     prefix: &[u8],
 ) -> Result<Box<dyn Iterator<Item = Result<ObjectAt>> + 'a>> {
-    let below = |info| -> Result<_> {
+    let Some((after, before)) = moment.objects() else { return Ok(Box::new(std::iter::empty())) };
+    let below = |objects: &ObjectCapture| -> Result<_> {
         let prefix = prefix.to_vec();
-        let entries = tree::scan(nodes, root(info), &prefix)?.map(|entry| {
+        let entries = tree::scan(nodes, objects.root.as_ref(), &prefix)?.map(|entry| {
             let tree::Entry { key, value } = entry?;
             Ok((key, value))
         });
@@ -40,11 +37,11 @@ pub fn objects<'a>(
             entry.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix))
         }))
     };
-    let after = below(&moment.info)?;
-    let Some(earlier) = &moment.earlier else {
+    let after = below(after)?;
+    let Some(before) = before else {
         return Ok(Box::new(after.map(|entry| entry.map(|(key, value)| (key, value, Certainty::Exact)))));
     };
-    Ok(Box::new(paired(below(earlier)?, after).filter_map(|pair| {
+    Ok(Box::new(paired(below(before)?, after).filter_map(|pair| {
         let chosen = pair.and_then(|(key, before, after)| {
             Ok(choose(before, after)?.map(|(value, certainty)| (key, value, certainty)))
         });
@@ -54,9 +51,12 @@ pub fn objects<'a>(
 
 /// The object `key`.
 pub fn object(nodes: &dyn Nodes, moment: &Moment, key: &[u8]) -> Result<Option<(Vec<u8>, Certainty)>> {
-    let after = tree::get(nodes, root(&moment.info), key)?;
-    let Some(earlier) = &moment.earlier else { return Ok(after.map(|value| (value, Certainty::Exact))) };
-    choose(tree::get(nodes, root(earlier), key)?, after)
+    let Some((after, before)) = moment.objects() else { return Ok(None) };
+    let after = tree::get(nodes, after.root.as_ref(), key)?;
+    match before {
+        Some(before) => choose(tree::get(nodes, before.root.as_ref(), key)?, after),
+        None => Ok(after.map(|value| (value, Certainty::Exact))),
+    }
 }
 
 /// What the earlier snapshot lacks the content of is no better than what the later one has.

@@ -6,7 +6,7 @@ use prost::Message;
 
 use super::{Change, Counts, Error, Plan, Result, Run};
 use crate::etcd::Etcd;
-use crate::format::KeyState;
+use crate::format::{KeyState, Malformed, history_key};
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, EtcdAt, content_bytes, keys_at, state};
 use crate::sorter::{Sorter, paired};
@@ -147,26 +147,41 @@ impl<'a> Run<'a> {
             return Ok(None);
         }
         let key = [b"lease\0", &lease.to_be_bytes()[..]].concat();
-        let record = tree::get(&self.nodes, self.at()?.capture.system.as_ref(), &key)?;
-        Ok(record
-            .and_then(|record| Lease::decode(&record[..]).ok())
-            .map(|lease| lease.ttl)
-            .filter(|ttl| *ttl > 0))
+        // One that had expired by the snapshot may have been there at the one before.
+        for capture in self.moment.leases() {
+            let record = tree::get(&self.nodes, capture.system.as_ref(), &key)?;
+            let lease = record.and_then(|record| Lease::decode(&record[..]).ok());
+            if let Some(lease) = lease.filter(|lease| lease.ttl > 0) {
+                return Ok(Some(lease.ttl));
+            }
+        }
+        Ok(None)
     }
 
-    /// Writes the differences.
+    /// Writes the differences: puts in the order in which the source made them, then deletions, the newest
+    /// key first. So whoever watches never sees a key before those that it may refer to, nor after them.
     pub(super) fn restore_etcd(&mut self, mut target: EtcdTarget) -> Result<Counts> {
         let context = self.repository.context();
-        context.progress.begin(Phase { name: "restoring keys", unit: "keys" });
-        context.progress.expect(Amount { items: self.at()?.capture.keys, bytes: 0 });
-        context.progress.settled();
+        context.progress.begin(Phase { name: "comparing keys", unit: "keys" });
         let mut writing = Writing { counts: Counts::default(), leases: HashMap::new(), lost: 0 };
-        // Changes of this pass must not show up in its own reading: the reader is pinned to a revision.
-        let reading = self.connect_again()?;
-        self.pairs(&reading, |pair| self.write(pair, &mut target, &mut writing))?;
-        if !self.options.dry_run {
-            target.flush()?;
+        let mut sorter = Sorter::new(&self.repository.spool(), SORT_BYTES);
+        let failed = |e| Error::Spool(self.repository.spool().display().to_string(), e);
+        self.pairs(&target, |pair| {
+            context.progress.advance(Amount { items: 1, bytes: 0 });
+            let Some((place, step)) = self.step(pair, &mut writing.counts)? else { return Ok(()) };
+            sorter.push(place, step).map_err(failed)
+        })?;
+        let Counts { written, overwritten, deleted, .. } = writing.counts;
+        context.progress.begin(Phase { name: "restoring keys", unit: "keys" });
+        context.progress.expect(Amount { items: written + overwritten + deleted, bytes: 0 });
+        context.progress.settled();
+        for record in sorter.finish().map_err(failed)? {
+            context.cancel.check()?;
+            let (place, step) = record.map_err(failed)?;
+            self.make(Step::of_record(&place, &step)?, &mut target, &mut writing)?;
+            context.progress.advance(Amount { items: 1, bytes: 0 });
         }
+        target.flush()?;
         if writing.lost > 0 {
             self.warnings.push(format!(
                 "{} keys were restored without their lease, which had expired when the snapshot was taken",
@@ -176,55 +191,55 @@ impl<'a> Run<'a> {
         Ok(writing.counts)
     }
 
-    fn connect_again(&self) -> Result<EtcdTarget> {
-        let access = self.options.etcd.clone().unwrap_or_default();
-        let etcd =
-            Etcd::connect(&self.repository.context().runtime, &access).map_err(crate::target::Error::from)?.0;
-        Ok(EtcdTarget::new(etcd))
-    }
-
-    fn write(&self, pair: Pair, target: &mut EtcdTarget, writing: &mut Writing) -> Result<()> {
-        let counts = &mut writing.counts;
-        self.repository
-            .context()
-            .progress
-            .advance(Amount { items: u64::from(pair.wanted.is_some()), bytes: 0 });
+    /// What is to be done with a key, as a record that sorts by when.
+    fn step(&self, pair: Pair, counts: &mut Counts) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
         let verdict = self.judge(&pair)?;
         let Pair { key, wanted, present } = pair;
-        let seen = present.as_ref().map_or(0, |present| present.mod_revision);
-        let (action, counter) = match (verdict, present.is_some()) {
+        let counter = match (verdict, present.is_some()) {
             (Verdict::Leave, _) => {
                 counts.identical += u64::from(wanted.is_some());
-                return Ok(());
+                return Ok(None);
             }
             (Verdict::Extra, _) if !self.options.delete_extra => {
                 counts.extra += 1;
-                return Ok(());
+                return Ok(None);
             }
-            (Verdict::Extra, _) => ("delete", &mut counts.deleted),
+            (Verdict::Extra, _) => &mut counts.deleted,
             // It came after the comparison, while objects were restored.
             (Verdict::Put, true) if !self.options.overwrite => {
                 let key = String::from_utf8_lossy(&key).into_owned();
                 return Err(crate::target::Error::Changed(key).into());
             }
-            (Verdict::Put, true) => ("overwrite", &mut counts.overwritten),
-            (Verdict::Put, false) => ("put", &mut counts.written),
+            (Verdict::Put, true) => &mut counts.overwritten,
+            (Verdict::Put, false) => &mut counts.written,
         };
         *counter += 1;
-        (self.show)(Change { side: "etcd", action, key: key.clone() });
-        let Some(wanted) = wanted else {
-            return match self.options.dry_run {
-                true => Ok(()),
-                false => Ok(target.change(Operation::Delete { key, seen })?),
-            };
+        counts.bytes += wanted.as_ref().map_or(0, |wanted| wanted.value.len());
+        let seen = present.map_or(0, |present| present.mod_revision);
+        Ok(Some(Step { key, seen, wanted }.record()))
+    }
+
+    fn make(&self, step: Step, target: &mut EtcdTarget, writing: &mut Writing) -> Result<()> {
+        let together = step.together();
+        let Step { key, seen, wanted } = step;
+        let action = match (&wanted, seen) {
+            (None, _) => "delete",
+            (Some(_), 0) => "put",
+            (Some(_), _) => "overwrite",
         };
-        counts.bytes += wanted.value.len();
+        (self.show)(Change { side: "etcd", action, key: key.clone() });
         if self.options.dry_run {
             return Ok(());
         }
-        let lease = self.lease(wanted.lease, target, writing)?;
-        let value = content_bytes(&self.nodes, &wanted.value)?;
-        Ok(target.change(Operation::Put { key, value, lease, seen })?)
+        let operation = match wanted {
+            None => Operation::Delete { key, seen },
+            Some(wanted) => {
+                let lease = self.lease(wanted.lease, target, writing)?;
+                let value = content_bytes(&self.nodes, &wanted.value)?;
+                Operation::Put { key, value, lease, seen }
+            }
+        };
+        Ok(target.change(operation, together)?)
     }
 
     /// The lease to put a key under: made anew with its old id, or none where it had expired.
@@ -253,6 +268,41 @@ struct Writing {
     leases: HashMap<i64, bool>,
     /// Keys whose lease was gone.
     lost: u64,
+}
+
+/// A key that is put or deleted.
+struct Step {
+    key: Vec<u8>,
+    /// The revision that the target has it at, 0 where it is not there.
+    seen: i64,
+    /// As it should be; `None` where it is to go.
+    wanted: Option<KeyState>,
+}
+
+impl Step {
+    /// As a record that sorts as steps are made.
+    fn record(self) -> (Vec<u8>, Vec<u8>) {
+        let (phase, revision, sub) = match &self.wanted {
+            Some(wanted) => (0, wanted.mod_revision, wanted.sub.unwrap_or(0)),
+            None => (1, i64::MAX - self.seen, 0),
+        };
+        let place = [&[phase], &history_key(revision, sub)[..], &self.key].concat();
+        let state = self.wanted.map_or_else(Vec::new, |wanted| wanted.encode());
+        (place, [&self.seen.to_be_bytes()[..], &state].concat())
+    }
+
+    fn of_record(place: &[u8], step: &[u8]) -> Result<Step> {
+        let cut = |bytes: &[u8]| Malformed::Length(bytes.len());
+        let (_, key) = place.split_at_checked(17).ok_or_else(|| cut(place))?;
+        let (seen, state) = step.split_first_chunk::<8>().ok_or_else(|| cut(step))?;
+        let wanted = if state.is_empty() { None } else { Some(KeyState::decode(state)?) };
+        Ok(Step { key: key.to_vec(), seen: i64::from_be_bytes(*seen), wanted })
+    }
+
+    /// Steps that are the same in this were one transaction in the source, or in the target.
+    fn together(&self) -> i64 {
+        self.wanted.as_ref().map_or(-self.seen, |wanted| wanted.mod_revision)
+    }
 }
 
 /// What is to be done with a key.

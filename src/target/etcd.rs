@@ -75,6 +75,8 @@ pub struct EtcdTarget {
     etcd: Etcd,
     batch: Vec<Operation>,
     bytes: usize,
+    /// What the last changes of the batch should be made together as, and where they begin.
+    group: (i64, usize),
 }
 
 /// The keys of an etcd in order, page by page, at one revision.
@@ -102,7 +104,7 @@ fn range_end(prefix: &[u8]) -> Vec<u8> {
 impl EtcdTarget {
     /// Writes to the member behind `etcd`.
     pub fn new(etcd: Etcd) -> EtcdTarget {
-        EtcdTarget { etcd, batch: Vec::new(), bytes: 0 }
+        EtcdTarget { etcd, batch: Vec::new(), bytes: 0, group: (0, 0) }
     }
 
     /// The target's keys that begin with `prefix`, in order.
@@ -121,21 +123,33 @@ impl EtcdTarget {
         }
     }
 
-    /// Takes a change; changes are made in transactions under the server's limits.
-    pub fn change(&mut self, operation: Operation) -> Result<()> {
+    /// Takes a change; changes are made in transactions under the server's limits. Those that follow each
+    /// other with the same `together` are made in one, where they fit.
+    pub fn change(&mut self, operation: Operation, together: i64) -> Result<()> {
+        if self.group.0 != together {
+            self.group = (together, self.batch.len());
+        }
         let bytes = operation.bytes();
-        if self.batch.len() >= MAX_OPERATIONS || self.bytes + bytes > MAX_BYTES {
-            self.flush()?;
+        while !self.batch.is_empty() && (self.batch.len() >= MAX_OPERATIONS || self.bytes + bytes > MAX_BYTES)
+        {
+            let whole = self.group.1 > 0;
+            self.make(if whole { self.group.1 } else { self.batch.len() })?;
         }
         self.bytes += bytes;
         self.batch.push(operation);
         Ok(())
     }
 
-    /// Makes the changes taken so far. All keys must still be as they were seen.
+    /// Makes the changes taken so far.
     pub fn flush(&mut self) -> Result<()> {
-        let batch = std::mem::take(&mut self.batch);
-        self.bytes = 0;
+        self.make(self.batch.len())
+    }
+
+    /// Makes the first `count` changes. All keys must still be as they were seen.
+    fn make(&mut self, count: usize) -> Result<()> {
+        let batch: Vec<Operation> = self.batch.drain(..count).collect();
+        self.bytes = self.batch.iter().map(Operation::bytes).sum();
+        self.group.1 = self.group.1.saturating_sub(count);
         if batch.is_empty() {
             return Ok(());
         }
