@@ -442,13 +442,23 @@ bad_etcd() {
   expect 'etcd: prefix matching nothing' 3 '' "$icecore" backup --series nothing "${etcd_source[@]}" --etcd-prefix no/such/
 }
 
-# Reading a whole etcd at one revision takes the root role, which not every user has.
+# Who may read a part of etcd only gets that part, and is told what it is.
 limited() {
-  local source=("${etcd_source[@]/%root/milvus}") keys
-  ICECORE_ETCD_PASSWORD=secret refused 'etcd: a user without the right' "${URL[src]#*//}" "${source[@]}" --etcd-prefix by-dev/
+  local source=("${etcd_source[@]/%root/milvus}") only='user "milvus" may read "by-dev/" only' keys
+  local reads=(dump etcd --etcdctl "$(etcd_dir 3.6)/etcdctl" --endpoints "${URL[src]}" "${src_tls[@]}" --prefix by-dev/)
   keys=$(src_ctl get by-dev/ --prefix --count-only -w fields | sed -n 's/^"Count" : //p')
-  expect 'etcd: a prefix' 0 '' "$icecore" backup --series limited "${etcd_source[@]}" --etcd-prefix by-dev/ --json
-  holds 'etcd: a prefix: every key counted' "r['etcd']['keys'] == $keys"
+  ICECORE_ETCD_PASSWORD=secret refused 'etcd: a user of one prefix: not all keys' "$only" "${source[@]}"
+  ICECORE_ETCD_PASSWORD=secret refused 'etcd: a user of one prefix: no other' "$only" "${source[@]}" --etcd-prefix other/
+  ICECORE_ETCD_PASSWORD=secret expect 'etcd: a user of one prefix' 0 '' \
+    "$icecore" backup --series limited "${source[@]}" --etcd-prefix by-dev/ --json
+  holds 'etcd: a user of one prefix: by ranges, every key' "r['etcd']['path'] == 'range' and r['etcd']['keys'] == $keys"
+  "${reads[@]}" --user milvus:secret >"$TMP/limited.etcd"
+  fresh_target limited
+  expect 'etcd: a user of one prefix: restore' 0 '' "$icecore" restore latest --series limited --to-etcd "${URL[to]}"
+  dump_target restored
+  compare 'etcd: a user of one prefix: every key as it was' 0 '' "$TMP/limited.etcd" "$TMP/restored.etcd"
+  expect 'etcd: a prefix, for root' 0 '' "$icecore" backup --series limited "${etcd_source[@]}" --etcd-prefix by-dev/ --json
+  holds 'etcd: a prefix, for root: every key counted' "r['etcd']['path'] == 'snapshot' and r['etcd']['keys'] == $keys"
 }
 
 bad_s3() {

@@ -36,7 +36,7 @@ impl World {
     }
 
     fn spool(&self, directory: &tempfile::TempDir) -> Spooled {
-        snapshot(&mut self.etcd(), directory.path(), &Cancel::default(), |_| {}).unwrap()
+        snapshot(&self.etcd(), directory.path(), &Cancel::default(), |_| {}).unwrap()
     }
 
     /// Puts, deletes, a lease, a transaction that deletes and puts one key, a large value. The last

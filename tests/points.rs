@@ -165,7 +165,7 @@ impl World {
     }
 
     fn backup(&mut self) -> backup::Report {
-        let etcd = EtcdOptions { access: member(&self.server), prefix: vec![] };
+        let etcd = EtcdOptions { access: member(&self.server), prefix: vec![], capture: None };
         let options = backup::Options {
             series: "default".into(),
             name: None,
@@ -385,7 +385,7 @@ fn backups_at_once_make_one_history() {
             series: "default".into(),
             name: None,
             tags: vec![],
-            etcd: Some(EtcdOptions { access: member(&world.server), prefix: vec![] }),
+            etcd: Some(EtcdOptions { access: member(&world.server), prefix: vec![], capture: None }),
             objects: None,
             new_line: false,
             tuning: Tuning::default(),
@@ -438,7 +438,7 @@ fn a_cluster_that_went_back_is_refused_and_both_lines_stay_readable() {
     let (old, last) = (world.said.clone(), world.last());
     let covered = world.covered.clone();
     world.server = Server::etcd("3.6.4");
-    let access = EtcdOptions { access: member(&world.server), prefix: vec![] };
+    let access = EtcdOptions { access: member(&world.server), prefix: vec![], capture: None };
     let mut options = backup::Options {
         series: "default".into(),
         name: Some("new".into()),

@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::context::{Interrupted, Nanos};
 use crate::etcd::{self as member, Etcd, Status};
 use crate::fault::Kind;
-use crate::format::{EtcdCapture, ObjectCapture, Snapshot, Stored};
+use crate::format::{CapturePath, EtcdCapture, Gap, ObjectCapture, Snapshot, Stored};
 use crate::id::SessionId;
 use crate::repository::{self, Point, Repository, SnapshotInfo, WriteSession, check_name};
 use crate::source::{self, Bucket, BucketOptions};
@@ -50,6 +50,8 @@ pub struct EtcdOptions {
     pub access: member::Access,
     /// Only keys that begin with this.
     pub prefix: Vec<u8>,
+    /// The path that is to be taken, instead of the one that is chosen.
+    pub capture: Option<CapturePath>,
 }
 
 /// What was done.
@@ -67,6 +69,8 @@ pub struct Report {
     pub parent: Option<SessionId>,
     /// What was captured of etcd.
     pub etcd: Option<EtcdCapture>,
+    /// Revisions since the parent that were not captured.
+    pub gaps: Vec<Gap>,
     /// What was captured of the bucket, and what was done for it.
     pub objects: Option<(ObjectCapture, Counts)>,
     /// What was stored.
@@ -134,6 +138,12 @@ struct Run<'a> {
     warnings: Vec<String>,
 }
 
+impl Run<'_> {
+    fn spool_error(&self, error: std::io::Error) -> Error {
+        Error::Spool(self.repository.spool().display().to_string(), error)
+    }
+}
+
 /// What the sources held.
 struct Captured {
     etcd: Option<EtcdCapture>,
@@ -146,13 +156,13 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
     let begun = Instant::now();
     let time = repository.context().clock.now();
     check_options(options)?;
-    let mut sources = connect(repository, options)?;
+    let sources = connect(repository, options)?;
     let session = repository.begin_write(|snapshots| choose_parent(snapshots, options))?;
     let (id, parent) = (session.sid, session.parent.clone());
     check_sides(parent.as_ref(), options)?;
     let reader = session.reader();
     let writer = session.writer(options.tuning);
-    let captured = capture(repository, options, &mut sources, parent.as_ref(), &reader, &writer);
+    let captured = capture(repository, options, &sources, parent.as_ref(), &reader, &writer);
     let captured = match captured {
         Ok(captured) => captured,
         Err(error) => return Err(give_up(session, writer, error)),
@@ -190,6 +200,7 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
         series: options.series.clone(),
         name: options.name.clone(),
         time,
+        gaps: new_gaps(captured.etcd.as_ref(), parent.as_ref()),
         parent: parent.map(|parent| parent.id),
         etcd: captured.etcd,
         objects,
@@ -198,6 +209,13 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
         seconds: begun.elapsed().as_secs_f64(),
         warnings: captured.warnings,
     })
+}
+
+/// A capture's gaps without those that its parent had.
+fn new_gaps(etcd: Option<&EtcdCapture>, parent: Option<&SnapshotInfo>) -> Vec<Gap> {
+    let old = parent.and_then(|parent| parent.snapshot.etcd.as_ref());
+    let gaps = etcd.map_or(&[][..], |etcd| &etcd.gaps).iter();
+    gaps.filter(|gap| !old.is_some_and(|old| old.gaps.contains(gap))).copied().collect()
 }
 
 fn check_options(options: &Options) -> Result<()> {
@@ -271,7 +289,7 @@ fn give_up(session: WriteSession, writer: Writer, error: Error) -> Error {
 fn capture(
     repository: &Repository,
     options: &Options,
-    sources: &mut Sources,
+    sources: &Sources,
     parent: Option<&SnapshotInfo>,
     reader: &Reader,
     writer: &Writer,
@@ -280,7 +298,7 @@ fn capture(
     let mut run =
         Run { repository, options, writer, nodes, cutter: repository.cutter(), warnings: Vec::new() };
     let parent_etcd = parent.and_then(|parent| parent.snapshot.etcd.as_ref());
-    let etcd = match (&mut sources.etcd, &options.etcd) {
+    let etcd = match (&sources.etcd, &options.etcd) {
         (Some((etcd, status)), Some(wanted)) => Some(run.etcd(etcd, status, wanted, parent_etcd)?),
         _ => None,
     };

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::etag::Etag;
 use super::verify::{Verified, Verifying};
 use super::{Error, Result};
-use crate::etcd::{self, Etcd};
+use crate::etcd::{self, Etcd, Keys, Present};
 use crate::fault::Kind;
 use crate::format::{Attributes, Content, Item, ItemState, KeyState, ObjectCapture, Place};
 use crate::progress::{Amount, Phase};
@@ -14,7 +14,6 @@ use crate::repository::{self, EtcdAt, Moment, Repository, content_bytes, objects
 use crate::selection::Selection;
 use crate::sorter::paired;
 use crate::source::{self, Bucket, BucketOptions, Fetched};
-use crate::target::{self, Keys, Present};
 use crate::tree;
 
 /// Damaged keys and objects that are named; more are counted.
@@ -108,7 +107,7 @@ pub fn verify_against(
     run.verifying.read_all()?;
     // What cannot be read cannot be compared.
     if run.verifying.verified.damage.len() as u64 <= run.damaged.min(NAMED) {
-        against.etcd = etcd.map(|(mut etcd, at)| run.compare_keys(&mut etcd, at)).transpose()?;
+        against.etcd = etcd.map(|(etcd, at)| run.compare_keys(&etcd, at)).transpose()?;
         against.objects =
             bucket.map(|(bucket, capture)| run.compare_objects(&bucket, capture)).transpose()?;
     }
@@ -200,10 +199,10 @@ impl Run<'_> {
     }
 
     /// At the moment's own revision while etcd still has it, else as it is now.
-    fn compare_keys(&mut self, etcd: &mut Etcd, at: EtcdAt) -> Result<Compared> {
+    fn compare_keys(&mut self, etcd: &Etcd, at: EtcdAt) -> Result<Compared> {
         let (damage, damaged) = (self.verifying.verified.damage.len(), self.damaged);
         match self.compare_keys_at(etcd, at, at.revision) {
-            Err(Error::Target(error)) if is_compacted(&error) => {
+            Err(Error::Source(source::Error::Etcd(error))) if error.is_compacted() => {
                 self.verifying.verified.damage.truncate(damage);
                 self.damaged = damaged;
                 let now = etcd.status().map_err(source::Error::from)?.revision;
@@ -221,7 +220,10 @@ impl Run<'_> {
         let nodes = tree::ReadWrite::new(reader, None);
         let stored = state(&nodes, at, &[], &self.repository.spool())?;
         let living = Keys::at(etcd, &at.capture.prefix, revision);
-        let living = living.map(|key| key.map(|p| (p.key.clone(), p)).map_err(Error::from));
+        let living = living.map(|key| {
+            let present = key.map_err(source::Error::from)?;
+            Ok((present.key.clone(), present))
+        });
         let mut compared = Compared { revision: Some(revision), ..Compared::default() };
         for pair in paired(stored.map(|entry| entry.map_err(Error::from)), living) {
             self.step()?;
@@ -376,9 +378,4 @@ fn same(nodes: &dyn tree::Nodes, stored: &KeyState, living: &Present) -> Result<
     let alike = (stored.create_revision, stored.version, stored.lease)
         == (living.create_revision, living.version, living.lease);
     Ok(alike && content_bytes(nodes, &stored.value)? == living.value)
-}
-
-fn is_compacted(error: &target::Error) -> bool {
-    let target::Error::Etcd(etcd::Error::Request { why, .. }) = error else { return false };
-    why.contains("has been compacted")
 }

@@ -15,9 +15,9 @@ use crate::format::{Malformed, Name};
 use crate::id::{ChunkId, PackId};
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, Repository, View, for_each_chunk};
+use crate::source;
 use crate::store::{self, Reader};
 use crate::tree::{self, ReadWrite};
-use crate::{source, target};
 
 pub use against::{Against, Compared, Difference, Since, Sources, verify_against};
 pub use verify::{Verified, verify};
@@ -70,9 +70,6 @@ pub enum Error {
     /// A living source.
     #[error(transparent)]
     Source(#[from] source::Error),
-    /// A living etcd's keys.
-    #[error(transparent)]
-    Target(#[from] target::Error),
     /// The source is not the one that the snapshot was made from.
     #[error("{0}")]
     SourceChanged(String),
@@ -87,7 +84,6 @@ impl Error {
         match self {
             Error::Repository(error) => error.kind(),
             Error::Source(error) => error.kind(),
-            Error::Target(error) => error.kind(),
             Error::SourceChanged(_) => Kind::SourceChanged,
         }
     }

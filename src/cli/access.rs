@@ -2,16 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use icecore::backup::EtcdOptions;
 use icecore::etcd;
 use icecore::fault::Kind;
+use icecore::format::CapturePath;
 use icecore::repository::{Access, Repository};
 use icecore::selection::Selection;
 use icecore::source::BucketOptions;
 use icecore::storage::{CredentialVars, S3Access, S3Address};
 
 use super::Session;
-use super::args::{Global, Restore, Sources};
+use super::args::{EtcdCapture, Global, Restore, Sources};
 use super::config::{ARRAY, File};
 use super::failure::Failure;
 use super::show::parse_size;
@@ -265,7 +267,21 @@ impl Session {
             identity: identity(path(&arguments.etcd_cert, "cert"), path(&arguments.etcd_key, "key"))?,
         };
         let prefix = arguments.etcd_prefix.clone().or_else(|| file("prefix")).unwrap_or_default();
-        Ok(Some(EtcdOptions { access, prefix: prefix.into_bytes() }))
+        Ok(Some(EtcdOptions { access, prefix: prefix.into_bytes(), capture: None }))
+    }
+
+    /// The way to read etcd, where it is not to be chosen.
+    pub fn etcd_capture(&self, flag: Option<EtcdCapture>) -> Result<Option<CapturePath>, Failure> {
+        let how = match (flag, self.settings.get("etcd", "capture")) {
+            (Some(how), _) => how,
+            (None, None) => return Ok(None),
+            (None, Some(text)) => EtcdCapture::from_str(&text, false)
+                .map_err(|_| Failure::usage(format!("capture in [etcd] is {text:?}: snapshot or range")))?,
+        };
+        Ok(Some(match how {
+            EtcdCapture::Snapshot => CapturePath::Snapshot,
+            EtcdCapture::Range => CapturePath::Range,
+        }))
     }
 
     pub fn bucket_source(

@@ -247,6 +247,15 @@ pub struct Sources {
     pub s3_ca: Option<PathBuf>,
 }
 
+/// How etcd is read.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum EtcdCapture {
+    /// Its whole file, for the role root
+    Snapshot,
+    /// Its keys, for whoever may read them
+    Range,
+}
+
 #[derive(Args)]
 pub struct Backup {
     #[command(flatten)]
@@ -257,6 +266,9 @@ pub struct Backup {
     /// No objects that fit this glob, also of those included; may be given several times
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
+    /// How etcd is read, where it is not to be chosen: the whole file, or ranged reads of its keys
+    #[arg(long, value_name = "HOW")]
+    pub etcd_capture: Option<EtcdCapture>,
     /// A name for the snapshot
     #[arg(long)]
     pub name: Option<String>,

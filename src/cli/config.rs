@@ -19,7 +19,7 @@ const TABLES: [(&str, &[&str]); 3] = [
             "series",
         ],
     ),
-    ("etcd", &["url", "prefix", "user", "password-file", "password-command", "ca", "cert", "key"]),
+    ("etcd", &["url", "prefix", "user", "password-file", "password-command", "ca", "cert", "key", "capture"]),
     ("objects", &["s3", "bucket", "prefix", "ca", "include", "exclude"]),
 ];
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use icecore::backup;
+use icecore::backup::{self, EtcdOptions};
 use icecore::format::CapturePath;
 use icecore::repository::{Point, Repository};
 use icecore::restore::{self, Change, Map};
@@ -44,11 +44,13 @@ pub fn init(session: &Session) -> Result<Outcome, Failure> {
 
 pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure> {
     let selection = session.selection(&arguments.include, &arguments.exclude)?;
+    let capture = session.etcd_capture(arguments.etcd_capture)?;
+    let etcd = session.etcd_source(&arguments.sources)?;
     let options = backup::Options {
         series: session.settings.series.clone(),
         name: arguments.name.clone(),
         tags: arguments.tag.clone(),
-        etcd: session.etcd_source(&arguments.sources)?,
+        etcd: etcd.map(|etcd| EtcdOptions { capture, ..etcd }),
         objects: session.bucket_source(&arguments.sources, selection)?,
         new_line: arguments.new_line,
         tuning: Tuning::default(),
@@ -94,9 +96,18 @@ fn path_name(path: CapturePath) -> &'static str {
     }
 }
 
+fn path_text(path: CapturePath) -> &'static str {
+    match path {
+        CapturePath::Snapshot => "whole file",
+        CapturePath::Watch => "by watch",
+        CapturePath::Range => "by ranges",
+        CapturePath::Journal => "from the journal",
+    }
+}
+
 fn backup_json(repository: &Repository, report: &backup::Report) -> Value {
     let etcd = report.etcd.as_ref().map(|etcd| {
-        let gaps: Vec<Value> = etcd.gaps.iter().map(|gap| json!({"after": gap.after, "until": gap.until})).collect();
+        let gaps: Vec<Value> = report.gaps.iter().map(|gap| json!({"after": gap.after, "until": gap.until})).collect();
         json!({
             "cluster_id": hex(etcd.cluster_id), "revision": etcd.revision, "compact_revision": etcd.compact_revision,
             "keys": etcd.keys, "events": etcd.events, "path": path_name(etcd.path), "hash_kv": null, "gaps": gaps,
@@ -132,10 +143,11 @@ fn print_backup(out: &mut dyn Write, report: &backup::Report) -> std::io::Result
     if let Some(etcd) = &report.etcd {
         writeln!(
             out,
-            "etcd:    revision {}, {} keys, {} new events",
+            "etcd:    revision {}, {} keys, {} new events, {}",
             etcd.revision,
             number(etcd.keys),
-            number(etcd.events)
+            number(etcd.events),
+            path_text(etcd.path)
         )?;
     }
     if let Some((_, counts)) = &report.objects {

@@ -7,4 +7,4 @@ mod bbolt;
 mod record;
 
 pub use bbolt::{Database, Fault};
-pub use record::{EtcdFile, KeyRecord, KeyValue, SYSTEM_BUCKETS};
+pub use record::{EtcdFile, KeyRecord, KeyValue, Lease, SYSTEM_BUCKETS};

@@ -34,6 +34,20 @@ pub struct KeyValue {
     pub lease: i64,
 }
 
+/// `leasepb.Lease`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Lease {
+    /// Its id.
+    #[prost(int64, tag = "1")]
+    pub id: i64,
+    /// Seconds it was granted for.
+    #[prost(int64, tag = "2")]
+    pub ttl: i64,
+    /// Seconds it had left at a checkpoint; 0 without one.
+    #[prost(int64, tag = "3")]
+    pub remaining: i64,
+}
+
 /// One record of the `key` bucket.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KeyRecord {

@@ -12,6 +12,9 @@ pub const MAX_INLINE_VALUE: usize = 512;
 /// An object of more chunks than this has a tree for them.
 pub const MAX_INLINE_CHUNKS: usize = 32;
 
+/// Places within a revision from here on are not etcd's, which nobody told: they only keep events apart.
+pub const UNKNOWN_SUB: i64 = 1 << 32;
+
 /// A tree: its top node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {

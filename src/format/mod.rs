@@ -8,7 +8,7 @@ mod record;
 
 pub use entry::{
     Attributes, Content, Event, FileAttributes, FileKind, Headers, Item, ItemState, KeyState,
-    MAX_INLINE_CHUNKS, MAX_INLINE_VALUE, ObjectAttributes, Retention, Root, Xattr, history_key,
+    MAX_INLINE_CHUNKS, MAX_INLINE_VALUE, ObjectAttributes, Retention, Root, UNKNOWN_SUB, Xattr, history_key,
     parse_history_key, parse_version_key, runs_of, sizes_of, version_key,
 };
 pub use frame::{FRAME_VERSION, Record, open, read_clear, seal};

@@ -5,7 +5,7 @@ use std::iter::Peekable;
 use std::path::Path;
 
 use super::{Error, EtcdAt, Result};
-use crate::format::{Content, Event, KeyState, Malformed, Root, history_key, parse_history_key};
+use crate::format::{Content, Event, KeyState, Malformed, Root, UNKNOWN_SUB, history_key, parse_history_key};
 use crate::id::ChunkKind;
 use crate::sorter::{Sorter, greatest_of_each};
 use crate::tree::{self, Nodes};
@@ -39,7 +39,8 @@ pub fn outcome(nodes: &dyn Nodes, at: &[u8], event: &[u8]) -> Result<(Vec<u8>, O
     match Event::decode(event)? {
         Event::Delete { key } => Ok((content_bytes(nodes, &key)?, None)),
         Event::Put { key, create_revision, version, lease, value } => {
-            let state = KeyState { create_revision, mod_revision, sub: Some(sub), version, lease, value };
+            let sub = (sub < UNKNOWN_SUB).then_some(sub);
+            let state = KeyState { create_revision, mod_revision, sub, version, lease, value };
             Ok((content_bytes(nodes, &key)?, Some(state)))
         }
     }

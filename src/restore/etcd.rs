@@ -5,26 +5,16 @@ use std::collections::HashMap;
 use prost::Message;
 
 use super::{Change, Counts, Error, Plan, Result, Run};
-use crate::etcd::Etcd;
+use crate::etcd::{Etcd, Present};
+use crate::etcd_file::Lease;
 use crate::format::{KeyState, Malformed, history_key};
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, EtcdAt, content_bytes, keys_at, state};
 use crate::sorter::{Sorter, paired};
-use crate::target::{EtcdTarget, Operation, Present};
+use crate::target::{EtcdTarget, Operation};
 use crate::tree;
 
 const SORT_BYTES: usize = 32 << 20;
-
-/// `leasepb.Lease`.
-#[derive(Clone, PartialEq, Message)]
-struct Lease {
-    #[prost(int64, tag = "1")]
-    id: i64,
-    #[prost(int64, tag = "2")]
-    ttl: i64,
-    #[prost(int64, tag = "3")]
-    remaining: i64,
-}
 
 /// Keys as the target should have them, in order.
 type Wanted<'a> = Box<dyn Iterator<Item = Result<(Vec<u8>, KeyState)>> + 'a>;
@@ -74,7 +64,10 @@ impl<'a> Run<'a> {
     /// Shows every key of both sides, in order.
     fn pairs(&self, target: &EtcdTarget, mut show: impl FnMut(Pair) -> Result<()>) -> Result<()> {
         let present = target.keys(&self.options.etcd_scope().target_beginning());
-        let present = present.map(|present| present.map(|p| (p.key.clone(), p)).map_err(Error::from));
+        let present = present.map(|present| {
+            let present = present.map_err(crate::target::Error::from)?;
+            Ok((present.key.clone(), present))
+        });
         for pair in paired(self.wanted()?, present) {
             self.repository.context().cancel.check()?;
             let (key, wanted, present) = pair?;

@@ -5,12 +5,13 @@ mod etcd;
 mod listing;
 
 use crate::context::Interrupted;
+use crate::etcd::Rights;
 use crate::etcd_file::Fault;
 use crate::fault::Kind;
 use crate::storage::{Cause, S3Error};
 
 pub use bucket::{Body, Bucket, BucketOptions, Fetched, Head, Reading, Requests};
-pub use etcd::{Spooled, snapshot};
+pub use etcd::{Spooled, ranges, snapshot};
 pub use listing::{Listed, Listing};
 
 /// Why a source could not be read.
@@ -32,8 +33,21 @@ pub enum Error {
     /// A request to etcd failed.
     #[error(transparent)]
     Etcd(#[from] crate::etcd::Error),
-    /// The snapshot that etcd sent is not whole.
-    #[error("the snapshot that etcd at {0} sent is damaged: {1}")]
+    /// The user may not read what is to be captured.
+    #[error("cannot read {wanted} of etcd at {endpoint}: {rights}")]
+    Rights {
+        /// The member.
+        endpoint: String,
+        /// What is to be captured.
+        wanted: String,
+        /// What he may read.
+        rights: Rights,
+    },
+    /// etcd is compacted faster than it can be read.
+    #[error("etcd at {0} was compacted beyond the revision being read in each of {1} attempts")]
+    Outrun(String, u32),
+    /// What etcd sent is not whole.
+    #[error("what etcd at {0} sent is damaged: {1}")]
     Torn(String, String),
     /// etcd's database file cannot be understood.
     #[error("etcd's snapshot: {0}")]
@@ -66,9 +80,10 @@ impl Error {
             Error::S3 { cause, .. } => cause.kind(),
             Error::Client(_) => Kind::Usage,
             Error::Etcd(error) => error.kind(),
+            Error::Rights { .. } => Kind::Denied,
             Error::NoRoom { .. } => Kind::NoSpace,
             Error::Spool(_, error) if error.kind() == std::io::ErrorKind::StorageFull => Kind::NoSpace,
-            Error::Torn(..) | Error::EtcdFile(_) | Error::Spool(..) => Kind::Failed,
+            Error::Outrun(..) | Error::Torn(..) | Error::EtcdFile(_) | Error::Spool(..) => Kind::Failed,
             Error::Interrupted(_) => Kind::Interrupted,
         }
     }

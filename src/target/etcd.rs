@@ -1,35 +1,14 @@
 //! A live etcd as target.
 
-use etcd_client::{Compare, CompareOp, GetOptions, LeaseGrantOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, LeaseGrantOptions, PutOptions, Txn, TxnOp};
 
 use super::{Error, Result};
-use crate::etcd::Etcd;
+use crate::etcd::{Etcd, Keys};
 
 /// Operations of one transaction; etcd's own default limit.
 const MAX_OPERATIONS: usize = 128;
 /// Bytes of one transaction, well under etcd's default limit of 1.5 MiB.
 const MAX_BYTES: usize = 1 << 20;
-/// Bytes that a page of keys should have.
-const PAGE_BYTES: usize = 2 << 20;
-/// Answers up to this size are taken: one value may have 1.5 MB, a first page has a hundred.
-const MAX_ANSWER: usize = 512 << 20;
-
-/// A key as it is in the target now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Present {
-    /// The key.
-    pub key: Vec<u8>,
-    /// Its value.
-    pub value: Vec<u8>,
-    /// Its lease, 0 for none.
-    pub lease: i64,
-    /// The revision of this value.
-    pub mod_revision: i64,
-    /// The revision that made the key.
-    pub create_revision: i64,
-    /// How many times it was put since.
-    pub version: i64,
-}
 
 /// A change to one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,28 +56,6 @@ pub struct EtcdTarget {
     bytes: usize,
     /// What the last changes of the batch should be made together as, and where they begin.
     group: (i64, usize),
-}
-
-/// The keys of an etcd in order, page by page, at one revision.
-pub struct Keys<'a> {
-    etcd: &'a Etcd,
-    next: Option<Vec<u8>>,
-    end: Vec<u8>,
-    revision: i64,
-    limit: i64,
-    page: std::vec::IntoIter<Present>,
-}
-
-/// The end of the range of keys that begin with `prefix`; `\0` for all there are.
-fn range_end(prefix: &[u8]) -> Vec<u8> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < 0xff {
-            end.push(last + 1);
-            return end;
-        }
-    }
-    vec![0]
 }
 
 impl EtcdTarget {
@@ -178,83 +135,5 @@ fn to_txn(operation: Operation) -> TxnOp {
             TxnOp::put(key, value, options)
         }
         Operation::Delete { key, .. } => TxnOp::delete(key, None),
-    }
-}
-
-impl<'a> Keys<'a> {
-    /// The keys that begin with `prefix` at `revision`; 0 for the newest.
-    pub fn at(etcd: &'a Etcd, prefix: &[u8], revision: i64) -> Keys<'a> {
-        let begin = if prefix.is_empty() { vec![0] } else { prefix.to_vec() };
-        Keys {
-            etcd,
-            next: Some(begin),
-            end: range_end(prefix),
-            revision,
-            limit: 100,
-            page: Vec::new().into_iter(),
-        }
-    }
-
-    fn fetch(&mut self, from: Vec<u8>) -> Result<()> {
-        let options = GetOptions::new()
-            .with_range(self.end.clone())
-            .with_limit(self.limit)
-            .with_revision(self.revision);
-        let client = self.etcd.client();
-        let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
-        let answer = self.etcd.runtime().block_on(kv.get(from, Some(options)));
-        let mut answer = answer.map_err(|e| self.etcd.fail("read", &e))?;
-        if self.revision == 0 {
-            self.revision = answer.header().map_or(0, |header| header.revision());
-        }
-        let more = answer.more();
-        let present: Vec<Present> = answer
-            .take_kvs()
-            .into_iter()
-            .map(|kv| {
-                let (lease, mod_revision) = (kv.lease(), kv.mod_revision());
-                let (create_revision, version) = (kv.create_revision(), kv.version());
-                let (key, value) = kv.into_key_value();
-                Present { key, value, lease, mod_revision, create_revision, version }
-            })
-            .collect();
-        let bytes: usize = present.iter().map(|p| p.key.len() + p.value.len() + 32).sum();
-        if !present.is_empty() {
-            // As many keys as make a page of the right size, at most eight times as many as before.
-            let fitting = (PAGE_BYTES * present.len() / bytes.max(1)) as i64;
-            self.limit = fitting.clamp(1, self.limit * 8).min(100_000);
-        }
-        self.next = present.last().filter(|_| more).map(|last| [&last.key[..], &[0]].concat());
-        self.page = present.into_iter();
-        Ok(())
-    }
-}
-
-impl Iterator for Keys<'_> {
-    type Item = Result<Present>;
-
-    fn next(&mut self) -> Option<Result<Present>> {
-        loop {
-            if let Some(present) = self.page.next() {
-                return Some(Ok(present));
-            }
-            let from = self.next.take()?;
-            if let Err(error) = self.fetch(from) {
-                return Some(Err(error));
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_ends_before_the_next_one() {
-        assert_eq!(range_end(b"a/"), b"a0");
-        assert_eq!(range_end(b"a\xff"), b"b");
-        assert_eq!(range_end(b"\xff\xff"), b"\0");
-        assert_eq!(range_end(b""), b"\0");
     }
 }

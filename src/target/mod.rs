@@ -8,7 +8,7 @@ use crate::fault::Kind;
 use crate::storage::{Cause, S3Error};
 
 pub use bucket::{BucketTarget, Found, Upload};
-pub use etcd::{EtcdTarget, Keys, Operation, Present};
+pub use etcd::{EtcdTarget, Operation};
 
 /// Why a target could not be read or written.
 #[derive(Debug, thiserror::Error)]

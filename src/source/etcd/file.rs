@@ -6,7 +6,7 @@ use std::path::Path;
 
 use aws_lc_rs::digest;
 
-use super::{Error, Result};
+use super::super::{Error, Result};
 use crate::context::Cancel;
 use crate::etcd::{ANSWER, Etcd};
 
@@ -23,7 +23,7 @@ pub struct Spooled {
 /// Streams the member's whole state into an unlinked file in `directory`, and verifies the SHA-256 that
 /// ends it. `progress` is told of every piece.
 pub fn snapshot(
-    etcd: &mut Etcd,
+    etcd: &Etcd,
     directory: &Path,
     cancel: &Cancel,
     mut progress: impl FnMut(u64),
@@ -51,7 +51,7 @@ pub fn snapshot(
     Ok(Spooled { file, size: size - DIGEST_LEN })
 }
 
-fn check_room(etcd: &mut Etcd, directory: &Path) -> Result<()> {
+fn check_room(etcd: &Etcd, directory: &Path) -> Result<()> {
     let needed = etcd.status()?.db_size;
     let directory_name = directory.display().to_string();
     let room = rustix::fs::statvfs(directory).map_err(|e| Error::Spool(directory_name.clone(), e.into()))?;

@@ -1,12 +1,22 @@
-//! A connection to one member of an etcd cluster.
+//! A connection to one member of an etcd cluster, and what is read through it.
+
+mod keys;
+mod leases;
+mod rights;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use etcd_client::{
+    Certificate, Client, ConnectOptions, GetOptions, Identity, ResponseHeader, TlsOptions, Txn,
+};
 use tokio::runtime::Handle;
 
 use crate::fault::{Kind, chain};
+
+pub use keys::{Counted, Keys, Present, Span};
+pub use leases::LeaseTime;
+pub use rights::Rights;
 
 /// A member that does not answer within this time is given up.
 pub const ANSWER: Duration = Duration::from_secs(20);
@@ -31,12 +41,24 @@ pub struct Status {
     pub cluster_id: u64,
     /// The member.
     pub member_id: u64,
-    /// Its version.
+    /// Its version; empty where the user may not know it.
     pub version: String,
     /// Its newest revision.
     pub revision: i64,
-    /// The size of its file in bytes.
+    /// The size of its file in bytes; 0 where the user may not know it.
     pub db_size: u64,
+}
+
+impl Status {
+    fn of(header: Option<&ResponseHeader>) -> Status {
+        Status {
+            cluster_id: header.map_or(0, |h| h.cluster_id()),
+            member_id: header.map_or(0, |h| h.member_id()),
+            version: String::new(),
+            revision: header.map_or(0, |h| h.revision()),
+            db_size: 0,
+        }
+    }
 }
 
 /// Why a member could not be used.
@@ -70,12 +92,28 @@ impl Error {
             Error::File(..) => Kind::Usage,
         }
     }
+
+    fn says(&self, what: &str) -> bool {
+        matches!(self, Error::Request { why, .. } if why.contains(what))
+    }
+
+    /// Whether the revision that was asked for is compacted.
+    pub fn is_compacted(&self) -> bool {
+        self.says("required revision has been compacted")
+    }
+
+    /// Whether the answer was larger than it may be.
+    fn is_too_large(&self) -> bool {
+        self.says("message length too large")
+    }
 }
 
 /// A connection to one member.
 pub struct Etcd {
     client: Client,
     endpoint: String,
+    /// The name of the user, where one was given.
+    user: Option<String>,
     runtime: Handle,
 }
 
@@ -138,7 +176,7 @@ impl Etcd {
             why: "no endpoint was given".into(),
         };
         for endpoint in &access.endpoints {
-            let answer = Etcd::connect_one(runtime, access, endpoint).and_then(|mut etcd| {
+            let answer = Etcd::connect_one(runtime, access, endpoint).and_then(|etcd| {
                 let status = etcd.status()?;
                 Ok((etcd, status))
             });
@@ -155,7 +193,8 @@ impl Etcd {
         let connected = runtime.block_on(async {
             tokio::time::timeout(ANSWER, Client::connect([endpoint], Some(options))).await
         });
-        let etcd = |client| Etcd { client, endpoint: endpoint.into(), runtime: runtime.clone() };
+        let user = access.user.as_ref().map(|(name, _)| name.clone());
+        let etcd = |client| Etcd { client, endpoint: endpoint.into(), user, runtime: runtime.clone() };
         match connected {
             Ok(Ok(client)) => Ok(etcd(client)),
             Ok(Err(error)) => Err(failure("reach", endpoint, &error)),
@@ -188,20 +227,41 @@ impl Etcd {
         failure(action, &self.endpoint, error)
     }
 
+    /// The answer to a request that is given up when it does not come in time.
+    fn answered<T>(
+        &self,
+        action: &'static str,
+        request: impl Future<Output = std::result::Result<T, etcd_client::Error>>,
+    ) -> Result<T> {
+        let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, request).await });
+        answer.map_err(|_| self.silent(action))?.map_err(|e| self.fail(action, &e))
+    }
+
+    /// The newest revision of the cluster, which the member has caught up with once it answers. `key` is
+    /// one that the user may read.
+    pub fn catch_up(&self, key: &[u8]) -> Result<i64> {
+        let mut client = self.client();
+        let options = GetOptions::new().with_count_only();
+        let answer = self.answered("read", client.get(key, Some(options)))?;
+        Ok(answer.header().map_or(0, |header| header.revision()))
+    }
+
     /// Asks the member about itself.
-    pub fn status(&mut self) -> Result<Status> {
-        let (client, endpoint) = (&mut self.client, &self.endpoint);
-        let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, client.status()).await });
-        let answer = answer.map_err(|_| silent("reach", endpoint))?;
-        let answer = answer.map_err(|e| failure("reach", endpoint, &e))?;
-        let header = answer.header();
-        Ok(Status {
-            cluster_id: header.map_or(0, |h| h.cluster_id()),
-            member_id: header.map_or(0, |h| h.member_id()),
-            version: answer.version().to_owned(),
-            revision: header.map_or(0, |h| h.revision()),
-            db_size: answer.db_size().try_into().unwrap_or_default(),
-        })
+    pub fn status(&self) -> Result<Status> {
+        let mut client = self.client();
+        match self.answered("reach", client.status()) {
+            Ok(answer) => Ok(Status {
+                version: answer.version().to_owned(),
+                db_size: answer.db_size().try_into().unwrap_or_default(),
+                ..Status::of(answer.header())
+            }),
+            // From 3.6 on it is for the role root only. A transaction of nothing is for everyone.
+            Err(error) if error.kind() == Kind::Denied => {
+                let answer = self.answered("reach", client.txn(Txn::new()))?;
+                Ok(Status::of(answer.header()))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -1,0 +1,91 @@
+//! Capture by the whole file: `Maintenance.Snapshot`.
+
+use super::super::{Result, Run};
+use super::{Base, Events, Found, Line, base_of};
+use crate::etcd::Etcd;
+use crate::etcd_file::{EtcdFile, SYSTEM_BUCKETS};
+use crate::format::{Anchor, CapturePath, Gap, Mark, Root};
+use crate::progress::{Amount, Phase};
+use crate::source::{self, snapshot};
+use crate::tree::{self, Builder};
+
+impl Run<'_> {
+    /// Reads the whole file, of which only what is newer than the parent is looked at.
+    pub(super) fn by_file(&mut self, etcd: &Etcd, line: &Line) -> Result<Found> {
+        let context = self.repository.context();
+        context.progress.begin(Phase { name: "reading etcd", unit: "messages" });
+        context.progress.expect(Amount { items: 0, bytes: line.status.db_size });
+        context.progress.settled();
+        let from = context.clock.now();
+        let spooled = snapshot(etcd, &self.repository.spool(), &context.cancel, |bytes| {
+            context.progress.advance(Amount { items: 1, bytes });
+        })?;
+        let to = context.clock.now();
+        let file = EtcdFile::open(spooled.file, spooled.size).map_err(source::Error::from)?;
+        let (revision, compacted) = (file.revision(), file.compacted());
+        self.check_forward(line, revision)?;
+        context.progress.begin(Phase { name: "reading events", unit: "events" });
+        let continued = line.parent.filter(|parent| compacted <= parent.revision);
+        let gap = match (line.parent, continued) {
+            (Some(parent), None) => Some(Gap { after: parent.revision, until: compacted }),
+            _ => None,
+        };
+        if let Some(Gap { after, until }) = gap {
+            self.warnings.push(format!(
+                "etcd was compacted up to revision {until} before what came after revision {after} could be \
+                 captured; history reaches back to {until} from here"
+            ));
+        }
+        let mut events = self.events();
+        let base = match continued {
+            Some(parent) => base_of(parent),
+            None => self.compacted_base(&file, line, &mut events)?,
+        };
+        file.records(base.from + 1, |record| match record.kv.key.starts_with(line.prefix) {
+            true => self.event(record, &mut events),
+            false => Ok(()),
+        })?;
+        let system = self.system(&file, line.prefix)?;
+        let mark = Mark { revision, from, to };
+        Ok(Found { path: CapturePath::Snapshot, mark, compacted, base, events, keys: None, gap, system })
+    }
+
+    /// The state at the compaction point: the newest record of each key at or below it.
+    fn compacted_base(&self, file: &EtcdFile, line: &Line, events: &mut Events) -> Result<Base> {
+        let compacted = file.compacted();
+        let mut keys = self.sorter();
+        let mut done = false;
+        file.records(0, |record| {
+            if record.revision > compacted || done {
+                done = true;
+                return Ok(());
+            }
+            if record.kv.key.starts_with(line.prefix) {
+                let (key, dated) = self.by_key(record)?;
+                keys.push(key.clone(), dated.clone()).map_err(|e| self.spool_error(e))?;
+                events.by_key.push(key, dated).map_err(|e| self.spool_error(e))?;
+            }
+            Ok::<(), super::Error>(())
+        })?;
+        let root = self.apply_by_key(None, keys)?;
+        let anchor = Anchor { revision: compacted, root };
+        let keys = tree::count(root.as_ref());
+        Ok(Base { anchor, history: None, keys, from: compacted, continued: false })
+    }
+
+    /// Leases, and auth where everything is captured.
+    fn system(&self, file: &EtcdFile, prefix: &[u8]) -> Result<Option<Root>> {
+        let shape = self.repository.shape(self.repository.config().trees.anchor);
+        let mut builder = Builder::new(&self.nodes, shape);
+        for bucket in SYSTEM_BUCKETS {
+            if bucket != "lease" && !prefix.is_empty() {
+                continue;
+            }
+            file.entries(bucket, |key, value| {
+                let key = [bucket.as_bytes(), &[0], key].concat();
+                Ok::<(), super::Error>(builder.push(key, value.to_vec(), value.len() as u64)?)
+            })?;
+        }
+        Ok(builder.finish()?)
+    }
+}

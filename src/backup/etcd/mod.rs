@@ -1,0 +1,193 @@
+//! Capturing etcd, of which only what is new is stored. Each path finds events since the parent, or a
+//! new base to stand on; what becomes of them is the same for all.
+
+mod events;
+mod file;
+mod leases;
+mod ranges;
+
+use super::{Error, EtcdOptions, Result, Run};
+use crate::etcd::{self, Etcd, Span, Status};
+use crate::fault::Kind;
+use crate::format::{Anchor, CapturePath, EtcdCapture, Gap, Mark, Root};
+use crate::progress::Phase;
+use crate::sorter::Sorter;
+use crate::{source, tree};
+
+use events::{Base, Events};
+
+/// Memory for sorting, each.
+const SORT_BYTES: usize = 32 << 20;
+/// A new anchor is made once the events since the last weigh more than a tenth of it.
+const REANCHOR: u64 = 10;
+
+/// What is captured, and what it goes on from.
+struct Line<'a> {
+    status: &'a Status,
+    prefix: &'a [u8],
+    parent: Option<&'a EtcdCapture>,
+}
+
+/// What a path found.
+struct Found {
+    path: CapturePath,
+    /// The revision that was reached.
+    mark: Mark,
+    /// The compaction point, 0 where it is not known.
+    compacted: i64,
+    base: Base,
+    /// What came after the base.
+    events: Events,
+    /// Keys alive, where the events do not tell.
+    keys: Option<u64>,
+    gap: Option<Gap>,
+    system: Option<Root>,
+}
+
+impl Run<'_> {
+    fn sorter(&self) -> Sorter {
+        Sorter::new(&self.repository.spool(), SORT_BYTES)
+    }
+
+    /// Captures etcd against the parent's capture.
+    pub(super) fn etcd(
+        &mut self,
+        etcd: &Etcd,
+        status: &Status,
+        wanted: &EtcdOptions,
+        parent: Option<&EtcdCapture>,
+    ) -> Result<EtcdCapture> {
+        let parent = self.check_line(status, wanted, parent)?;
+        let line = Line { status, prefix: &wanted.prefix, parent };
+        self.catch_up(etcd, &line, wanted.capture)?;
+        let found = match wanted.capture {
+            Some(CapturePath::Range) => self.by_ranges(etcd, &line)?,
+            Some(_) => self.by_file(etcd, &line)?,
+            // The whole file is for the role root only.
+            None => match self.by_file(etcd, &line) {
+                Err(error) if error.kind() == Kind::Denied => self.by_ranges(etcd, &line)?,
+                found => found?,
+            },
+        };
+        let capture = self.store(&line, found)?;
+        if capture.keys == 0 && !wanted.prefix.is_empty() {
+            let prefix = String::from_utf8_lossy(&wanted.prefix);
+            self.warnings.push(format!("no key of etcd begins with {prefix:?}"));
+        }
+        Ok(capture)
+    }
+
+    /// The parent's capture, if this is the etcd it was made from.
+    fn check_line<'p>(
+        &self,
+        status: &Status,
+        wanted: &EtcdOptions,
+        parent: Option<&'p EtcdCapture>,
+    ) -> Result<Option<&'p EtcdCapture>> {
+        // With a new line nothing of the old one is gone on with.
+        let Some(parent) = parent.filter(|_| !self.options.new_line) else { return Ok(None) };
+        let changed = if parent.cluster_id != status.cluster_id {
+            format!("its cluster id is {:016x} and was {:016x}", status.cluster_id, parent.cluster_id)
+        } else if parent.prefix != wanted.prefix {
+            let (now, then) =
+                (String::from_utf8_lossy(&wanted.prefix), String::from_utf8_lossy(&parent.prefix));
+            format!("its prefix is {now:?} and was {then:?}")
+        } else {
+            return Ok(Some(parent));
+        };
+        Err(Error::SourceChanged(format!(
+            "this is not the etcd that series {:?} was made from: {changed}",
+            self.options.series
+        )))
+    }
+
+    /// Has the member catch up with its cluster: it may lag, and be behind what the parent saw. Where there
+    /// is no quorum the member's file is still worth having.
+    fn catch_up(&mut self, etcd: &Etcd, line: &Line, forced: Option<CapturePath>) -> Result<()> {
+        match etcd.catch_up(&Span::of_prefix(line.prefix).from) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == Kind::Denied => Err(refused(etcd, line, error)),
+            Err(error) if forced == Some(CapturePath::Range) => Err(source::Error::from(error).into()),
+            Err(error) => {
+                self.warnings.push(format!("this member may lag behind its cluster: {error}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// A source that went back is another one.
+    fn check_forward(&self, line: &Line, revision: i64) -> Result<()> {
+        let Some(parent) = line.parent.filter(|parent| parent.revision > revision) else { return Ok(()) };
+        Err(Error::SourceChanged(format!(
+            "etcd is at revision {revision} and was at {} in the last snapshot: was it restored from a backup?",
+            parent.revision
+        )))
+    }
+
+    /// Puts what was found into trees.
+    fn store(&mut self, line: &Line, found: Found) -> Result<EtcdCapture> {
+        let progress = &self.repository.context().progress;
+        progress.begin(Phase { name: "storing keys", unit: "events" });
+        let Found { path, mark, compacted, base, events, keys, gap, system } = found;
+        let Events { history, by_key, count, made, deleted, .. } = events;
+        let shape = self.repository.shape(self.repository.config().trees.history);
+        let new_history = self.apply_sorted(shape, base.history, history)?;
+        let weight = tree::weight(new_history.as_ref());
+        let state = match weight * REANCHOR > tree::weight(base.anchor.root.as_ref()) && weight > 0 {
+            true => Some(self.reanchor(&base, by_key, mark.revision)?),
+            false => None,
+        };
+        let keys = match (keys, &state) {
+            (Some(keys), _) => keys,
+            (None, Some(state)) => tree::count(state.root.as_ref()),
+            (None, None) => (base.keys + made).saturating_sub(deleted),
+        };
+        // Each snapshot knows by itself every gap inside what it covers.
+        let inherited = line.parent.map_or(&[][..], |parent| &parent.gaps);
+        let inside = inherited.iter().filter(|gap| gap.until > base.anchor.revision);
+        Ok(EtcdCapture {
+            cluster_id: line.status.cluster_id,
+            member_id: line.status.member_id,
+            server_version: line.status.version.clone(),
+            prefix: line.prefix.to_vec(),
+            revision: mark.revision,
+            compact_revision: compacted,
+            keys,
+            events: count,
+            anchor: base.anchor,
+            history: new_history,
+            state,
+            system,
+            gaps: inside.copied().chain(gap).collect(),
+            hash_kv: None,
+            path,
+            marks: vec![mark],
+        })
+    }
+}
+
+/// What the parent leaves to stand on.
+fn base_of(parent: &EtcdCapture) -> Base {
+    Base {
+        anchor: parent.state.unwrap_or(parent.anchor),
+        history: if parent.state.is_some() { None } else { parent.history },
+        keys: parent.keys,
+        from: parent.revision,
+        continued: true,
+    }
+}
+
+/// Why keys may not be read: what the user's rights are, if he may know them.
+fn refused(etcd: &Etcd, line: &Line, error: etcd::Error) -> Error {
+    let Ok(Some(rights)) = etcd.rights() else { return source::Error::from(error).into() };
+    let wanted = match line.prefix {
+        [] => "all keys".into(),
+        prefix => format!("{:?}", String::from_utf8_lossy(prefix)),
+    };
+    source::Error::Rights { endpoint: etcd.endpoint().to_owned(), wanted, rights }.into()
+}
+
+/// An empty anchor at `revision`.
+fn nothing(revision: i64) -> Anchor {
+    Anchor { revision, root: None }
+}

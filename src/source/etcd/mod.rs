@@ -1,0 +1,7 @@
+//! The ways to read an etcd.
+
+mod file;
+mod ranges;
+
+pub use file::{Spooled, snapshot};
+pub use ranges::ranges;

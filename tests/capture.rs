@@ -1,0 +1,407 @@
+//! The ways to capture etcd, against real servers: what a snapshot holds is what the server had,
+//! whichever way it came.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use common::Server;
+use etcd_client::{Client, ConnectOptions, DeleteOptions, GetOptions, Permission, PutOptions, Txn, TxnOp};
+use icecore::backup::{self, EtcdOptions, Options, Report};
+use icecore::context::{Context, Random, Seeded};
+use icecore::etcd::Access;
+use icecore::fault::Kind;
+use icecore::format::{CapturePath, EtcdCapture, Gap, parse_history_key};
+use icecore::progress::{Amount, Phase, Progress};
+use icecore::repository::{self, EtcdAt, KeyCost, Repository, content_bytes, outcome, state};
+use icecore::storage::Location;
+use icecore::store::Tuning;
+use icecore::tree::{self, ReadWrite};
+use tokio::runtime::Runtime;
+
+/// Both supported generations.
+const VERSIONS: [&str; 2] = ["3.5.1", "3.6.4"];
+
+/// A key's fields: create revision, mod revision, version, lease, value.
+type Fields = (i64, i64, i64, i64, Vec<u8>);
+
+struct World {
+    runtime: Runtime,
+    server: Server,
+    directory: tempfile::TempDir,
+}
+
+/// How a backup is made.
+#[derive(Clone, Default)]
+struct How {
+    series: &'static str,
+    prefix: &'static str,
+    user: Option<&'static str>,
+    capture: Option<CapturePath>,
+}
+
+impl World {
+    fn new(version: &str) -> World {
+        World::on(Server::etcd(version))
+    }
+
+    fn on(server: Server) -> World {
+        let world = World { runtime: common::runtime(), server, directory: tempfile::tempdir().unwrap() };
+        let cost = KeyCost { memory: 64, passes: 1 };
+        Repository::init(&world.context(), &world.access(), "passphrase", cost).unwrap();
+        world
+    }
+
+    fn context(&self) -> Context {
+        Context::system(self.runtime.handle().clone())
+    }
+
+    fn access(&self) -> repository::Access {
+        let path = |name: &str| self.directory.path().join(name);
+        let location = Location::Local(path("repository"));
+        repository::Access { location, credentials: None, cache: path("cache"), upload: None, download: None }
+    }
+
+    fn open(&self) -> Repository {
+        self.open_with(self.context())
+    }
+
+    fn open_with(&self, context: Context) -> Repository {
+        Repository::open(&context, &self.access(), "passphrase").unwrap()
+    }
+
+    fn client(&self, user: Option<&str>) -> Client {
+        let options = user.map(|user| ConnectOptions::new().with_user(user, user));
+        self.runtime.block_on(Client::connect([&self.server.url], options)).unwrap()
+    }
+
+    fn etcd_access(&self, user: Option<&str>) -> Access {
+        let user = user.map(|user| (user.to_owned(), user.to_owned()));
+        Access { endpoints: vec![self.server.url.clone()], user, ..Access::default() }
+    }
+
+    fn backup(&self, how: &How) -> backup::Result<Report> {
+        self.backup_with(&self.open(), how)
+    }
+
+    fn backup_with(&self, repository: &Repository, how: &How) -> backup::Result<Report> {
+        let etcd = EtcdOptions {
+            access: self.etcd_access(how.user),
+            prefix: how.prefix.into(),
+            capture: how.capture,
+        };
+        let options = Options {
+            series: if how.series.is_empty() { "default" } else { how.series }.into(),
+            name: None,
+            tags: vec![],
+            etcd: Some(etcd),
+            objects: None,
+            new_line: false,
+            tuning: Tuning::default(),
+        };
+        backup::run(repository, &options)
+    }
+
+    /// What the snapshot says that etcd held.
+    fn stored(&self, capture: &EtcdCapture) -> BTreeMap<Vec<u8>, Fields> {
+        let repository = self.open();
+        let reader = repository.reader(&repository.view().unwrap()).unwrap();
+        let nodes = ReadWrite::new(&reader, None);
+        let all = state(&nodes, EtcdAt::whole(capture), &[], &repository.spool()).unwrap();
+        all.map(|entry| {
+            let (key, state) = entry.unwrap();
+            let value = content_bytes(&nodes, &state.value).unwrap();
+            (key, (state.create_revision, state.mod_revision, state.version, state.lease, value))
+        })
+        .collect()
+    }
+
+    /// Where the events of the snapshot stand, and their keys; `None` for a deletion.
+    fn events(&self, capture: &EtcdCapture) -> Vec<(i64, i64, Vec<u8>, bool)> {
+        let repository = self.open();
+        let reader = repository.reader(&repository.view().unwrap()).unwrap();
+        let nodes = ReadWrite::new(&reader, None);
+        let all = tree::scan(&nodes, capture.history.as_ref(), &[]).unwrap();
+        all.map(|entry| {
+            let entry = entry.unwrap();
+            let (revision, sub) = parse_history_key(&entry.key).unwrap();
+            let (key, state) = outcome(&nodes, &entry.key, &entry.value).unwrap();
+            (revision, sub, key, state.is_some())
+        })
+        .collect()
+    }
+
+    /// What etcd holds.
+    fn live(&self, client: &Client, prefix: &str) -> BTreeMap<Vec<u8>, Fields> {
+        let options = match prefix {
+            "" => GetOptions::new().with_all_keys(),
+            _ => GetOptions::new().with_prefix(),
+        };
+        let mut kv = client.kv_client().max_decoding_message_size(1 << 30);
+        let answer = self.runtime.block_on(kv.get(prefix, Some(options))).unwrap();
+        let fields = |kv: &etcd_client::KeyValue| {
+            (kv.create_revision(), kv.mod_revision(), kv.version(), kv.lease(), kv.value().to_vec())
+        };
+        answer.kvs().iter().map(|kv| (kv.key().to_vec(), fields(kv))).collect()
+    }
+
+    /// Asserts that the snapshot holds what etcd holds now, and counts it right.
+    fn check(&self, client: &Client, report: &Report, prefix: &str) {
+        let capture = report.etcd.as_ref().unwrap();
+        let live = self.live(client, prefix);
+        let stored = self.stored(capture);
+        assert!(stored == live, "{:?}\n{:?}", stored.keys(), live.keys());
+        assert_eq!(capture.keys, live.len() as u64);
+    }
+
+    /// A user of the name and password `user` who may read `prefix` only; then auth is on.
+    fn limit(&self, user: &str, prefix: &str) {
+        let mut client = self.client(None);
+        self.runtime.block_on(async {
+            client.role_add("root").await.unwrap();
+            client.user_add("root", "root", None).await.unwrap();
+            client.user_grant_role("root", "root").await.unwrap();
+            client.role_add(user).await.unwrap();
+            let read = Permission::read(prefix).with_prefix();
+            client.role_grant_permission(user, read).await.unwrap();
+            client.user_add(user, user, None).await.unwrap();
+            client.user_grant_role(user, user).await.unwrap();
+            client.auth_enable().await.unwrap();
+        });
+    }
+
+    fn put(&self, client: &mut Client, key: &str, value: impl Into<Vec<u8>>) -> i64 {
+        let answer = self.runtime.block_on(client.put(key, value, None)).unwrap();
+        answer.header().unwrap().revision()
+    }
+}
+
+/// Changes of all kinds at random, to some sixty keys below `prefix`.
+fn change(world: &World, client: &mut Client, random: &Seeded, prefix: &str, changes: usize) {
+    let mut bytes = [0; 4];
+    let mut draw = |below: u32| {
+        random.fill(&mut bytes);
+        u32::from_le_bytes(bytes) % below
+    };
+    let lease = world.runtime.block_on(client.lease_grant(3600, None)).unwrap().id();
+    for n in 0..changes {
+        let key = format!("{prefix}{:02}", draw(60));
+        let done = match draw(10) {
+            0..6 => {
+                let value = vec![n as u8; draw(3) as usize * 700];
+                let options = (draw(4) == 0).then(|| PutOptions::new().with_lease(lease));
+                world.runtime.block_on(client.put(key, value, options)).map(drop)
+            }
+            6 => world.runtime.block_on(client.delete(key, None)).map(drop),
+            7 => {
+                let to = format!("{prefix}{:02}", draw(60));
+                let options = DeleteOptions::new().with_range(to);
+                world.runtime.block_on(client.delete(key, Some(options))).map(drop)
+            }
+            _ => {
+                let first = draw(50);
+                let operation = |n: u32| {
+                    let key = format!("{prefix}{:02}", first + n);
+                    if n % 3 == 2 { TxnOp::delete(key, None) } else { TxnOp::put(key, vec![n as u8], None) }
+                };
+                let operations: Vec<TxnOp> = (0..1 + draw(9)).map(operation).collect();
+                world.runtime.block_on(client.txn(Txn::new().and_then(operations))).map(drop)
+            }
+        };
+        done.unwrap();
+    }
+}
+
+/// Does something whenever a page of keys or a piece of the stream has arrived.
+struct OnAdvance<F>(F);
+
+impl<F: Fn(Amount) + Send + Sync> Progress for OnAdvance<F> {
+    fn begin(&self, _: Phase) {}
+    fn expect(&self, _: Amount) {}
+    fn settled(&self) {}
+    fn advance(&self, more: Amount) {
+        (self.0)(more);
+    }
+    fn note(&self, _: &str) {}
+    fn end(&self) {}
+}
+
+#[test]
+fn a_user_of_one_prefix_captures_what_he_may_read_and_is_told_what_that_is() {
+    for version in VERSIONS {
+        let world = World::new(version);
+        world.limit("reader", "a/");
+        let mut root = world.client(Some("root"));
+        let random = Seeded::new(1);
+        change(&world, &mut root, &random, "a/", 100);
+        change(&world, &mut root, &random, "b/", 20);
+        let how = |prefix: &'static str| How { prefix, user: Some("reader"), ..How::default() };
+        for prefix in ["", "b/", "a"] {
+            let refused = world.backup(&how(prefix)).unwrap_err();
+            assert_eq!(refused.kind(), Kind::Denied, "{version} {prefix:?}: {refused}");
+            let text = refused.to_string();
+            assert!(text.contains("user \"reader\" may read \"a/\" only"), "{version} {prefix:?}: {text}");
+        }
+        let mut last: Option<EtcdCapture> = None;
+        for round in 0..4 {
+            let report = world.backup(&how("a/")).unwrap();
+            let capture = report.etcd.clone().unwrap();
+            assert_eq!((capture.path, report.warnings.len()), (CapturePath::Range, 0), "{version}");
+            world.check(&root, &report, "a/");
+            let gaps = last.map(|last| Gap { after: last.revision, until: capture.revision });
+            assert_eq!(report.gaps, gaps.into_iter().collect::<Vec<Gap>>(), "{version}, round {round}");
+            last = Some(capture);
+            change(&world, &mut root, &random, "a/", 40);
+        }
+        // The role root goes on with the whole file.
+        let report = world.backup(&How { user: Some("root"), ..how("a/") }).unwrap();
+        assert_eq!(report.etcd.as_ref().unwrap().path, CapturePath::Snapshot);
+        assert!(report.gaps.is_empty());
+        world.check(&root, &report, "a/");
+        let again = world.backup(&how("a/")).unwrap();
+        assert_eq!((again.etcd.as_ref().unwrap().events, again.gaps.len()), (0, 0));
+    }
+}
+
+#[test]
+fn a_user_of_nothing_is_told_so() {
+    let world = World::new("3.6.4");
+    world.limit("reader", "a/");
+    let mut root = world.client(Some("root"));
+    world.runtime.block_on(root.user_add("guest", "guest", None)).unwrap();
+    let refused = world.backup(&How { prefix: "a/", user: Some("guest"), ..How::default() }).unwrap_err();
+    assert!(refused.to_string().ends_with("user \"guest\" may read nothing"), "{refused}");
+}
+
+#[test]
+fn ranges_find_the_same_state_as_the_whole_file() {
+    for version in VERSIONS {
+        let world = World::new(version);
+        let mut client = world.client(None);
+        let random = Seeded::new(2);
+        let by = |capture| How {
+            series: if capture == CapturePath::Range { "ranges" } else { "file" },
+            capture: Some(capture),
+            ..How::default()
+        };
+        for round in 0..5 {
+            change(&world, &mut client, &random, "", 60);
+            let file = world.backup(&by(CapturePath::Snapshot)).unwrap();
+            let ranges = world.backup(&by(CapturePath::Range)).unwrap();
+            world.check(&client, &file, "");
+            world.check(&client, &ranges, "");
+            let (file, ranges) = (file.etcd.unwrap(), ranges.etcd.unwrap());
+            assert_eq!(file.revision, ranges.revision, "{version}, round {round}");
+            // Each event has a place of its own, and a put stands at its revision.
+            let events = world.events(&ranges);
+            assert!(events.is_sorted_by(|a, b| (a.0, a.1) < (b.0, b.1)), "{version}: {events:?}");
+            let state = world.stored(&ranges);
+            for (revision, _, key, _) in
+                events.iter().filter(|event| event.3 && event.0 > ranges.revision - 9)
+            {
+                assert!(state.get(key).is_none_or(|fields| fields.1 >= *revision), "{version}");
+            }
+        }
+    }
+}
+
+#[test]
+fn leases_of_keys_come_with_ranges() {
+    for version in VERSIONS {
+        let world = World::new(version);
+        let mut client = world.client(None);
+        let lease = |id: i64| {
+            let options = etcd_client::LeaseGrantOptions::new().with_id(id);
+            let mut client = client.clone();
+            world.runtime.block_on(client.lease_grant(500 + id, Some(options))).unwrap();
+        };
+        [7, 8, 9].into_iter().for_each(lease);
+        for (key, id) in [("a", 7), ("b", 8), ("c", 7)] {
+            let options = PutOptions::new().with_lease(id);
+            world.runtime.block_on(client.put(key, "value", Some(options))).unwrap();
+        }
+        let file = How { series: "file", capture: Some(CapturePath::Snapshot), ..How::default() };
+        let ranges = How { series: "ranges", capture: Some(CapturePath::Range), ..How::default() };
+        let (file, ranges) =
+            (world.backup(&file).unwrap().etcd.unwrap(), world.backup(&ranges).unwrap().etcd.unwrap());
+        let repository = world.open();
+        let reader = repository.reader(&repository.view().unwrap()).unwrap();
+        let nodes = ReadWrite::new(&reader, None);
+        for id in [7i64, 8, 9] {
+            let key = [b"lease\0", &id.to_be_bytes()[..]].concat();
+            let find = |capture: &EtcdCapture| tree::get(&nodes, capture.system.as_ref(), &key).unwrap();
+            let expected = if id == 9 { None } else { find(&file) };
+            assert_eq!(find(&ranges), expected, "{version}: lease {id}");
+        }
+    }
+}
+
+#[test]
+fn large_values_are_read_in_pages_of_few() {
+    let world = World::new("3.6.4");
+    let mut client = world.client(None);
+    // A first page of a hundred would have 60 MB.
+    for n in 0..100 {
+        world.put(&mut client, &format!("large/{n:03}"), vec![n as u8; 600_000]);
+    }
+    for n in 0..3000 {
+        world.put(&mut client, &format!("small/{n:04}"), "x");
+    }
+    for n in 0..20 {
+        world.put(&mut client, &format!("small/{n:04}/large"), vec![n as u8; 1_400_000]);
+    }
+    let report = world.backup(&How { capture: Some(CapturePath::Range), ..How::default() }).unwrap();
+    let stored = world.stored(report.etcd.as_ref().unwrap());
+    assert_eq!((stored.len(), report.etcd.unwrap().keys), (3120, 3120));
+    for (key, fields) in &stored {
+        let (length, byte) = match String::from_utf8_lossy(key).as_ref() {
+            key if key.starts_with("large/") => (600_000, key[6..].parse().unwrap()),
+            key if key.ends_with("/large") => (1_400_000, key[6..10].parse().unwrap()),
+            _ => (1, b'x'),
+        };
+        assert!(fields.4 == vec![byte; length], "{}", String::from_utf8_lossy(key));
+    }
+}
+
+#[test]
+fn a_compaction_in_the_middle_of_ranges_begins_them_again_and_gives_up_after_a_while() {
+    for (version, most, succeeds) in [("3.5.1", 2, true), ("3.6.4", 2, true), ("3.6.4", 100, false)] {
+        let world = World::new(version);
+        let mut client = world.client(None);
+        // Too many pages to be waiting when the first is looked at.
+        for n in 0..500 {
+            world.put(&mut client, &format!("{n:03}"), vec![n as u8; 40_000]);
+        }
+        let times = Arc::new(AtomicU32::new(0));
+        let (counted, runtime) = (times.clone(), world.runtime.handle().clone());
+        let compacting = client.clone();
+        let mut context = world.context();
+        context.progress = Arc::new(OnAdvance(move |amount: Amount| {
+            if amount.items != 100 || counted.fetch_add(1, Ordering::SeqCst) >= most {
+                return;
+            }
+            let mut client = compacting.clone();
+            runtime.block_on(async {
+                let put = client.put("new", "value", None).await.unwrap();
+                client.compact(put.header().unwrap().revision(), None).await.unwrap();
+            });
+        }));
+        let report = world.backup_with(
+            &world.open_with(context),
+            &How { capture: Some(CapturePath::Range), ..How::default() },
+        );
+        if succeeds {
+            let report = report.unwrap();
+            world.check(&client, &report, "");
+            assert_eq!(times.load(Ordering::SeqCst), 3, "{version}");
+        } else {
+            let error = report.unwrap_err().to_string();
+            assert!(
+                error.contains("was compacted beyond the revision being read in each of 5 attempts"),
+                "{error}"
+            );
+        }
+    }
+}
