@@ -15,6 +15,7 @@ unset "${!ICECORE_@}"
 
 start_etcd etcd 3.6 >/dev/null
 start_etcd etcd2 3.6 >/dev/null
+start_etcd etcd3 3.6 >/dev/null
 start_minio minio >/dev/null
 for bucket in data target; do make_bucket minio "$bucket"; done
 fill() { "$PYTHON" "$repo/tests/oracle/fill.py" "$@" >/dev/null; }
@@ -24,10 +25,10 @@ fill s3 $(s3_args minio) --bucket data --objects 500 --no-odd --seed 1
 # What the pages take for granted (docs/commands/README.md).
 export ICECORE_REPOSITORY=./cores ICECORE_PASSPHRASE='a long sentence' ICECORE_CACHE_DIR=./cache
 export ICECORE_S3_ACCESS_KEY_ID=$ACCESS_KEY ICECORE_S3_SECRET_ACCESS_KEY=$SECRET_KEY
-export ETCD=${URL[etcd]} ETCD2=${URL[etcd2]} S3=${URL[minio]} COLUMNS=100 TZ=UTC
+export ETCD=${URL[etcd]} ETCD2=${URL[etcd2]} ETCD3=${URL[etcd3]} S3=${URL[minio]} COLUMNS=100 TZ=UTC
 export PATH=${icecore%/*}:$(etcd_dir 3.6):$PATH
 pages=()
-for verb in init backup snapshots ls cat diff stats verify check restore forget key completions; do
+for verb in init backup snapshots ls cat diff stats verify check restore forget key completions revisions log; do
   pages+=("$repo/docs/commands/$verb.md")
 done
 for page in "$repo"/docs/commands/*.md; do

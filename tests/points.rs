@@ -16,9 +16,11 @@ use icecore::context::{Context, Random, Seeded};
 use icecore::etcd::Access as Member;
 use icecore::fault::Kind;
 use icecore::forget::forget;
-use icecore::repository::{Access, KeyCost, Moment, Point, Repository, content_bytes};
+use icecore::repository::{Access, Certainty, KeyCost, Moment, Point, Repository, content_bytes};
 use icecore::restore;
-use icecore::storage::Location;
+use icecore::selection::Selection;
+use icecore::source::BucketOptions;
+use icecore::storage::{Location, connect};
 use icecore::store::Tuning;
 use icecore::tree::ReadWrite;
 use tokio::runtime::Runtime;
@@ -164,18 +166,20 @@ impl World {
         }
     }
 
-    fn backup(&mut self) -> backup::Report {
-        let etcd = EtcdOptions { access: member(&self.server), prefix: vec![], capture: None };
-        let options = backup::Options {
+    fn options(&self) -> backup::Options {
+        backup::Options {
             series: "default".into(),
             name: None,
             tags: vec![],
-            etcd: Some(etcd),
+            etcd: Some(EtcdOptions { access: member(&self.server), prefix: vec![], capture: None }),
             objects: None,
             new_line: false,
             tuning: Tuning::default(),
-        };
-        let report = backup::run(&self.repository, &options).unwrap();
+        }
+    }
+
+    fn backup(&mut self) -> backup::Report {
+        let report = backup::run(&self.repository, &self.options()).unwrap();
         let revision = report.etcd.as_ref().unwrap().revision;
         match self.covered.last_mut() {
             Some(last) if self.compacted <= last.1 => last.1 = revision,
@@ -381,16 +385,7 @@ fn backups_at_once_make_one_history() {
         for _ in 0..15 {
             world.step(0);
         }
-        let options = |world: &World| backup::Options {
-            series: "default".into(),
-            name: None,
-            tags: vec![],
-            etcd: Some(EtcdOptions { access: member(&world.server), prefix: vec![], capture: None }),
-            objects: None,
-            new_line: false,
-            tuning: Tuning::default(),
-        };
-        let (repository, options) = (&world.repository, options(&world));
+        let (repository, options) = (&world.repository, world.options());
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| backup::run(repository, &options).unwrap());
@@ -438,16 +433,7 @@ fn a_cluster_that_went_back_is_refused_and_both_lines_stay_readable() {
     let (old, last) = (world.said.clone(), world.last());
     let covered = world.covered.clone();
     world.server = Server::etcd("3.6.4");
-    let access = EtcdOptions { access: member(&world.server), prefix: vec![], capture: None };
-    let mut options = backup::Options {
-        series: "default".into(),
-        name: Some("new".into()),
-        tags: vec![],
-        etcd: Some(access),
-        objects: None,
-        new_line: false,
-        tuning: Tuning::default(),
-    };
+    let mut options = world.options();
     let refused = backup::run(&world.repository, &options).unwrap_err();
     assert_eq!(refused.kind(), Kind::SourceChanged, "{refused}");
     (world.said, world.compacted) = (BTreeMap::new(), 0);
@@ -529,4 +515,114 @@ fn watched(runtime: &Runtime, client: &mut Client, first: i64, count: usize) -> 
         }
     });
     seen
+}
+
+/// Objects, by key.
+type Bodies = BTreeMap<&'static str, &'static str>;
+
+/// Puts what is here and deletes what is empty.
+fn change_objects(world: &World, minio: &Server, objects: &[(&str, &str)]) {
+    world.runtime.block_on(async {
+        let client = connect(&minio.access()).await.unwrap();
+        for (key, body) in objects {
+            if body.is_empty() {
+                client.delete_object().bucket("data").key(*key).send().await.unwrap();
+                continue;
+            }
+            let body = body.as_bytes().to_vec().into();
+            client.put_object().bucket("data").key(*key).body(body).send().await.unwrap();
+        }
+    });
+}
+
+fn bodies_in(world: &World, minio: &Server, bucket: &str) -> BTreeMap<String, String> {
+    world.runtime.block_on(async {
+        let client = connect(&minio.access()).await.unwrap();
+        let mut bodies = BTreeMap::new();
+        for object in client.list_objects_v2().bucket(bucket).send().await.unwrap().contents() {
+            let key = object.key().unwrap().to_owned();
+            let got = client.get_object().bucket(bucket).key(&key).send().await.unwrap();
+            let body = got.body.collect().await.unwrap().into_bytes().to_vec();
+            bodies.insert(key, String::from_utf8(body).unwrap());
+        }
+        bodies
+    })
+}
+
+#[test]
+fn between_two_snapshots_objects_are_those_of_the_later_but_for_what_it_dropped_or_changed() {
+    let mut world = World::start("3.6.4", 81);
+    let minio = Server::minio();
+    for bucket in ["data", "target"] {
+        minio.make_bucket(&world.runtime, bucket);
+    }
+    let objects = BucketOptions {
+        access: minio.access(),
+        bucket: "data".into(),
+        prefix: String::new(),
+        selection: Selection::default(),
+    };
+    let options = backup::Options { objects: Some(objects), ..world.options() };
+    world.step(0);
+    change_objects(
+        &world,
+        &minio,
+        &[("a/changed", "old"), ("a/dropped", "was"), ("a/same", "same"), ("b", "b")],
+    );
+    let first = backup::run(&world.repository, &options).unwrap().etcd.unwrap().revision;
+    world.step(0);
+    let between = world.listen();
+    assert!(between > first);
+    world.step(0);
+    change_objects(&world, &minio, &[("a/changed", "new"), ("a/dropped", ""), ("a/added", "more")]);
+    let last = backup::run(&world.repository, &options).unwrap().etcd.unwrap().revision;
+    assert!(last > between);
+
+    let moment = world.find(&format!("rev:{between}")).unwrap();
+    let browser = Browser::open(&world.repository).unwrap();
+    let mut listed = Vec::new();
+    let add = |key: &[u8], _: &icecore::format::Item, certainty| {
+        listed.push((String::from_utf8(key.to_vec()).unwrap(), certainty));
+        Ok(())
+    };
+    browser.objects(&moment, b"a/", add).unwrap();
+    let expected = [
+        ("a/added", Certainty::After),
+        ("a/changed", Certainty::Before),
+        ("a/dropped", Certainty::Before),
+        ("a/same", Certainty::Exact),
+    ];
+    assert_eq!(listed, expected.map(|(key, certainty)| (key.to_owned(), certainty)));
+    let cat = |key: &str| {
+        let mut body = Vec::new();
+        browser.cat(&moment, Side::Objects, key.as_bytes(), &mut body).unwrap();
+        String::from_utf8(body).unwrap()
+    };
+    assert_eq!(
+        (cat("a/changed"), cat("a/dropped"), cat("a/added")),
+        ("old".into(), "was".into(), "more".into())
+    );
+    let mut differ = Vec::new();
+    let after = world.find(&format!("rev:{last}")).unwrap();
+    browse::diff(&browser, (&moment, &after), Side::Objects, b"", &mut |line| {
+        differ.push(String::from_utf8(line.key).unwrap());
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(differ, ["a/changed", "a/dropped"]);
+    assert!(icecore::check::verify(&world.repository, &moment).unwrap().damage.is_empty());
+
+    let bucket = Some((minio.access(), "target".into(), String::new()));
+    let options = restore::Options { bucket, ..restore::Options::default() };
+    let report = restore::run(&world.repository, &moment, &options, &|_| ()).unwrap();
+    assert_eq!((report.revision, report.nearest), (Some(between), 3));
+    let expected: Bodies =
+        [("a/added", "more"), ("a/changed", "old"), ("a/dropped", "was"), ("a/same", "same"), ("b", "b")]
+            .into();
+    let expected = expected.into_iter().map(|(key, body)| (key.to_owned(), body.to_owned())).collect();
+    assert_eq!(bodies_in(&world, &minio, "target"), expected);
+    let at_a_snapshot = world.find(&format!("rev:{first}")).unwrap();
+    let options = restore::Options { overwrite: true, delete_extra: true, ..options };
+    let report = restore::run(&world.repository, &at_a_snapshot, &options, &|_| ()).unwrap();
+    assert_eq!(report.nearest, 0);
 }

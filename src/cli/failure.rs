@@ -126,3 +126,14 @@ impl From<std::io::Error> for Failure {
         Failure::new(Kind::Failed, format!("cannot write the output: {error}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_source_is_another_one_is_told_of_a_new_line() {
+        let failure: Failure = backup::Error::SourceChanged("it went back".into()).into();
+        assert!(failure.advice().contains("--new-line"));
+    }
+}

@@ -246,7 +246,7 @@ pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failur
     let mut out = std::io::stdout().lock();
     match session.json {
         true => writeln!(out, "{}", restore_json(&report, options.dry_run))?,
-        false => print_restore(&mut out, &report, options.dry_run)?,
+        false => print_restore(&mut out, &report, moment.is_whole(), options.dry_run)?,
     }
     warn(session, &report.warnings);
     Ok(if report.warnings.is_empty() { Outcome::Done } else { Outcome::Warnings })
@@ -266,7 +266,12 @@ fn restore_json(report: &restore::Report, dry_run: bool) -> Value {
     })
 }
 
-fn print_restore(out: &mut dyn Write, report: &restore::Report, dry_run: bool) -> std::io::Result<()> {
+fn print_restore(
+    out: &mut dyn Write,
+    report: &restore::Report,
+    whole: bool,
+    dry_run: bool,
+) -> std::io::Result<()> {
     let would = if dry_run { "would be " } else { "" };
     let mut side = |name: &str, counts: &restore::Counts| {
         writeln!(
@@ -294,7 +299,8 @@ fn print_restore(out: &mut dyn Write, report: &restore::Report, dry_run: bool) -
             "{nearest} objects are the nearest known: no snapshot was taken at the revision itself"
         )?;
     }
-    let revision = report.revision.map(|revision| format!("revision {revision} of ")).unwrap_or_default();
+    let revision = report.revision.filter(|_| !whole);
+    let revision = revision.map(|revision| format!("revision {revision} of ")).unwrap_or_default();
     writeln!(out, "{done} {revision}snapshot {} in {}", report.id, duration(report.seconds))
 }
 
