@@ -59,6 +59,10 @@ fn revisions_json(series: &str, revisions: &Revisions) -> Value {
     }
 }
 
+fn range_text(from: i64, to: i64) -> String {
+    if from == to { format!("revision {from}") } else { format!("revisions {from} to {to}") }
+}
+
 /// The series, with its line of history where that is not the first.
 fn line_name(series: &str, line: u32) -> String {
     if line == 0 { series.to_owned() } else { format!("{series} (line {line})") }
@@ -79,7 +83,7 @@ fn revisions_line(series: &str, revisions: &Revisions) -> String {
                 Reason::Unseen => "between two captures by ranges",
                 Reason::Forgotten => "of forgotten snapshots",
             };
-            format!("{name}  gap: {from} to {to}, {why}")
+            format!("{name}  gap: {}, {why}", range_text(from, to))
         }
     }
 }
@@ -117,9 +121,9 @@ fn tell_gaps(revisions: &[Revisions], nothing: bool) {
     match gaps.clone().count() {
         0 => {}
         1 => gaps.for_each(|gap| {
-            say(&format!("what happened in revisions {} to {} is not known", gap.from, gap.to))
+            say(&format!("of {} only the end is known", range_text(gap.from, gap.to)));
         }),
-        n => say(&format!("what happened in {n} gaps is not known: `icecore revisions` lists them")),
+        n => say(&format!("of {n} gaps only the ends are known: `icecore revisions` lists them")),
     }
 }
 

@@ -36,6 +36,9 @@ fn known_line(known: &Known) -> String {
     let (last, time) = (known.last, local_time(known.time));
     let seen = format!("etcd is known to have been at revision {} at {}", last.revision, local_time(last.to));
     match known.next {
+        Some(next) if next.revision < last.revision => {
+            format!("{seen}, and at revision {} later: its clock was set back", next.revision)
+        }
         Some(next) => format!(
             "{seen} and at {} at {}: at {time} it was between them; revision {} is taken",
             next.revision,

@@ -122,7 +122,8 @@ pub struct Stretch {
 fn covered(etcd: &EtcdCapture) -> Vec<Stretch> {
     let mut gaps = etcd.gaps.clone();
     gaps.sort_by_key(|gap| gap.after);
-    let (mut from, mut stretches) = (etcd.anchor.revision, Vec::new());
+    // Revision 1 is that of an etcd which nothing was written to.
+    let (mut from, mut stretches) = (etcd.anchor.revision.max(1), Vec::new());
     for gap in &gaps {
         if gap.after >= from {
             stretches.push(Stretch { from, to: gap.after });
