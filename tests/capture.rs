@@ -4,11 +4,13 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use common::Server;
-use etcd_client::{Client, ConnectOptions, DeleteOptions, GetOptions, Permission, PutOptions, Txn, TxnOp};
+use etcd_client::{
+    Client, CompactionOptions, ConnectOptions, DeleteOptions, GetOptions, Permission, PutOptions, Txn, TxnOp,
+};
 use icecore::backup::{self, EtcdOptions, Options, Report};
 use icecore::context::{Context, Random, Seeded};
 use icecore::etcd::Access;
@@ -29,7 +31,8 @@ type Fields = (i64, i64, i64, i64, Vec<u8>);
 
 struct World {
     runtime: Runtime,
-    server: Server,
+    server: Mutex<Server>,
+    url: String,
     directory: tempfile::TempDir,
 }
 
@@ -48,7 +51,9 @@ impl World {
     }
 
     fn on(server: Server) -> World {
-        let world = World { runtime: common::runtime(), server, directory: tempfile::tempdir().unwrap() };
+        let (runtime, url) = (common::runtime(), server.url.clone());
+        let directory = tempfile::tempdir().unwrap();
+        let world = World { runtime, server: Mutex::new(server), url, directory };
         let cost = KeyCost { memory: 64, passes: 1 };
         Repository::init(&world.context(), &world.access(), "passphrase", cost).unwrap();
         world
@@ -74,12 +79,12 @@ impl World {
 
     fn client(&self, user: Option<&str>) -> Client {
         let options = user.map(|user| ConnectOptions::new().with_user(user, user));
-        self.runtime.block_on(Client::connect([&self.server.url], options)).unwrap()
+        self.runtime.block_on(Client::connect([&self.url], options)).unwrap()
     }
 
     fn etcd_access(&self, user: Option<&str>) -> Access {
         let user = user.map(|user| (user.to_owned(), user.to_owned()));
-        Access { endpoints: vec![self.server.url.clone()], user, ..Access::default() }
+        Access { endpoints: vec![self.url.clone()], user, ..Access::default() }
     }
 
     fn backup(&self, how: &How) -> backup::Result<Report> {
@@ -172,6 +177,11 @@ impl World {
         });
     }
 
+    fn compact(&self, client: &mut Client, revision: i64) {
+        let options = CompactionOptions::new().with_physical();
+        self.runtime.block_on(client.compact(revision, Some(options))).unwrap();
+    }
+
     fn put(&self, client: &mut Client, key: &str, value: impl Into<Vec<u8>>) -> i64 {
         let answer = self.runtime.block_on(client.put(key, value, None)).unwrap();
         answer.header().unwrap().revision()
@@ -237,9 +247,10 @@ fn a_user_of_one_prefix_captures_what_he_may_read_and_is_told_what_that_is() {
         let random = Seeded::new(1);
         change(&world, &mut root, &random, "a/", 100);
         change(&world, &mut root, &random, "b/", 20);
-        let how = |prefix: &'static str| How { prefix, user: Some("reader"), ..How::default() };
+        let capture = Some(CapturePath::Range);
+        let how = |prefix: &'static str| How { prefix, user: Some("reader"), capture, ..How::default() };
         for prefix in ["", "b/", "a"] {
-            let refused = world.backup(&how(prefix)).unwrap_err();
+            let refused = world.backup(&How { capture: None, ..how(prefix) }).unwrap_err();
             assert_eq!(refused.kind(), Kind::Denied, "{version} {prefix:?}: {refused}");
             let text = refused.to_string();
             assert!(text.contains("user \"reader\" may read \"a/\" only"), "{version} {prefix:?}: {text}");
@@ -256,7 +267,8 @@ fn a_user_of_one_prefix_captures_what_he_may_read_and_is_told_what_that_is() {
             change(&world, &mut root, &random, "a/", 40);
         }
         // The role root goes on with the whole file.
-        let report = world.backup(&How { user: Some("root"), ..how("a/") }).unwrap();
+        let capture = Some(CapturePath::Snapshot);
+        let report = world.backup(&How { user: Some("root"), capture, ..how("a/") }).unwrap();
         assert_eq!(report.etcd.as_ref().unwrap().path, CapturePath::Snapshot);
         assert!(report.gaps.is_empty());
         world.check(&root, &report, "a/");
@@ -403,5 +415,272 @@ fn a_compaction_in_the_middle_of_ranges_begins_them_again_and_gives_up_after_a_w
                 "{error}"
             );
         }
+    }
+}
+
+/// A backup by the whole file, and one by watch where there is something to go on from, each in a series
+/// of its own.
+fn both(world: &World, prefix: &'static str, user: Option<&'static str>) -> (EtcdCapture, EtcdCapture) {
+    let by = |series, capture| {
+        let report = world.backup(&How { series, prefix, user, capture: Some(capture) }).unwrap();
+        assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+        report.etcd.unwrap()
+    };
+    (by("file", CapturePath::Snapshot), by("watch", CapturePath::Watch))
+}
+
+/// What a capture holds, without how it came.
+fn roots(capture: &EtcdCapture) -> impl PartialEq + std::fmt::Debug + use<> {
+    let EtcdCapture { revision, keys, events, anchor, history, state, system, .. } = capture.clone();
+    (revision, keys, events, anchor, history, state, system)
+}
+
+#[test]
+fn the_history_is_the_same_by_watch_and_by_file() {
+    for version in VERSIONS {
+        let world = World::new(version);
+        let mut client = world.client(None);
+        let random = Seeded::new(3);
+        change(&world, &mut client, &random, "", 400);
+        for round in 0..8 {
+            let (file, watch) = both(&world, "", None);
+            assert_eq!(roots(&file), roots(&watch), "{version}, round {round}");
+            let path = if round == 0 { CapturePath::Snapshot } else { CapturePath::Watch };
+            assert_eq!(watch.path, path, "{version}, round {round}");
+            change(&world, &mut client, &random, "", [1, 200, 5, 60, 0, 9, 30][round % 7]);
+        }
+    }
+}
+
+#[test]
+fn below_a_prefix_a_watch_finds_the_events_of_the_file_in_their_order() {
+    let world = World::new("3.6.4");
+    let mut client = world.client(None);
+    let random = Seeded::new(4);
+    change(&world, &mut client, &random, "a/", 200);
+    for round in 0..5 {
+        let (file, watch) = both(&world, "a/", None);
+        let what = |capture: &EtcdCapture| {
+            let events = world.events(capture).into_iter();
+            events.map(|(revision, _, key, put)| (revision, key, put)).collect::<Vec<_>>()
+        };
+        assert_eq!(what(&file), what(&watch), "round {round}");
+        assert_eq!(world.stored(&file), world.stored(&watch), "round {round}");
+        assert_eq!((file.keys, file.revision), (watch.keys, watch.revision), "round {round}");
+        change(&world, &mut client, &random, "a/", 20);
+        // Revisions in which nothing below the prefix happens.
+        change(&world, &mut client, &random, "b/", 20);
+    }
+}
+
+#[test]
+fn a_user_of_one_prefix_watches_it_where_the_server_says_how_far_it_is() {
+    for (version, then) in [("3.5.1", CapturePath::Range), ("3.6.4", CapturePath::Watch)] {
+        let world = World::new(version);
+        world.limit("reader", "a/");
+        let mut root = world.client(Some("root"));
+        let random = Seeded::new(5);
+        for path in [CapturePath::Range, then, then] {
+            change(&world, &mut root, &random, "a/", 50);
+            change(&world, &mut root, &random, "b/", 5);
+            let how = How { prefix: "a/", user: Some("reader"), ..How::default() };
+            let report = world.backup(&how).unwrap();
+            assert_eq!((report.etcd.as_ref().unwrap().path, report.warnings.len()), (path, 0), "{version}");
+            world.check(&root, &report, "a/");
+        }
+    }
+}
+
+#[test]
+fn what_was_compacted_between_two_snapshots_is_a_gap_and_all_is_read() {
+    for version in VERSIONS {
+        let world = World::new(version);
+        let mut client = world.client(None);
+        let random = Seeded::new(6);
+        change(&world, &mut client, &random, "", 100);
+        let first = world.backup(&How::default()).unwrap().etcd.unwrap();
+        change(&world, &mut client, &random, "", 50);
+        let until = world.put(&mut client, "last", "value");
+        world.compact(&mut client, until);
+        for (capture, gap) in [(Some(CapturePath::Watch), true), (None, false)] {
+            world.put(&mut client, "more", "value");
+            let report = world.backup(&How { capture, ..How::default() }).unwrap();
+            world.check(&client, &report, "");
+            let gaps = gap.then_some(Gap { after: first.revision, until });
+            assert_eq!(report.gaps, gaps.into_iter().collect::<Vec<Gap>>(), "{version}");
+            assert_eq!(report.warnings.len(), usize::from(gap), "{version}: {:?}", report.warnings);
+            let path = if gap { CapturePath::Snapshot } else { CapturePath::Watch };
+            assert_eq!(report.etcd.unwrap().path, path, "{version}");
+        }
+    }
+}
+
+/// A backup by watch during which something happens at the event of this number.
+fn disturbed(world: &World, number: u32, act: impl Fn() + Send + Sync + 'static) -> Report {
+    let seen = AtomicU32::new(0);
+    let mut context = world.context();
+    context.progress = Arc::new(OnAdvance(move |_| {
+        if seen.fetch_add(1, Ordering::SeqCst) == number {
+            act();
+        }
+    }));
+    let how = How { series: "watch", capture: Some(CapturePath::Watch), ..How::default() };
+    world.backup_with(&world.open_with(context), &how).unwrap()
+}
+
+#[test]
+fn a_watch_goes_on_after_its_member_was_killed_and_came_back() {
+    for version in VERSIONS {
+        let world = Arc::new(World::new(version));
+        let mut client = world.client(None);
+        let random = Seeded::new(7);
+        change(&world, &mut client, &random, "", 20);
+        both(&world, "", None);
+        change(&world, &mut client, &random, "", 300);
+        let restarted = world.clone();
+        let report = disturbed(&world, 100, move || restarted.server.lock().unwrap().restart());
+        let watch = report.etcd.unwrap();
+        let how = How { series: "file", capture: Some(CapturePath::Snapshot), ..How::default() };
+        let file = world.backup(&how).unwrap().etcd.unwrap();
+        assert_eq!(watch.path, CapturePath::Watch, "{version}");
+        assert_eq!(roots(&file), roots(&watch), "{version}");
+    }
+}
+
+#[test]
+fn a_compaction_in_the_middle_of_a_watch_loses_nothing() {
+    for version in VERSIONS {
+        let world = Arc::new(World::new(version));
+        let mut client = world.client(None);
+        let random = Seeded::new(8);
+        change(&world, &mut client, &random, "", 20);
+        both(&world, "", None);
+        // Too much to be on its way at once.
+        for n in 0..60 {
+            world.put(&mut client, &format!("large/{n}"), vec![n; 1_000_000]);
+        }
+        let until = world.put(&mut client, "last", "value");
+        let compacting = world.clone();
+        let report = disturbed(&world, 1, move || compacting.compact(&mut compacting.client(None), until));
+        world.check(&client, &report, "");
+        let capture = report.etcd.as_ref().unwrap();
+        match capture.path {
+            CapturePath::Watch => assert!(report.gaps.is_empty()),
+            path => assert_eq!((path, report.gaps.len()), (CapturePath::Snapshot, 1), "{version}"),
+        }
+    }
+}
+
+#[test]
+fn a_member_that_lags_catches_up_first_and_a_new_leader_does_not_matter() {
+    let mut members = Server::etcd_cluster("3.6.4");
+    let runtime = common::runtime();
+    let status = |url: &str| {
+        let mut client = runtime.block_on(Client::connect([url], None)).unwrap();
+        let status = runtime.block_on(client.status()).unwrap();
+        (status.header().unwrap().member_id(), status.leader())
+    };
+    let follows = |member: &Server| {
+        let (id, leader) = status(&member.url);
+        id != leader
+    };
+    let follower = members.iter().position(follows).unwrap();
+    let world = World::on(members.remove(follower));
+    let other = members.iter().position(follows).unwrap();
+    let (leader, next) = (members[1 - other].url.clone(), status(&members[other].url).0);
+    let mut client = world.runtime.block_on(Client::connect([&leader], None)).unwrap();
+    let random = Seeded::new(9);
+    change(&world, &mut client, &random, "", 50);
+    both(&world, "", None);
+    world.server.lock().unwrap().pause(true);
+    change(&world, &mut client, &random, "", 300);
+    let last = world.put(&mut client, "last", "value");
+    world.server.lock().unwrap().pause(false);
+    let report = {
+        let (runtime, client) = (world.runtime.handle().clone(), client.clone());
+        disturbed(&world, 10, move || {
+            let mut client = client.clone();
+            runtime.block_on(client.move_leader(next)).unwrap();
+        })
+    };
+    let watch = report.etcd.unwrap();
+    assert_eq!((watch.path, watch.revision), (CapturePath::Watch, last));
+    let how = How { series: "file", capture: Some(CapturePath::Snapshot), ..How::default() };
+    let file = world.backup(&how).unwrap().etcd.unwrap();
+    assert_eq!(roots(&file), roots(&watch));
+}
+
+#[test]
+fn two_backups_of_one_series_at_once_both_hold_everything() {
+    let world = World::new("3.6.4");
+    let mut client = world.client(None);
+    let random = Seeded::new(10);
+    change(&world, &mut client, &random, "", 100);
+    world.backup(&How::default()).unwrap();
+    change(&world, &mut client, &random, "", 100);
+    let by = |capture| world.backup(&How { capture: Some(capture), ..How::default() }).unwrap();
+    let reports = std::thread::scope(|scope| {
+        let both =
+            [CapturePath::Watch, CapturePath::Snapshot].map(|capture| scope.spawn(move || by(capture)));
+        both.map(|run| run.join().unwrap())
+    });
+    for report in &reports {
+        world.check(&client, report, "");
+    }
+    change(&world, &mut client, &random, "", 10);
+    let report = world.backup(&How::default()).unwrap();
+    world.check(&client, &report, "");
+    assert!(report.gaps.is_empty());
+}
+
+#[test]
+fn large_values_large_transactions_and_tombstones_come_whole() {
+    for version in VERSIONS {
+        let options = ["--max-txn-ops=10000", "--max-request-bytes=4000000"];
+        let world = World::on(Server::etcd_with(version, &options));
+        let mut client = world.client(None);
+        both(&world, "", None);
+        for n in 0..8 {
+            world.put(&mut client, "large", vec![n; 1_500_000]);
+        }
+        let puts = (0..10_000).map(|n| TxnOp::put(format!("many/{n:05}"), vec![7; 200], None));
+        let puts: Vec<TxnOp> = puts.collect();
+        world.runtime.block_on(client.txn(Txn::new().and_then(puts))).unwrap();
+        let (file, watch) = both(&world, "", None);
+        assert_eq!(watch.path, CapturePath::Watch, "{version}");
+        assert_eq!(roots(&file), roots(&watch), "{version}");
+        assert_eq!((watch.keys, watch.events), (10_001, 10_008), "{version}");
+        // Nothing but tombstones is left.
+        let options = DeleteOptions::new().with_all_keys();
+        world.runtime.block_on(client.delete("", Some(options))).unwrap();
+        let (file, watch) = both(&world, "", None);
+        assert_eq!(roots(&file), roots(&watch), "{version}");
+        assert_eq!((watch.keys, watch.events), (0, 10_001), "{version}");
+        let ranges = How { series: "ranges", capture: Some(CapturePath::Range), ..How::default() };
+        assert_eq!(world.backup(&ranges).unwrap().etcd.unwrap().keys, 0, "{version}");
+    }
+}
+
+#[test]
+fn users_and_roles_that_changed_are_read_with_the_whole_file() {
+    for version in VERSIONS {
+        let world = World::new(version);
+        let mut client = world.client(None);
+        change(&world, &mut client, &Seeded::new(11), "", 30);
+        both(&world, "", None);
+        change(&world, &mut client, &Seeded::new(12), "", 30);
+        let (file, watch) = both(&world, "", None);
+        assert_eq!((watch.path, roots(&file)), (CapturePath::Watch, roots(&watch)), "{version}");
+        world.limit("reader", "a/");
+        let mut root = world.client(Some("root"));
+        for path in [CapturePath::Snapshot, CapturePath::Watch] {
+            change(&world, &mut root, &Seeded::new(13), "", 30);
+            let (file, watch) = both(&world, "", Some("root"));
+            assert_eq!((watch.path, roots(&file)), (path, roots(&watch)), "{version}");
+        }
+        world.runtime.block_on(root.user_change_password("reader", "another")).unwrap();
+        world.put(&mut root, "more", "value");
+        let (_, watch) = both(&world, "", Some("root"));
+        assert_eq!(watch.path, CapturePath::Snapshot, "{version}");
     }
 }

@@ -275,11 +275,13 @@ impl Session {
         let how = match (flag, self.settings.get("etcd", "capture")) {
             (Some(how), _) => how,
             (None, None) => return Ok(None),
-            (None, Some(text)) => EtcdCapture::from_str(&text, false)
-                .map_err(|_| Failure::usage(format!("capture in [etcd] is {text:?}: snapshot or range")))?,
+            (None, Some(text)) => EtcdCapture::from_str(&text, false).map_err(|_| {
+                Failure::usage(format!("capture in [etcd] is {text:?}: snapshot, watch or range"))
+            })?,
         };
         Ok(Some(match how {
             EtcdCapture::Snapshot => CapturePath::Snapshot,
+            EtcdCapture::Watch => CapturePath::Watch,
             EtcdCapture::Range => CapturePath::Range,
         }))
     }

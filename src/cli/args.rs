@@ -252,6 +252,8 @@ pub struct Sources {
 pub enum EtcdCapture {
     /// Its whole file, for the role root
     Snapshot,
+    /// What changed since the last snapshot
+    Watch,
     /// Its keys, for whoever may read them
     Range,
 }
@@ -266,7 +268,7 @@ pub struct Backup {
     /// No objects that fit this glob, also of those included; may be given several times
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
-    /// How etcd is read, where it is not to be chosen: the whole file, or ranged reads of its keys
+    /// How etcd is read, where it is not to be chosen
     #[arg(long, value_name = "HOW")]
     pub etcd_capture: Option<EtcdCapture>,
     /// A name for the snapshot

@@ -1,5 +1,7 @@
 //! Leases, asked for one by one.
 
+use std::collections::BTreeSet;
+
 use futures::StreamExt;
 
 use super::{ANSWER, Error, Etcd, Result};
@@ -20,6 +22,16 @@ pub enum LeaseTime {
 }
 
 impl Etcd {
+    /// All leases there are; `None` where the user may not list them.
+    pub fn leases(&self) -> Result<Option<BTreeSet<i64>>> {
+        let mut client = self.client();
+        match self.answered("list the leases of", client.leases()) {
+            Ok(answer) => Ok(Some(answer.leases().iter().map(|lease| lease.id()).collect())),
+            Err(error) if error.kind() == Kind::Denied => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What the server says of each lease, in the order of `ids`.
     pub fn lease_times(&self, ids: &[i64]) -> Result<Vec<LeaseTime>> {
         let asked = ids.iter().map(|&id| self.lease_time(id));

@@ -1,5 +1,6 @@
 //! A connection to one member of an etcd cluster, and what is read through it.
 
+mod auth;
 mod keys;
 mod leases;
 mod rights;
@@ -14,6 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::fault::{Kind, chain};
 
+pub use auth::Auth;
 pub use keys::{Counted, Keys, Present, Span};
 pub use leases::LeaseTime;
 pub use rights::Rights;
@@ -112,8 +114,9 @@ impl Error {
 pub struct Etcd {
     client: Client,
     endpoint: String,
-    /// The name of the user, where one was given.
-    user: Option<String>,
+    /// Name and password, where they were given.
+    user: Option<(String, String)>,
+    tls: Option<TlsOptions>,
     runtime: Handle,
 }
 
@@ -128,17 +131,31 @@ fn options(access: &Access, endpoint: &str) -> Result<ConnectOptions> {
     if let Some((name, password)) = &access.user {
         options = options.with_user(name, password).with_auto_token_refresh(true);
     }
-    if endpoint.starts_with("https://") || access.ca.is_some() || access.identity.is_some() {
-        let mut tls = TlsOptions::new().with_native_roots();
-        if let Some(ca) = &access.ca {
-            tls = tls.ca_certificate(Certificate::from_pem(read(ca)?));
-        }
-        if let Some((certificate, key)) = &access.identity {
-            tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
-        }
+    if let Some(tls) = tls_options(access, endpoint)? {
         options = options.with_tls(tls);
     }
     Ok(options)
+}
+
+fn tls_options(access: &Access, endpoint: &str) -> Result<Option<TlsOptions>> {
+    if !endpoint.starts_with("https://") && access.ca.is_none() && access.identity.is_none() {
+        return Ok(None);
+    }
+    let mut tls = TlsOptions::new().with_native_roots();
+    if let Some(ca) = &access.ca {
+        tls = tls.ca_certificate(Certificate::from_pem(read(ca)?));
+    }
+    if let Some((certificate, key)) = &access.identity {
+        tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+    }
+    Ok(Some(tls))
+}
+
+/// Whether what etcd says is that the user may not.
+fn is_denial(why: &str) -> bool {
+    let why = why.to_lowercase();
+    let denied = ["permission denied", "authentication failed", "user name is empty", "invalid auth token"];
+    denied.iter().any(|word| why.contains(word))
 }
 
 /// The kind of failure behind etcd-client's error.
@@ -148,8 +165,7 @@ fn kind_of(error: &etcd_client::Error, why: &str) -> Kind {
     if tls.iter().any(|word| lower.contains(word)) {
         return Kind::Tls;
     }
-    let denied = ["permission denied", "authentication failed", "user name is empty", "invalid auth token"];
-    if denied.iter().any(|word| lower.contains(word)) {
+    if is_denial(why) {
         return Kind::Denied;
     }
     match error {
@@ -193,8 +209,8 @@ impl Etcd {
         let connected = runtime.block_on(async {
             tokio::time::timeout(ANSWER, Client::connect([endpoint], Some(options))).await
         });
-        let user = access.user.as_ref().map(|(name, _)| name.clone());
-        let etcd = |client| Etcd { client, endpoint: endpoint.into(), user, runtime: runtime.clone() };
+        let (user, tls) = (access.user.clone(), tls_options(access, endpoint)?);
+        let etcd = |client| Etcd { client, endpoint: endpoint.into(), user, tls, runtime: runtime.clone() };
         match connected {
             Ok(Ok(client)) => Ok(etcd(client)),
             Ok(Err(error)) => Err(failure("reach", endpoint, &error)),
@@ -220,6 +236,12 @@ impl Etcd {
     /// The error of a request that got no answer in time.
     pub fn silent(&self, action: &'static str) -> Error {
         silent(action, &self.endpoint)
+    }
+
+    /// The error of a connection that ended, or of what was said in it.
+    pub fn broken(&self, action: &'static str, why: &str) -> Error {
+        let kind = if is_denial(why) { Kind::Denied } else { Kind::Unreachable };
+        Error::Request { action, endpoint: self.endpoint.clone(), kind, why: why.into() }
     }
 
     /// What went wrong with `action`.

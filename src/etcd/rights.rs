@@ -19,7 +19,7 @@ impl Etcd {
     /// The roles of the user and what they let him read. A user may ask for his own; `None` where there
     /// is no name to ask with (a certificate's is known to the server only).
     pub fn rights(&self) -> Result<Option<Rights>> {
-        let Some(user) = self.user.clone() else { return Ok(None) };
+        let Some((user, _)) = self.user.clone() else { return Ok(None) };
         let mut client = self.client();
         let roles = self.answered("ask for the user's roles in", client.user_get(user.as_str()))?;
         let mut readable = Vec::new();

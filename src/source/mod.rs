@@ -11,7 +11,7 @@ use crate::fault::Kind;
 use crate::storage::{Cause, S3Error};
 
 pub use bucket::{Body, Bucket, BucketOptions, Fetched, Head, Reading, Requests};
-pub use etcd::{Spooled, ranges, snapshot};
+pub use etcd::{Spooled, Watched, ranges, snapshot, watch};
 pub use listing::{Listed, Listing};
 
 /// Why a source could not be read.

@@ -50,6 +50,8 @@ pub fn free_port() -> u16 {
 /// A server's process and its directory.
 pub struct Server {
     child: Child,
+    /// What began it.
+    command: Command,
     directory: tempfile::TempDir,
     /// `http://127.0.0.1:port`
     pub url: String,
@@ -69,13 +71,13 @@ impl Drop for Server {
 
 /// Begins the process. The kernel ends it if this process is killed outright; it goes by the thread
 /// that began it, so all are begun by one thread that stays.
-fn launch(command: Command) -> io::Result<Child> {
-    type Order = (Command, Sender<io::Result<Child>>);
+fn launch(command: Command) -> io::Result<(Child, Command)> {
+    type Order = (Command, Sender<io::Result<(Child, Command)>>);
     static LAUNCHER: LazyLock<Sender<Order>> = LazyLock::new(|| {
         let (orders, received) = channel::<Order>();
         std::thread::spawn(move || {
             for (mut command, answer) in received {
-                let _ = answer.send(command.spawn());
+                let _ = answer.send(command.spawn().map(|child| (child, command)));
             }
         });
         orders
@@ -118,6 +120,10 @@ fn installed_at(place: &str, part: &str) -> PathBuf {
     program
 }
 
+fn etcd_program(version: &str) -> PathBuf {
+    installed_at(&format!("servers/etcd-{version}/etcd"), &format!("etcd-{}", &version[..3]))
+}
+
 impl Server {
     /// MinIO.
     pub fn minio() -> Server {
@@ -143,8 +149,12 @@ impl Server {
 
     /// etcd of a version that `scripts/servers.sh` installs: 3.5.1, 3.6.4.
     pub fn etcd(version: &str) -> Server {
-        let part = format!("etcd-{}", &version[..3]);
-        let program = installed_at(&format!("servers/etcd-{version}/etcd"), &part);
+        Server::etcd_with(version, &[])
+    }
+
+    /// The same with options of its own.
+    pub fn etcd_with(version: &str, options: &[&str]) -> Server {
+        let program = etcd_program(version);
         start("etcd", "/health", |directory| {
             let (port, peer) = (free_port(), free_port());
             let (url, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
@@ -152,9 +162,57 @@ impl Server {
             command.arg("--data-dir").arg(directory.join("data"));
             command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
             command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-            command.args(["--name", "test", "--initial-cluster", &format!("test={peer}")]);
+            command.args(["--name", "test", "--initial-cluster", &format!("test={peer}")]).args(options);
             (port, command, Vec::new())
         })
+    }
+
+    /// Three members of one cluster.
+    pub fn etcd_cluster(version: &str) -> Vec<Server> {
+        let program = etcd_program(version);
+        let ports: Vec<(u16, u16)> = (0..3).map(|_| (free_port(), free_port())).collect();
+        let at = |port: u16| format!("http://127.0.0.1:{port}");
+        let all: Vec<String> = (0..3).map(|n| format!("m{n}={}", at(ports[n].1))).collect();
+        let begin = |n: usize| {
+            let directory = tempfile::tempdir().unwrap();
+            let (url, peer) = (at(ports[n].0), at(ports[n].1));
+            let mut command = guarded(&program);
+            command.arg("--data-dir").arg(directory.path().join("data"));
+            command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+            command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+            command.args(["--name", &format!("m{n}"), "--initial-cluster", &all.join(",")]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let (child, command) = launch(command).unwrap();
+            Server { child, command, directory, url, litter: Vec::new() }
+        };
+        let members: Vec<Server> = (0..3).map(begin).collect();
+        members.iter().for_each(Server::wait);
+        members
+    }
+
+    /// Until an etcd answers.
+    fn wait(&self) {
+        let (begun, port) = (Instant::now(), self.url.rsplit(':').next().unwrap().parse().unwrap());
+        while !healthy(port, "/health").unwrap_or(false) {
+            assert!(begun.elapsed() < READY, "{} did not become ready", self.url);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Kills an etcd and starts it again on the same data.
+    pub fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let command = std::mem::replace(&mut self.command, Command::new("false"));
+        (self.child, self.command) = launch(command).unwrap();
+        self.wait();
+    }
+
+    /// Has the process stand still, or go on.
+    pub fn pause(&self, still: bool) {
+        let signal = if still { "-STOP" } else { "-CONT" };
+        let done = Command::new("kill").arg(signal).arg(self.child.id().to_string()).status();
+        assert!(done.unwrap().success());
     }
 
     /// SeaweedFS with its S3 gateway.
@@ -234,8 +292,9 @@ fn start(name: &str, health: &str, prepare: impl Fn(&Path) -> (u16, Command, Vec
         let log = directory.path().join("log");
         let file = File::create(&log).unwrap();
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
-        let child = launch(command).unwrap();
-        let mut server = Server { child, directory, url: format!("http://127.0.0.1:{port}"), litter };
+        let (child, command) = launch(command).unwrap();
+        let url = format!("http://127.0.0.1:{port}");
+        let mut server = Server { child, command, directory, url, litter };
         let begun = Instant::now();
         while server.child.try_wait().unwrap().is_none() && begun.elapsed() < READY {
             if healthy(port, health).unwrap_or(false) {

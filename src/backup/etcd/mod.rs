@@ -5,21 +5,27 @@ mod events;
 mod file;
 mod leases;
 mod ranges;
+mod watch;
 
 use super::{Error, EtcdOptions, Result, Run};
 use crate::etcd::{self, Etcd, Span, Status};
 use crate::fault::Kind;
-use crate::format::{Anchor, CapturePath, EtcdCapture, Gap, Mark, Root};
+use crate::format::{CapturePath, EtcdCapture, Gap, Mark, Root};
 use crate::progress::Phase;
 use crate::sorter::Sorter;
 use crate::{source, tree};
 
 use events::{Base, Events};
+use watch::{file_seconds, watch_seconds};
 
 /// Memory for sorting, each.
 const SORT_BYTES: usize = 32 << 20;
 /// A new anchor is made once the events since the last weigh more than a tenth of it.
 const REANCHOR: u64 = 10;
+
+/// Where there is no whole file to be had, a watch of so many seconds is better than ranges, which show no
+/// history.
+const PATIENCE: f64 = 60.0;
 
 /// What is captured, and what it goes on from.
 struct Line<'a> {
@@ -59,22 +65,45 @@ impl Run<'_> {
     ) -> Result<EtcdCapture> {
         let parent = self.check_line(status, wanted, parent)?;
         let line = Line { status, prefix: &wanted.prefix, parent };
-        self.catch_up(etcd, &line, wanted.capture)?;
-        let found = match wanted.capture {
-            Some(CapturePath::Range) => self.by_ranges(etcd, &line)?,
-            Some(_) => self.by_file(etcd, &line)?,
-            // The whole file is for the role root only.
-            None => match self.by_file(etcd, &line) {
-                Err(error) if error.kind() == Kind::Denied => self.by_ranges(etcd, &line)?,
-                found => found?,
-            },
-        };
+        let mark = self.catch_up(etcd, &line, wanted.capture)?;
+        let found = self.find(etcd, &line, wanted.capture, mark)?;
         let capture = self.store(&line, found)?;
         if capture.keys == 0 && !wanted.prefix.is_empty() {
             let prefix = String::from_utf8_lossy(&wanted.prefix);
             self.warnings.push(format!("no key of etcd begins with {prefix:?}"));
         }
         Ok(capture)
+    }
+
+    /// By the path that is forced, or the one that seems to be the fastest. A watch that cannot go on gives
+    /// way to another; the whole file, which is for the role root only, to ranges.
+    fn find(
+        &mut self,
+        etcd: &Etcd,
+        line: &Line,
+        forced: Option<CapturePath>,
+        mark: Option<Mark>,
+    ) -> Result<Found> {
+        let watchable = line.parent.zip(mark).filter(|_| matches!(forced, None | Some(CapturePath::Watch)));
+        let behind = |(parent, mark): (&EtcdCapture, Mark)| mark.revision.abs_diff(parent.revision);
+        let watching = watchable.map_or(f64::INFINITY, |between| watch_seconds(behind(between)));
+        let fast = forced.is_some() || watching < file_seconds(line.status.db_size);
+        if fast && let Some(found) = self.try_watch(etcd, line, watchable)? {
+            return Ok(found);
+        }
+        if forced != Some(CapturePath::Range) {
+            match self.by_file(etcd, line) {
+                Err(error) if error.kind() == Kind::Denied && forced != Some(CapturePath::Snapshot) => {}
+                found => return found,
+            }
+        }
+        if !fast
+            && watching < PATIENCE
+            && let Some(found) = self.try_watch(etcd, line, watchable)?
+        {
+            return Ok(found);
+        }
+        self.by_ranges(etcd, line)
     }
 
     /// The parent's capture, if this is the etcd it was made from.
@@ -103,14 +132,19 @@ impl Run<'_> {
 
     /// Has the member catch up with its cluster: it may lag, and be behind what the parent saw. Where there
     /// is no quorum the member's file is still worth having.
-    fn catch_up(&mut self, etcd: &Etcd, line: &Line, forced: Option<CapturePath>) -> Result<()> {
+    fn catch_up(&mut self, etcd: &Etcd, line: &Line, forced: Option<CapturePath>) -> Result<Option<Mark>> {
+        let from = self.repository.context().clock.now();
         match etcd.catch_up(&Span::of_prefix(line.prefix).from) {
-            Ok(_) => Ok(()),
+            Ok(revision) => {
+                self.check_forward(line, revision)?;
+                let to = self.repository.context().clock.now();
+                Ok(Some(Mark { revision, from, to }))
+            }
             Err(error) if error.kind() == Kind::Denied => Err(refused(etcd, line, error)),
             Err(error) if forced == Some(CapturePath::Range) => Err(source::Error::from(error).into()),
             Err(error) => {
                 self.warnings.push(format!("this member may lag behind its cluster: {error}"));
-                Ok(())
+                Ok(None)
             }
         }
     }
@@ -185,9 +219,4 @@ fn refused(etcd: &Etcd, line: &Line, error: etcd::Error) -> Error {
         prefix => format!("{:?}", String::from_utf8_lossy(prefix)),
     };
     source::Error::Rights { endpoint: etcd.endpoint().to_owned(), wanted, rights }.into()
-}
-
-/// An empty anchor at `revision`.
-fn nothing(revision: i64) -> Anchor {
-    Anchor { revision, root: None }
 }

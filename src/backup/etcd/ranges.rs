@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::super::{Error, Result, Run};
 use super::events::edit_of;
-use super::{Base, Events, Found, Line, base_of, nothing, refused};
+use super::{Base, Events, Found, Line, base_of, refused};
 use crate::etcd::{Counted, Etcd, Present, Span};
 use crate::etcd_file::{KeyRecord, KeyValue};
 use crate::fault::Kind;
@@ -116,9 +116,8 @@ impl Run<'_> {
             Ok(edit_of(key, Some(KeyState { value, ..state })))
         });
         let root: Option<Root> = tree::apply(&self.nodes, shape, None, edits)?;
-        let anchor = Anchor { root, ..nothing(revision) };
         let keys = tree::count(root.as_ref());
-        Ok(Base { anchor, history: None, keys, from: revision, continued: false })
+        Ok(Base { anchor: Anchor { revision, root }, history: None, keys, from: revision, continued: false })
     }
 
     /// What differs from the parent's state, as events: puts at their own revision, deletions, of which

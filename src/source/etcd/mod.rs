@@ -2,6 +2,8 @@
 
 mod file;
 mod ranges;
+mod watch;
 
 pub use file::{Spooled, snapshot};
 pub use ranges::ranges;
+pub use watch::{Watched, watch};
