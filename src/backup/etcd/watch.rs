@@ -31,8 +31,7 @@ impl Run<'_> {
         }
     }
 
-    /// Goes on from the parent up to the revision that was seen; `None` where that cannot be done, which is
-    /// said.
+    /// Goes on from the parent up to the revision that was seen; `None` where that cannot be done.
     fn by_watch(
         &mut self,
         etcd: &Etcd,
@@ -59,10 +58,8 @@ impl Run<'_> {
         })?;
         match watched {
             Watched::Reached => {}
-            Watched::Compacted => {
-                context.progress.note("etcd was compacted beyond the last snapshot: all of it is read");
-                return Ok(None);
-            }
+            // Whoever reads the file says what is lost.
+            Watched::Compacted => return Ok(None),
             Watched::Lost => {
                 self.warnings.push("etcd's watch left out events: all of it was read instead".into());
                 return Ok(None);
