@@ -17,6 +17,7 @@ use icecore::context::{Context, Random, Seeded};
 use icecore::etcd::Access as Member;
 use icecore::fault::Kind;
 use icecore::forget::forget;
+use icecore::format::CapturePath;
 use icecore::repository::{Access, Certainty, KeyCost, Moment, Point, Repository, content_bytes};
 use icecore::restore;
 use icecore::selection::Selection;
@@ -50,8 +51,8 @@ struct World {
     said: BTreeMap<i64, State>,
     /// Up to where it was compacted.
     compacted: i64,
-    /// Stretches that must be covered, first and last revision.
-    covered: Vec<(i64, i64)>,
+    /// Stretches that must be covered, first and last revision, and whether the first was seen by ranges.
+    covered: Vec<(i64, i64, bool)>,
 }
 
 fn place(runtime: &Runtime, directory: &tempfile::TempDir, seed: u64) -> (Context, Access) {
@@ -180,17 +181,25 @@ impl World {
     }
 
     fn backup(&mut self) -> backup::Report {
-        let report = backup::run(&self.repository, &self.options()).unwrap();
-        let revision = report.etcd.as_ref().unwrap().revision;
+        self.backup_by(None)
+    }
+
+    fn backup_by(&mut self, path: Option<CapturePath>) -> backup::Report {
+        let mut options = self.options();
+        options.etcd.as_mut().unwrap().capture = path;
+        let report = backup::run(&self.repository, &options).unwrap();
+        let (revision, ranges) = (report.etcd.as_ref().unwrap().revision, path == Some(CapturePath::Range));
         match self.covered.last_mut() {
-            Some(last) if self.compacted <= last.1 => last.1 = revision,
-            _ => self.covered.push((self.compacted, revision)),
+            Some(last) if ranges && last.1 + 1 >= revision => last.1 = revision,
+            Some(last) if !ranges && self.compacted <= last.1 => last.1 = revision,
+            _ if ranges => self.covered.push((revision, revision, true)),
+            _ => self.covered.push((self.compacted, revision, false)),
         }
         report
     }
 
     fn is_covered(&self, revision: i64) -> bool {
-        self.covered.iter().any(|&(from, to)| (from..=to).contains(&revision))
+        self.covered.iter().any(|&(from, to, _)| (from..=to).contains(&revision))
     }
 
     /// The state that was the last one at `revision`: revisions that change nothing make none.
@@ -233,7 +242,8 @@ impl World {
                 self.compact();
             }
             if self.below(20) == 0 || step + 1 == steps {
-                self.backup();
+                let path = if self.below(3) == 0 { CapturePath::Range } else { CapturePath::Snapshot };
+                self.backup_by(Some(path));
             }
         }
     }
@@ -259,7 +269,7 @@ impl World {
         let put = |fields: &Fields| Logged::Put { version: fields.version, size: fields.value.len() as u64 };
         let mut log = Vec::new();
         let mut known = State::new();
-        for &(from, to) in &self.covered {
+        for &(from, to, ranges) in &self.covered {
             // Of a gap only its ends are known.
             for revision in std::iter::once(from).chain(from + 1..=to) {
                 let now = self.said_at(revision);
@@ -269,7 +279,8 @@ impl World {
                     }
                 }
                 for key in known.keys().filter(|key| !now.contains_key(*key)) {
-                    let change = if revision == from { Logged::DeletedBefore } else { Logged::Deleted };
+                    let unsure = revision == from && !ranges;
+                    let change = if unsure { Logged::DeletedBefore } else { Logged::Deleted };
                     log.push((revision, key.clone(), change));
                 }
                 known = now;
@@ -394,7 +405,7 @@ fn backups_at_once_make_one_history() {
         });
     }
     assert_eq!(world.repository.view().unwrap().snapshots.len(), 12);
-    world.covered = vec![(0, world.last())];
+    world.covered = vec![(0, world.last(), false)];
     for revision in 1..=world.last() {
         let moment = world.find(&format!("rev:{revision}")).unwrap();
         assert!(world.read(&moment) == world.said_at(revision), "{revision}");
@@ -508,7 +519,7 @@ fn a_live_etcd_goes_back_to_a_revision_by_the_differences_alone_in_an_order_that
 
 /// Restores until `count` changes have been begun.
 fn interrupt(world: &World, moment: &Moment, options: &restore::Options, count: usize) {
-    let (context, access) = place(&world.runtime, &world.directory, 72);
+    let (context, access) = place(&world.runtime, &world.directory, world.below(1 << 40));
     let repository = Repository::open(&context, &access, "passphrase").unwrap();
     let seen = std::sync::atomic::AtomicUsize::new(0);
     let show = |_| {
