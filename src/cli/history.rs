@@ -121,9 +121,11 @@ fn tell_gaps(revisions: &[Revisions], nothing: bool) {
     match gaps.clone().count() {
         0 => {}
         1 => gaps.for_each(|gap| {
-            say(&format!("of {} only the end is known", range_text(gap.from, gap.to)));
+            say(&format!("not covered: {}; only how it ended is known", range_text(gap.from, gap.to)));
         }),
-        n => say(&format!("of {n} gaps only the ends are known: `icecore revisions` lists them")),
+        n => say(&format!(
+            "not covered: {n} gaps, which `icecore revisions` lists; only how they ended is known"
+        )),
     }
 }
 
