@@ -138,6 +138,21 @@ pub fn greatest_of_each(sorted: Sorted) -> impl Iterator<Item = io::Result<Recor
     })
 }
 
+/// Of several records of one key, only the one that came last.
+pub fn last_of_each(sorted: Sorted) -> impl Iterator<Item = io::Result<Record>> {
+    let mut sorted = sorted.peekable();
+    std::iter::from_fn(move || {
+        let mut last = match sorted.next()? {
+            Ok(record) => record,
+            error => return Some(error),
+        };
+        while let Some(Ok(next)) = sorted.next_if(|next| next.as_ref().is_ok_and(|next| next.0 == last.0)) {
+            last = next;
+        }
+        Some(Ok(last))
+    })
+}
+
 /// Two runs in order of key as one: each key with what either run has of it. An error ends it.
 pub fn paired<K: Ord, A, B, E>(
     a: impl Iterator<Item = Result<(K, A), E>>,
@@ -208,6 +223,18 @@ mod tests {
             prop_assert_eq!(kept, expected.into_iter().collect::<Vec<_>>());
         }
     }
+
+    #[test]
+    fn the_last_of_each_key_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut sorter = Sorter::new(directory.path(), 1);
+        for (key, value) in [(b"b", 1), (b"a", 9), (b"b", 3), (b"b", 2)] {
+            sorter.push(key.to_vec(), vec![value]).unwrap();
+        }
+        let kept: Vec<Record> = last_of_each(sorter.finish().unwrap()).map(|r| r.unwrap()).collect();
+        assert_eq!(kept, [(b"a".to_vec(), vec![9]), (b"b".to_vec(), vec![2])]);
+    }
+
     #[test]
     fn two_runs_are_paired_by_key_and_an_error_ends_them() {
         let a = [Ok((1, 'a')), Ok((3, 'b')), Ok((4, 'c'))];

@@ -175,6 +175,7 @@ impl World {
             tags: vec![],
             etcd: Some(EtcdOptions { access: member(&self.server), prefix: vec![], capture: None }),
             objects: None,
+            directory: None,
             new_line: false,
             tuning: Tuning::default(),
         }
@@ -590,7 +591,8 @@ fn a_revision_that_etcd_still_has_is_verified_at_that_revision() {
     world.backup();
     let between = world.last() - 10;
     let moment = world.find(&format!("rev:{between}")).unwrap();
-    let sources = check::Sources { etcd: Some((member(&world.server), vec![])), bucket: None };
+    let sources =
+        check::Sources { etcd: Some((member(&world.server), vec![])), bucket: None, directory: None };
     let mut differ = 0;
     let found = check::verify_against(&world.repository, &moment, &sources, &mut |_| differ += 1).unwrap();
     assert_eq!((found.verified.damage, differ), (vec![], 0));

@@ -1,6 +1,7 @@
 //! Bytes into chunks.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::iter::repeat_n;
 
 use bytes::Bytes;
 
@@ -34,6 +35,25 @@ impl<'a> Storing<'a> {
             batch.push(Bytes::copy_from_slice(chunk));
             if batch.len() < BATCH { Ok(()) } else { flush(writer, batch, chunks) }
         })
+    }
+
+    /// A stretch of zeros that stand nowhere.
+    pub fn hole(&mut self, zeros: u64) -> store::Result<()> {
+        let Storing { writer, pieces, batch, chunks } = self;
+        let held = RefCell::new((batch, chunks));
+        let emit = |chunk: &[u8]| {
+            let (batch, chunks) = &mut *held.borrow_mut();
+            batch.push(Bytes::copy_from_slice(chunk));
+            if batch.len() < BATCH { Ok(()) } else { flush(writer, batch, chunks) }
+        };
+        let repeat = |length: usize, count: u64| {
+            let (batch, chunks) = &mut *held.borrow_mut();
+            flush(writer, batch, chunks)?;
+            let written = writer.put(ChunkKind::Data, vec![0; length].into())?;
+            chunks.extend(repeat_n((written.id, length as u32), count as usize));
+            Ok(())
+        };
+        pieces.hole(zeros, emit, repeat)
     }
 
     /// The content is complete.

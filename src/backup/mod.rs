@@ -6,6 +6,7 @@
 mod checkpoint;
 mod content;
 mod etcd;
+mod files;
 mod objects;
 
 use std::time::Instant;
@@ -16,7 +17,7 @@ use crate::fault::Kind;
 use crate::format::{CapturePath, EtcdCapture, Gap, ObjectCapture, Snapshot, Stored};
 use crate::id::SessionId;
 use crate::repository::{self, Point, Repository, SnapshotInfo, WriteSession, check_name};
-use crate::source::{self, Bucket, BucketOptions};
+use crate::source::{self, Bucket, BucketOptions, Directory, DirectoryOptions};
 use crate::store::{self, Cutter, Finished, Reader, Tuning, Writer};
 use crate::tree::{self, ReadWrite};
 
@@ -37,6 +38,8 @@ pub struct Options {
     pub etcd: Option<EtcdOptions>,
     /// A bucket.
     pub objects: Option<BucketOptions>,
+    /// A directory, in place of a bucket.
+    pub directory: Option<DirectoryOptions>,
     /// Begin a new line where the source is not the one that the series was made from.
     pub new_line: bool,
     /// Speed.
@@ -71,7 +74,7 @@ pub struct Report {
     pub etcd: Option<EtcdCapture>,
     /// Revisions since the parent that were not captured.
     pub gaps: Vec<Gap>,
-    /// What was captured of the bucket, and what was done for it.
+    /// What was captured of the bucket or directory, and what was done for it.
     pub objects: Option<(ObjectCapture, Counts)>,
     /// What was stored.
     pub stored: Stored,
@@ -126,6 +129,7 @@ repository::through_repository!(Error: store::Error, tree::Error, crate::format:
 struct Sources {
     etcd: Option<(Etcd, Status)>,
     bucket: Option<Bucket>,
+    directory: Option<Directory>,
 }
 
 /// A running backup.
@@ -220,8 +224,12 @@ fn new_gaps(etcd: Option<&EtcdCapture>, parent: Option<&SnapshotInfo>) -> Vec<Ga
 
 fn check_options(options: &Options) -> Result<()> {
     let usage = |what: &str| Err(repository::Error::Usage(what.into()).into());
-    if options.etcd.is_none() && options.objects.is_none() {
-        return usage("nothing to back up: name a source with --etcd, or --s3 and --bucket");
+    let objects = options.objects.is_some() || options.directory.is_some();
+    if options.etcd.is_none() && !objects {
+        return usage("nothing to back up: name a source with --etcd, --s3 and --bucket, or --dir");
+    }
+    if options.objects.is_some() && options.directory.is_some() {
+        return usage("a snapshot holds a bucket or a directory: use two series for both");
     }
     check_name("series", &options.series)?;
     if let Some(name) = &options.name {
@@ -246,7 +254,8 @@ fn connect(repository: &Repository, options: &Options) -> Result<Sources> {
     if let Some(bucket) = &bucket {
         bucket.check()?;
     }
-    Ok(Sources { etcd, bucket })
+    let directory = options.directory.as_ref().map(Directory::open).transpose()?;
+    Ok(Sources { etcd, bucket, directory })
 }
 
 fn choose_parent(snapshots: &[SnapshotInfo], options: &Options) -> repository::Result<Option<SnapshotInfo>> {
@@ -269,7 +278,9 @@ fn check_sides(parent: Option<&SnapshotInfo>, options: &Options) -> Result<()> {
     let Some(SnapshotInfo { snapshot, .. }) = parent.filter(|_| !options.new_line) else { return Ok(()) };
     let missing = match () {
         () if snapshot.etcd.is_some() && options.etcd.is_none() => "etcd",
-        () if snapshot.objects.is_some() && options.objects.is_none() => "objects",
+        () if snapshot.objects.is_some() && options.objects.is_none() && options.directory.is_none() => {
+            "objects"
+        }
         () => return Ok(()),
     };
     Err(Error::SourceChanged(format!(
@@ -303,9 +314,10 @@ fn capture(
         _ => None,
     };
     let parent_objects = parent.and_then(|parent| parent.snapshot.objects.as_ref());
-    let objects = match &sources.bucket {
-        Some(bucket) => Some(run.objects(bucket, parent_objects)?),
-        None => None,
+    let objects = match (&sources.bucket, &sources.directory) {
+        (Some(bucket), _) => Some(run.objects(bucket, parent_objects)?),
+        (None, Some(directory)) => Some(run.files(directory, parent_objects)?),
+        (None, None) => None,
     };
     repository.context().cancel.check()?;
     Ok(Captured { etcd, objects, warnings: run.warnings })

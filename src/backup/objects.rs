@@ -14,7 +14,7 @@ use crate::format::{
 };
 use crate::progress::{Amount, Phase};
 use crate::selection::Selection;
-use crate::sorter::Sorter;
+use crate::sorter::{Sorter, last_of_each};
 use crate::source::{self, Body, Bucket, Fetched, Head, Listed, Reading};
 use crate::storage::Cause;
 use crate::tree::{self, Edit};
@@ -26,7 +26,7 @@ const QUEUE: usize = 64;
 /// An object that changes while it is read is read again this often.
 const TRIES: usize = 4;
 /// Memory for sorting entries.
-const SORT_BYTES: usize = 32 << 20;
+pub(super) const SORT_BYTES: usize = 32 << 20;
 /// A listing from which more than a fifth is missing is made twice.
 const SUSPICIOUS: u64 = 5;
 
@@ -90,7 +90,8 @@ impl Run<'_> {
         let prefix = self.options.objects.as_ref().map(|o| o.prefix.clone()).unwrap_or_default();
         let selection = self.options.objects.as_ref().map(|o| o.selection.clone()).unwrap_or_default();
         let Selection { include, exclude, .. } = selection;
-        let parent = self.check_bucket(bucket, &prefix, parent)?;
+        let place = Place::Bucket { name: bucket.name().into(), prefix: prefix.clone() };
+        let parent = self.check_place(&place, parent)?;
         let before = parent.and_then(|parent| parent.root);
         let place = Place::Bucket { name: bucket.name().into(), prefix: prefix.clone() };
         let (checkpoint, earlier) = self.checkpoint(&place)?;
@@ -131,36 +132,28 @@ impl Run<'_> {
         Ok(Objects { capture, counts, checkpoint })
     }
 
-    fn check_bucket<'p>(
+    /// The parent's capture, if it is of the same place.
+    pub(super) fn check_place<'p>(
         &self,
-        bucket: &Bucket,
-        prefix: &str,
+        place: &Place,
         parent: Option<&'p ObjectCapture>,
     ) -> Result<Option<&'p ObjectCapture>> {
         let Some(parent) = parent else { return Ok(None) };
-        let was = match &parent.place {
-            Place::Bucket { name, prefix: before } if name == bucket.name() && before == prefix => {
-                return Ok(Some(parent));
-            }
-            Place::Bucket { name, prefix } => format!("bucket {name:?}, prefix {prefix:?}"),
-            Place::Directory(path) => format!("directory {:?}", String::from_utf8_lossy(path)),
-        };
+        if parent.place == *place {
+            return Ok(Some(parent));
+        }
         if self.options.new_line {
             return Ok(None);
         }
+        let (was, is) = (text_of(&parent.place), text_of(place));
         Err(Error::SourceChanged(format!(
-            "series {:?} was made from {was}, and this is bucket {:?}, prefix {prefix:?}",
-            self.options.series,
-            bucket.name()
+            "series {:?} was made from {was}, and this is {is}",
+            self.options.series
         )))
     }
 
     fn warn_about(&mut self, unreadable: Vec<String>, capture: &ObjectCapture, prefix: &str) {
-        let more = unreadable.len().saturating_sub(NAMED);
-        self.warnings.extend(unreadable.into_iter().take(NAMED));
-        if more > 0 {
-            self.warnings.push(format!("{more} more objects could not be read"));
-        }
+        self.warn_each(unreadable, "objects could not be read");
         let chosen = !capture.include.is_empty() || !capture.exclude.is_empty();
         if capture.root.is_none() && chosen {
             self.warnings.push("no object was selected by --include and --exclude".into());
@@ -169,10 +162,20 @@ impl Run<'_> {
         }
     }
 
-    fn apply_objects(&self, before: Option<Root>, edits: Sorter) -> Result<Option<Root>> {
+    /// A warning for each, up to a bound.
+    pub(super) fn warn_each(&mut self, warnings: Vec<String>, more: &str) {
+        let left = warnings.len().saturating_sub(NAMED);
+        self.warnings.extend(warnings.into_iter().take(NAMED));
+        if left > 0 {
+            self.warnings.push(format!("{left} more {more}"));
+        }
+    }
+
+    /// Applies edits: key → the item, or nothing where it goes. Of several of one key the last counts.
+    pub(super) fn apply_objects(&self, before: Option<Root>, edits: Sorter) -> Result<Option<Root>> {
         let spool = |e| Error::Spool(self.repository.spool().display().to_string(), e);
         let shape = self.repository.shape(self.repository.config().trees.objects);
-        let edits = edits.finish().map_err(spool)?.map(|record| {
+        let edits = last_of_each(edits.finish().map_err(spool)?).map(|record| {
             let (key, value) = record.map_err(|e| tree::Error::Input(e.to_string()))?;
             if value.is_empty() {
                 return Ok(Edit { key, value: None });
@@ -409,6 +412,13 @@ impl Work<'_, '_> {
             content,
             attributes: Attributes::Object(Box::new(attributes)),
         })
+    }
+}
+
+fn text_of(place: &Place) -> String {
+    match place {
+        Place::Bucket { name, prefix } => format!("bucket {name:?}, prefix {prefix:?}"),
+        Place::Directory(path) => format!("directory {:?}", String::from_utf8_lossy(path)),
     }
 }
 

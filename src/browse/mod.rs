@@ -10,10 +10,10 @@ use std::io::Write;
 
 use crate::context::Interrupted;
 use crate::fault::Kind;
-use crate::format::{Content, Item, ItemState, KeyState, Malformed};
+use crate::format::{Attributes, Content, FileKind, Item, ItemState, KeyState, Malformed};
 use crate::id::ChunkKind;
 use crate::repository::{
-    self, Certainty, EtcdAt, Moment, Repository, content_bytes, keys_at, object, objects, state,
+    self, Certainty, EtcdAt, Moment, Repository, content_bytes, keys_at, object, objects, state, unlinked,
 };
 use crate::store::{self, Reader};
 use crate::tree::{self, Nodes, ReadWrite};
@@ -125,7 +125,15 @@ impl<'a> Browser<'a> {
             Side::Objects => {
                 check_objects(moment)?;
                 let (value, _) = object(&nodes, moment, key)?.ok_or_else(missing)?;
-                let entry = Item::decode(&value)?;
+                let entry = unlinked(&nodes, moment, Item::decode(&value)?)?;
+                if let Attributes::File(file) = &entry.attributes
+                    && file.kind != FileKind::Regular
+                {
+                    let key = String::from_utf8_lossy(key).into_owned();
+                    return Err(
+                        repository::Error::Usage(format!("{key:?} has no content: it is no file")).into()
+                    );
+                }
                 if entry.state != ItemState::Present {
                     let key = String::from_utf8_lossy(key).into_owned();
                     let id = moment.info.id;

@@ -6,14 +6,15 @@ use std::collections::HashMap;
 use super::etag::Etag;
 use super::verify::{Verified, Verifying};
 use super::{Error, Result};
+use crate::context::Nanos;
 use crate::etcd::{self, Etcd, Keys, Present};
 use crate::fault::Kind;
 use crate::format::{Attributes, Content, Item, ItemState, KeyState, ObjectCapture, Place};
 use crate::progress::{Amount, Phase};
-use crate::repository::{self, EtcdAt, Moment, Repository, content_bytes, objects, state};
+use crate::repository::{self, EtcdAt, Moment, Repository, content_bytes, first_name, objects, state};
 use crate::selection::Selection;
 use crate::sorter::paired;
-use crate::source::{self, Bucket, BucketOptions, Fetched};
+use crate::source::{self, Bucket, BucketOptions, Directory, DirectoryOptions, Fetched, Seen, shows};
 use crate::tree;
 
 /// Damaged keys and objects that are named; more are counted.
@@ -26,6 +27,8 @@ pub struct Sources {
     pub etcd: Option<(etcd::Access, Vec<u8>)>,
     /// The bucket.
     pub bucket: Option<BucketOptions>,
+    /// The directory.
+    pub directory: Option<DirectoryOptions>,
 }
 
 /// How the source differs from the snapshot.
@@ -97,6 +100,7 @@ pub fn verify_against(
     let etcd = etcd.transpose()?;
     let bucket = sources.bucket.as_ref().map(|options| open_bucket(repository, moment, options));
     let bucket = bucket.transpose()?;
+    let directory = sources.directory.as_ref().map(|options| open_directory(moment, options)).transpose()?;
     let reader = repository.reader(&repository.view()?)?.from_the_medium();
     let verifying = Verifying::new(repository, moment, &reader);
     let mut run = Run { repository, verifying, damaged: 0, show };
@@ -108,8 +112,11 @@ pub fn verify_against(
     // What cannot be read cannot be compared.
     if run.verifying.verified.damage.len() as u64 <= run.damaged.min(NAMED) {
         against.etcd = etcd.map(|(etcd, at)| run.compare_keys(&etcd, at)).transpose()?;
-        against.objects =
-            bucket.map(|(bucket, capture)| run.compare_objects(&bucket, capture)).transpose()?;
+        against.objects = match (bucket, directory) {
+            (Some((bucket, capture)), _) => Some(run.compare_objects(&bucket, capture)?),
+            (None, Some((directory, capture))) => Some(run.compare_files(&directory, capture)?),
+            (None, None) => None,
+        };
     }
     if run.damaged > NAMED {
         let more = format!("{} more keys and objects are not as the source says", run.damaged - NAMED);
@@ -168,6 +175,24 @@ fn open_bucket<'a>(
     let bucket = Bucket::open(&repository.context().runtime, &options)?;
     bucket.check()?;
     Ok((bucket, capture))
+}
+
+/// The directory that the snapshot was made from.
+fn open_directory<'a>(
+    moment: &'a Moment,
+    options: &DirectoryOptions,
+) -> Result<(Directory, &'a ObjectCapture)> {
+    let capture = moment.info.snapshot.objects.as_ref().ok_or_else(|| lacks("objects"))?;
+    let Place::Directory(path) = &capture.place else { return Err(lacks("directory")) };
+    let bad = |e: crate::selection::BadGlob| repository::Error::Usage(e.to_string());
+    let selection = Selection::new(capture.include.clone(), capture.exclude.clone()).map_err(bad)?;
+    let directory = Directory::open(&DirectoryOptions { selection, ..options.clone() })?;
+    if directory.place() != *path {
+        let (was, is) = (String::from_utf8_lossy(path), directory.path().display());
+        let what = format!("the snapshot is of directory {was:?}, and this is {:?}", is.to_string());
+        return Err(Error::SourceChanged(what));
+    }
+    Ok((directory, capture))
 }
 
 /// A snapshot being compared.
@@ -257,11 +282,35 @@ impl Run<'_> {
     }
 
     fn compare_objects(&mut self, bucket: &Bucket, capture: &ObjectCapture) -> Result<Compared> {
+        let bad = |e: crate::selection::BadGlob| repository::Error::Usage(e.to_string());
+        let selection = Selection::new(capture.include.clone(), capture.exclude.clone()).map_err(bad)?;
+        let living = bucket.list()?.map(|listed| {
+            let listed = listed?;
+            Ok((listed.key.clone().into_bytes(), listed))
+        });
+        let living = living.filter(|entry| entry.as_ref().map_or(true, |(key, _)| selection.takes(key)));
+        self.compare_items(capture, living, |item, listed| listed.shows(item))
+    }
+
+    fn compare_files(&mut self, directory: &Directory, capture: &ObjectCapture) -> Result<Compared> {
+        let living = directory.list()?.filter_map(|seen| match seen {
+            Seen::Entry(entry) => entry.status.ok().map(|status| Ok((entry.key, status))),
+            // It was listed itself; of what is below nothing can be said.
+            Seen::Closed(..) => None,
+        });
+        self.compare_items(capture, living, |item, status| shows(status, item, first_name(item), Nanos::MAX))
+    }
+
+    /// Compares the snapshot's items with those of the source, both in order of key.
+    fn compare_items<L>(
+        &mut self,
+        capture: &ObjectCapture,
+        living: impl Iterator<Item = Result<(Vec<u8>, L)>>,
+        same: impl Fn(&Item, &L) -> bool,
+    ) -> Result<Compared> {
         let progress = &self.repository.context().progress;
         progress.begin(Phase { name: "comparing objects", unit: "objects" });
         progress.expect(Amount { items: tree::count(capture.root.as_ref()), bytes: 0 });
-        let bad = |e: crate::selection::BadGlob| repository::Error::Usage(e.to_string());
-        let selection = Selection::new(capture.include.clone(), capture.exclude.clone()).map_err(bad)?;
         let nodes = tree::ReadWrite::new(self.verifying.nodes.reader(), None);
         let stored = objects(&nodes, self.verifying.moment, &[])?.map(|entry| {
             let (key, value, _) = entry?;
@@ -269,19 +318,14 @@ impl Run<'_> {
         });
         // What vanished while it was captured is not in the snapshot.
         let stored = stored.filter(|entry| !matches!(entry, Ok((_, item)) if item.state == ItemState::Gone));
-        let living = bucket.list()?.map(|listed| {
-            let listed = listed?;
-            Ok((listed.key.clone().into_bytes(), listed))
-        });
-        let living = living.filter(|entry| entry.as_ref().map_or(true, |(key, _)| selection.takes(key)));
         let mut compared = Compared::default();
         for pair in paired(stored, living) {
             self.step()?;
             let (key, stored, living) = pair?;
             let since = match (stored, living) {
-                (Some(item), Some(listed)) => {
+                (Some(item), Some(living)) => {
                     // One that could not be read was at least listed.
-                    if listed.shows(&Item { state: ItemState::Present, ..item }) {
+                    if same(&Item { state: ItemState::Present, ..item }, &living) {
                         compared.same += 1;
                         continue;
                     }

@@ -9,7 +9,7 @@ use icecore::fault::Kind;
 use icecore::format::CapturePath;
 use icecore::repository::{Access, Repository};
 use icecore::selection::Selection;
-use icecore::source::BucketOptions;
+use icecore::source::{BucketOptions, DirectoryOptions};
 use icecore::storage::{CredentialVars, S3Access, S3Address};
 
 use super::Session;
@@ -291,7 +291,8 @@ impl Session {
         arguments: &Sources,
         selection: Selection,
     ) -> Result<Option<BucketOptions>, Failure> {
-        let file = |key: &str| self.settings.get("objects", key);
+        // A flag for a directory takes the place of the file's bucket.
+        let file = |key: &str| self.settings.get("objects", key).filter(|_| arguments.dir.is_none());
         let endpoint = arguments.s3.clone().or_else(|| file("s3"));
         let bucket = arguments.bucket.clone().or_else(|| file("bucket"));
         let (endpoint, bucket) = match (endpoint, bucket) {
@@ -306,6 +307,36 @@ impl Session {
         let prefix = arguments.prefix.clone().or_else(|| file("prefix")).unwrap_or_default();
         let access = s3(&endpoint, ca, credentials("ICECORE_S3"));
         Ok(Some(BucketOptions { access, bucket, prefix, selection }))
+    }
+
+    pub fn directory_source(
+        &self,
+        arguments: &Sources,
+        selection: Selection,
+    ) -> Result<Option<DirectoryOptions>, Failure> {
+        let file = |key: &str| self.settings.get("objects", key);
+        let yes = |flag: bool, key: &str| match file(key).as_deref() {
+            _ if flag => Ok(true),
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => {
+                Err(Failure::usage(format!("{key:?} in [objects] is {other:?}, not true or false")))
+            }
+        };
+        // A bucket's flags take the place of the file's directory.
+        let path = match (&arguments.dir, &arguments.s3) {
+            (None, None) => file("dir").map(PathBuf::from),
+            (dir, _) => dir.clone(),
+        };
+        let exclude_caches = yes(arguments.exclude_caches, "exclude-caches")?;
+        let one_file_system = yes(arguments.one_file_system, "one-file-system")?;
+        let Some(path) = path else {
+            return match arguments.exclude_caches || arguments.one_file_system {
+                true => Err(Failure::usage("--exclude-caches and --one-file-system are about a --dir")),
+                false => Ok(None),
+            };
+        };
+        Ok(Some(DirectoryOptions { path, selection, exclude_caches, one_file_system }))
     }
 
     /// Flags take the place of the file's globs.

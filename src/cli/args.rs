@@ -60,7 +60,7 @@ pub struct Global {
 pub enum Command {
     /// Make a repository
     Init,
-    /// Back up an etcd, a bucket, or both as one snapshot
+    /// Back up an etcd, a bucket or a directory, or etcd and objects as one snapshot
     Backup(Box<Backup>),
     /// List snapshots
     Snapshots {
@@ -123,7 +123,7 @@ pub enum Command {
         #[arg(long)]
         base64: bool,
     },
-    /// Restore a point to a live etcd, to a bucket, or both
+    /// Restore a point to a live etcd, and to a bucket or a directory
     Restore(Box<Restore>),
     /// Read every byte of a snapshot
     Verify(Box<Verify>),
@@ -245,6 +245,15 @@ pub struct Sources {
     /// Certificate authorities of the S3 server (PEM)
     #[arg(long, value_name = "FILE")]
     pub s3_ca: Option<PathBuf>,
+    /// A directory, in place of a bucket
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["s3", "bucket", "prefix", "s3_ca"])]
+    pub dir: Option<PathBuf>,
+    /// Of directories with a valid CACHEDIR.TAG only the tag
+    #[arg(long)]
+    pub exclude_caches: bool,
+    /// Nothing of other file systems that are mounted in the directory
+    #[arg(long)]
+    pub one_file_system: bool,
 }
 
 /// How etcd is read.
@@ -262,10 +271,10 @@ pub enum EtcdCapture {
 pub struct Backup {
     #[command(flatten)]
     pub sources: Sources,
-    /// Only objects that fit this glob (see ls --help); may be given several times
+    /// Only objects or files that fit this glob (see ls --help); may be given several times
     #[arg(long, value_name = "GLOB")]
     pub include: Vec<String>,
-    /// No objects that fit this glob, also of those included; may be given several times
+    /// No objects or files that fit this glob, also of those included; may be given several times
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
     /// How etcd is read, where it is not to be chosen
@@ -277,7 +286,7 @@ pub struct Backup {
     /// A tag for the snapshot; may be given several times
     #[arg(long, value_name = "TAG")]
     pub tag: Vec<String>,
-    /// Go on with another etcd or bucket than the series was made from
+    /// Go on with another etcd, bucket or directory than the series was made from
     #[arg(long)]
     pub new_line: bool,
     /// Warnings are failures: exit 1 instead of 3
@@ -339,6 +348,9 @@ pub struct Restore {
     /// Certificate authorities of the S3 server (PEM)
     #[arg(long, value_name = "FILE")]
     pub to_s3_ca: Option<PathBuf>,
+    /// A directory: objects and files go directly below it; made where it is not there
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["to_s3", "to_bucket", "to_prefix", "to_s3_ca"])]
+    pub to_dir: Option<PathBuf>,
     /// New beginnings: etcd:FROM=TO or objects:FROM=TO, the longest match counts; may be given several times
     #[arg(long, value_name = "MAP")]
     pub map: Vec<String>,

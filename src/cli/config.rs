@@ -20,7 +20,10 @@ const TABLES: [(&str, &[&str]); 3] = [
         ],
     ),
     ("etcd", &["url", "prefix", "user", "password-file", "password-command", "ca", "cert", "key", "capture"]),
-    ("objects", &["s3", "bucket", "prefix", "ca", "include", "exclude"]),
+    (
+        "objects",
+        &["s3", "bucket", "prefix", "ca", "dir", "exclude-caches", "one-file-system", "include", "exclude"],
+    ),
 ];
 
 /// Between the texts of an array; nothing that is configured holds one.
@@ -95,6 +98,7 @@ impl File {
             let text = match value {
                 toml::Value::String(text) => text.clone(),
                 toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Boolean(yes) => yes.to_string(),
                 toml::Value::Array(parts) => {
                     let parts: Option<Vec<&str>> = parts.iter().map(|part| part.as_str()).collect();
                     parts

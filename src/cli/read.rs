@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write};
 
 use icecore::browse::{self, Browser, DiffLine, DiffStat, Summary};
-use icecore::format::{Attributes, FileKind, Item, ItemState, KeyState};
+use icecore::format::{Attributes, FileAttributes, FileKind, Item, ItemState, KeyState};
 use icecore::repository::{Certainty, Known, Moment, Point, Repository, SnapshotInfo};
 use icecore::selection::Selection;
 use serde_json::{Value, json};
@@ -186,27 +186,70 @@ fn object_line(session: &Session, key: &[u8], item: &Item, certainty: Certainty,
         Certainty::After => Some("after"),
     };
     if session.json {
-        let etag = match &item.attributes {
-            Attributes::Object(attributes) => Some(&attributes.etag),
-            Attributes::File(_) => None,
-        };
         let mut fields =
-            json!({"kind": kind, "size": item.size, "etag": etag, "modified": utc(item.modified)});
-        if let (Some(fields), Some(known_from)) = (fields.as_object_mut(), known_from) {
-            fields.insert("nearest".into(), json!(known_from));
+            json!({"kind": kind, "size": item.size, "etag": null, "modified": utc(item.modified)});
+        match &item.attributes {
+            Attributes::Object(attributes) => fields["etag"] = json!(attributes.etag),
+            Attributes::File(file) => {
+                fields["mode"] = json!(format!("{:04o}", file.mode));
+                (fields["uid"], fields["gid"]) = (json!(file.uid), json!(file.gid));
+                (fields["user"], fields["group"]) = (json!(file.user), json!(file.group));
+                if let FileKind::Symlink(target) | FileKind::HardLink(target) = &file.kind {
+                    fields["target"] = json!(String::from_utf8_lossy(target));
+                }
+            }
+        }
+        if let Some(known_from) = known_from {
+            fields["nearest"] = json!(known_from);
         }
         return key_json(key, fields).to_string();
     }
-    match long {
-        true => {
-            let kind = (!matches!(kind, "object" | "file")).then(|| kind.to_owned());
-            let nearest = known_from.map(|from| format!("as of the snapshot {from}"));
-            let notes: Vec<String> = kind.into_iter().chain(nearest).collect();
-            let note = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
-            format!("{:>10}  {}  {}{note}", size(item.size), local_time(item.modified), key_text(key))
-        }
-        false => key_text(key),
+    if !long {
+        return key_text(key);
     }
+    let rights = match &item.attributes {
+        Attributes::Object(_) => String::new(),
+        Attributes::File(file) => rights(file),
+    };
+    let note = match &item.attributes {
+        Attributes::File(file) if item.state == ItemState::Present => match &file.kind {
+            FileKind::Symlink(target) => format!(" -> {}", key_text(target)),
+            FileKind::HardLink(first) => format!(" (hard link to {})", key_text(first)),
+            _ => String::new(),
+        },
+        _ if kind == "object" => String::new(),
+        _ => format!(" ({kind})"),
+    };
+    let nearest = known_from.map(|from| format!(" (as of the snapshot {from})")).unwrap_or_default();
+    format!("{rights}{:>10}  {}  {}{note}", size(item.size), local_time(item.modified), key_text(key))
+        + &nearest
+}
+
+/// Kind, mode and owner, as `ls` shows them.
+fn rights(file: &FileAttributes) -> String {
+    let kind = match file.kind {
+        FileKind::Regular | FileKind::HardLink(_) => '-',
+        FileKind::Directory => 'd',
+        FileKind::Symlink(_) => 'l',
+        FileKind::Fifo => 'p',
+        FileKind::Socket => 's',
+        FileKind::CharDevice(_) => 'c',
+        FileKind::BlockDevice(_) => 'b',
+    };
+    let mut text = String::from(kind);
+    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
+        let bits = file.mode >> shift;
+        text.push(if bits & 4 != 0 { 'r' } else { '-' });
+        text.push(if bits & 2 != 0 { 'w' } else { '-' });
+        text.push(match (file.mode & special != 0, bits & 1 != 0) {
+            (true, true) => letter,
+            (true, false) => letter.to_ascii_uppercase(),
+            (false, true) => 'x',
+            (false, false) => '-',
+        });
+    }
+    let name = |name: &Option<String>, id: u32| name.clone().unwrap_or_else(|| id.to_string());
+    format!("{text}  {:<8} {:<8} ", name(&file.user, file.uid), name(&file.group, file.gid))
 }
 
 pub fn cat(session: &Session, point: &str, side: Side, key: &[u8]) -> Result<Outcome, Failure> {

@@ -40,12 +40,13 @@ fn sources(session: &Session, sources: &Sources) -> Result<check::Sources, Failu
     let etcd = session.etcd_source(sources)?.map(|etcd| (etcd.access, etcd.prefix));
     // The snapshot says what was selected.
     let bucket = session.bucket_source(sources, Selection::default())?;
-    if etcd.is_none() && bucket.is_none() {
+    let directory = session.directory_source(sources, Selection::default())?;
+    if etcd.is_none() && bucket.is_none() && directory.is_none() {
         return Err(Failure::usage(
-            "nothing to compare with: name a source with --etcd, or --s3 and --bucket",
+            "nothing to compare with: name a source with --etcd, --s3 and --bucket, or --dir",
         ));
     }
-    Ok(check::Sources { etcd, bucket })
+    Ok(check::Sources { etcd, bucket, directory })
 }
 
 fn verify_against(

@@ -51,15 +51,21 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
         name: arguments.name.clone(),
         tags: arguments.tag.clone(),
         etcd: etcd.map(|etcd| EtcdOptions { capture, ..etcd }),
-        objects: session.bucket_source(&arguments.sources, selection)?,
+        objects: session.bucket_source(&arguments.sources, selection.clone())?,
+        directory: session.directory_source(&arguments.sources, selection)?,
         new_line: arguments.new_line,
         tuning: Tuning::default(),
     };
-    if options.etcd.is_none() && options.objects.is_none() {
-        return Err(Failure::usage("nothing to back up: name a source with --etcd, or --s3 and --bucket"));
+    let objects = options.objects.is_some() || options.directory.is_some();
+    if options.etcd.is_none() && !objects {
+        return Err(Failure::usage(
+            "nothing to back up: name a source with --etcd, --s3 and --bucket, or --dir",
+        ));
     }
-    if options.objects.is_none() && (!arguments.include.is_empty() || !arguments.exclude.is_empty()) {
-        return Err(Failure::usage("--include and --exclude select objects, and no bucket was named"));
+    if !objects && (!arguments.include.is_empty() || !arguments.exclude.is_empty()) {
+        return Err(Failure::usage(
+            "--include and --exclude select objects and files, and no bucket or directory was named",
+        ));
     }
     let repository = session.open()?;
     let report = backup::run(&repository, &options)?;
@@ -216,12 +222,13 @@ fn as_bytes(text: &OsString) -> Vec<u8> {
 pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failure> {
     let (etcd_maps, objects_maps) = maps(&arguments.map)?;
     let (etcd, bucket) = (session.etcd_target(arguments)?, session.bucket_target(arguments)?);
-    let only_etcd = etcd.is_some() && bucket.is_none();
+    let only_etcd = etcd.is_some() && bucket.is_none() && arguments.to_dir.is_none();
     let (etcd_include, objects_include) = globs(&arguments.include, only_etcd);
     let (etcd_exclude, objects_exclude) = globs(&arguments.exclude, only_etcd);
     let options = restore::Options {
         etcd,
         bucket,
+        directory: arguments.to_dir.clone(),
         etcd_prefix: arguments.etcd_prefix.as_ref().map(as_bytes).unwrap_or_default(),
         etcd_keys: arguments.etcd_key.iter().map(as_bytes).collect(),
         etcd_selection: Selection::new(etcd_include, etcd_exclude)?,
@@ -248,6 +255,9 @@ pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failur
         true => writeln!(out, "{}", restore_json(&report, options.dry_run))?,
         false => print_restore(&mut out, &report, moment.is_whole(), options.dry_run)?,
     }
+    if !session.json && !session.quiet {
+        report.notes.iter().for_each(|note| say(&format!("note: {note}")));
+    }
     warn(session, &report.warnings);
     Ok(if report.warnings.is_empty() { Outcome::Done } else { Outcome::Warnings })
 }
@@ -262,7 +272,7 @@ fn restore_json(report: &restore::Report, dry_run: bool) -> Value {
     json!({
         "id": report.id.to_string(), "revision": report.revision, "nearest": report.nearest,
         "etcd": report.etcd.as_ref().map(side), "objects": report.objects.as_ref().map(side),
-        "dry_run": dry_run, "seconds": report.seconds, "warnings": report.warnings,
+        "dry_run": dry_run, "seconds": report.seconds, "warnings": report.warnings, "notes": report.notes,
     })
 }
 

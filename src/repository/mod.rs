@@ -1,6 +1,7 @@
 //! A repository: what the verbs speak with.
 
 mod keys;
+mod link;
 mod log;
 mod moment;
 mod objects;
@@ -18,6 +19,7 @@ use crate::id::SessionId;
 use crate::{storage, store, tree};
 
 pub use keys::{KeyCost, KeyInfo};
+pub use link::{first_name, unlinked};
 pub use log::Log;
 pub use moment::{EtcdAt, Known, Line, Marks, Moment, Stretch, lines};
 pub use objects::{Certainty, ObjectAt, object, objects};

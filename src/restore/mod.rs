@@ -1,14 +1,16 @@
-//! Restore: a moment out, to a live etcd and to a bucket.
+//! Restore: a moment out, to a live etcd, and to a bucket or a directory.
 //!
 //! Objects first and etcd after them, so that no key appears before the objects it refers to. Each
 //! side is planned before anything is written: a target that holds anything else is left alone. What
 //! is identical already is skipped, so running it again continues an interrupted restore.
 
 mod etcd;
+mod files;
 mod mapping;
 mod objects;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::context::Interrupted;
@@ -26,6 +28,9 @@ pub use mapping::{BadMap, Map};
 
 use mapping::{Scope, conflict};
 
+/// Keys named in a warning; more are counted.
+const NAMED: usize = 10;
+
 /// Where to, and how.
 #[derive(Clone, Default)]
 pub struct Options {
@@ -33,6 +38,8 @@ pub struct Options {
     pub etcd: Option<crate::etcd::Access>,
     /// A bucket, and a prefix that goes before every key.
     pub bucket: Option<(S3Access, String, String)>,
+    /// A directory, in place of a bucket.
+    pub directory: Option<PathBuf>,
     /// Only keys that begin with this.
     pub etcd_prefix: Vec<u8>,
     /// These keys, too; only these where nothing else is chosen.
@@ -122,6 +129,8 @@ pub struct Report {
     pub seconds: f64,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// What cannot be otherwise, and is no fault.
+    pub notes: Vec<String>,
 }
 
 /// Why a restore failed.
@@ -138,9 +147,9 @@ pub enum Error {
         "{target} is not empty: {differs} {unit} differ from the snapshot and {extra} are not in it; nothing was written (for example {example:?})"
     )]
     NotEmpty {
-        /// `etcd` or `the bucket`.
+        /// `etcd`, `the bucket` or `the directory`.
         target: &'static str,
-        /// `keys` or `objects`.
+        /// `keys`, `objects` or `files`.
         unit: &'static str,
         /// How many differ.
         differs: u64,
@@ -181,6 +190,7 @@ struct Run<'a> {
     /// Shown every change.
     show: &'a (dyn Fn(Change) + Sync),
     warnings: Vec<String>,
+    notes: Vec<String>,
     /// Objects that are only the nearest known.
     nearest: u64,
 }
@@ -209,6 +219,32 @@ impl Plan {
     }
 }
 
+/// Keys or problems that are counted, and the first of them named.
+#[derive(Default)]
+struct Listed {
+    count: u64,
+    named: Vec<String>,
+}
+
+impl Listed {
+    fn add(&mut self, what: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.named.len() < NAMED {
+            self.named.push(what());
+        }
+    }
+
+    /// As a warning, if there are any.
+    fn warning(self, what: &str) -> Option<String> {
+        (self.count > 0).then(|| format!("{} {what}: {}", self.count, self.named.join(", ")))
+    }
+}
+
+/// A key in a warning.
+fn text(key: &[u8]) -> String {
+    format!("{:?}", String::from_utf8_lossy(key))
+}
+
 /// The error for a key that the user named and the snapshot has not.
 fn not_there(what: &str, key: &[u8]) -> Error {
     let key = String::from_utf8_lossy(key).into_owned();
@@ -220,9 +256,10 @@ fn not_there(what: &str, key: &[u8]) -> Error {
 fn check_options(moment: &Moment, options: &Options) -> Result<()> {
     let snapshot = &moment.info.snapshot;
     let usage = |what: String| Err(repository::Error::Usage(what).into());
-    if options.etcd.is_none() && options.bucket.is_none() {
+    if options.etcd.is_none() && options.bucket.is_none() && options.directory.is_none() {
         return usage(
-            "nowhere to restore to: name a target with --to-etcd, or --to-s3 and --to-bucket".into(),
+            "nowhere to restore to: name a target with --to-etcd, --to-s3 and --to-bucket, or --to-dir"
+                .into(),
         );
     }
     if options.etcd.is_some() && snapshot.etcd.is_none() {
@@ -230,6 +267,9 @@ fn check_options(moment: &Moment, options: &Options) -> Result<()> {
     }
     if options.bucket.is_some() && snapshot.objects.is_none() {
         return usage("this snapshot has no objects to restore with --to-s3".into());
+    }
+    if options.directory.is_some() && snapshot.objects.is_none() {
+        return usage("this snapshot has no objects to restore with --to-dir".into());
     }
     if let Some(map) = conflict(&options.etcd_maps).or(conflict(&options.objects_maps)) {
         let from = String::from_utf8_lossy(&map.from);
@@ -255,10 +295,14 @@ pub fn run(
     let view = repository.view()?;
     let reader = repository.reader(&view)?;
     let nodes = ReadWrite::new(&reader, None);
-    let mut run = Run { repository, options, moment, nodes, show, warnings: Vec::new(), nearest: 0 };
+    let mut run =
+        Run { repository, options, moment, nodes, show, warnings: Vec::new(), notes: Vec::new(), nearest: 0 };
     // Both targets answer before either is written to.
     let etcd = run.plan_etcd()?;
-    let objects = run.restore_objects()?;
+    let objects = match options.directory {
+        Some(_) => run.restore_files()?,
+        None => run.restore_objects()?,
+    };
     let etcd = etcd.map(|target| run.restore_etcd(target)).transpose()?;
     Ok(Report {
         id: moment.info.id,
@@ -268,5 +312,6 @@ pub fn run(
         objects,
         seconds: begun.elapsed().as_secs_f64(),
         warnings: run.warnings,
+        notes: run.notes,
     })
 }

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::mpsc;
 
-use super::{Change, Counts, Error, Plan, Result, Run};
-use crate::format::{Attributes, Content, Item, ItemState, Malformed, ObjectAttributes};
+use super::{Change, Counts, Error, Listed, NAMED, Plan, Result, Run, text};
+use crate::context::Nanos;
+use crate::format::{Attributes, Content, FileKind, Headers, Item, ItemState, Malformed, ObjectAttributes};
 use crate::id::ChunkKind;
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, Certainty, object, objects};
@@ -16,12 +17,11 @@ use crate::target::{BucketTarget, Upload};
 use crate::tree::{self, Nodes};
 
 const SORT_BYTES: usize = 32 << 20;
+const SECOND: Nanos = 1_000_000_000;
 /// Objects put at once.
 const AT_ONCE: usize = 12;
 /// Objects whose metadata is asked for together.
 const ALIKE: usize = 256;
-/// Objects named in a warning.
-const NAMED: usize = 10;
 
 /// What is to be done with one object.
 enum Job {
@@ -52,6 +52,21 @@ impl Job {
         })
     }
 }
+
+/// What of a directory no object can be.
+#[derive(Default)]
+struct Unfit {
+    /// Names that are no keys.
+    keys: Listed,
+    /// Links and special files.
+    kinds: Listed,
+    directories: u64,
+    /// Hard links that become objects of their own.
+    copies: u64,
+}
+
+/// The longest key that servers hold.
+const MOST_KEY: usize = 1024;
 
 /// What workers share.
 struct Work<'a, 'r> {
@@ -84,7 +99,8 @@ impl Run<'_> {
         context.progress.begin(Phase { name: "comparing objects", unit: "objects" });
         let (mut plan, mut expected) = (Plan::default(), Amount::default());
         let mut jobs = Sorter::new(&self.repository.spool(), SORT_BYTES);
-        let identical = self.compare_objects(&target, |job| {
+        let mut unfit = Unfit::default();
+        let identical = self.compare_objects(&target, &mut unfit, |job| {
             match &job {
                 Job::Put { key, replaces: true, .. } => {
                     plan.counts.overwritten += 1;
@@ -110,11 +126,25 @@ impl Run<'_> {
         let mut counts = self.write_objects(&target, jobs)?;
         counts.identical = identical;
         self.look_at_chosen()?;
+        self.say_unfit(unfit);
         Ok(Some(counts))
     }
 
+    fn say_unfit(&mut self, unfit: Unfit) {
+        let Unfit { keys, kinds, directories, copies } = unfit;
+        self.warnings.extend(keys.warning("names cannot be keys of objects and were not restored"));
+        self.warnings
+            .extend(kinds.warning("links and special files cannot be objects and were not restored"));
+        if directories > 0 {
+            self.notes.push(format!("{directories} directories are not in the bucket: objects need none"));
+        }
+        if copies > 0 {
+            self.notes.push(format!("{copies} hard links have become objects of their own"));
+        }
+    }
+
     /// Counts objects that are only the nearest, and warns of those that have no content.
-    fn look_at_chosen(&mut self) -> Result<()> {
+    pub(super) fn look_at_chosen(&mut self) -> Result<()> {
         let (mut absent, mut nearest) = (Vec::new(), 0);
         self.for_each_chosen(|key, value, certainty| {
             if Item::decode(&value)?.state == ItemState::Unreadable {
@@ -144,7 +174,10 @@ impl Run<'_> {
     }
 
     /// Shows every object of the snapshot that is restored, in order.
-    fn for_each_chosen(&self, mut show: impl FnMut(Vec<u8>, Vec<u8>, Certainty) -> Result<()>) -> Result<()> {
+    pub(super) fn for_each_chosen(
+        &self,
+        mut show: impl FnMut(Vec<u8>, Vec<u8>, Certainty) -> Result<()>,
+    ) -> Result<()> {
         let scope = self.options.objects_scope();
         for entry in objects(&self.nodes, self.moment, &scope.beginning())? {
             let (key, value, certainty) = entry?;
@@ -156,7 +189,7 @@ impl Run<'_> {
     }
 
     /// A key that was named and is not there is a mistake to be told before anything is written.
-    fn check_named_objects(&self) -> Result<()> {
+    pub(super) fn check_named_objects(&self) -> Result<()> {
         for key in &self.options.object_keys {
             if object(&self.nodes, self.moment, key)?.is_none() {
                 return Err(super::not_there("object", key));
@@ -166,13 +199,53 @@ impl Run<'_> {
     }
 
     /// The snapshot's objects by their keys in the target, in order.
-    fn wanted_objects(&self) -> Result<Sorter> {
+    fn wanted_objects(&self, unfit: &mut Unfit) -> Result<Sorter> {
         let spool = self.repository.spool();
         let mut sorter = Sorter::new(&spool, SORT_BYTES);
         self.for_each_chosen(|key, value, _| {
+            let item = Item::decode(&value)?;
+            let value = match &item.attributes {
+                Attributes::Object(_) => value,
+                Attributes::File(_) => match self.object_of_file(&key, item, unfit)? {
+                    Some(object) => object.encode(),
+                    None => return Ok(()),
+                },
+            };
             sorter.push(self.target_key(&key)?.into_bytes(), value).map_err(|e| self.spool_failed(e))
         })?;
         Ok(sorter)
+    }
+
+    /// A regular file as an object.
+    fn object_of_file(&self, key: &[u8], item: Item, unfit: &mut Unfit) -> Result<Option<Item>> {
+        let Attributes::File(file) = &item.attributes else { return Ok(None) };
+        match file.kind {
+            // What is not there is told apart from this.
+            _ if item.state != ItemState::Present => return Ok(None),
+            FileKind::Regular => {}
+            FileKind::HardLink(_) => unfit.copies += 1,
+            FileKind::Directory => {
+                unfit.directories += 1;
+                return Ok(None);
+            }
+            _ => {
+                unfit.kinds.add(|| text(key));
+                return Ok(None);
+            }
+        }
+        let prefix = self.options.bucket.as_ref().map_or(0, |(_, _, prefix)| prefix.len());
+        let length = prefix + self.options.objects_scope().renamed(key).len();
+        if length > MOST_KEY || std::str::from_utf8(key).is_err() {
+            unfit.keys.add(|| text(key));
+            return Ok(None);
+        }
+        let item = repository::unlinked(&self.nodes, self.moment, item)?;
+        let (seconds, nanos) = (item.modified.div_euclid(SECOND), item.modified.rem_euclid(SECOND));
+        let headers = Headers { content_type: Some("application/octet-stream".into()), ..Headers::default() };
+        // As rclone does. It is how the object is known to be the file again.
+        let metadata = vec![("mtime".into(), format!("{seconds}.{nanos:09}"))];
+        let attributes = ObjectAttributes { headers, metadata, ..ObjectAttributes::default() };
+        Ok(Some(Item { attributes: Attributes::Object(Box::new(attributes)), ..item }))
     }
 
     /// The target's objects: key → size and ETag.
@@ -197,15 +270,20 @@ impl Run<'_> {
         }
     }
 
-    fn spool_failed(&self, error: std::io::Error) -> Error {
+    pub(super) fn spool_failed(&self, error: std::io::Error) -> Error {
         Error::Spool(self.repository.spool().display().to_string(), error)
     }
 
     /// Shows what is to be done; counts what is identical.
-    fn compare_objects(&self, target: &BucketTarget, mut show: impl FnMut(Job) -> Result<()>) -> Result<u64> {
+    fn compare_objects(
+        &self,
+        target: &BucketTarget,
+        unfit: &mut Unfit,
+        mut show: impl FnMut(Job) -> Result<()>,
+    ) -> Result<u64> {
         let failed = |e| self.spool_failed(e);
         let mut found = self.found_objects(target)?.finish().map_err(failed)?.peekable();
-        let wanted = self.wanted_objects()?.finish().map_err(failed)?;
+        let wanted = self.wanted_objects(unfit)?.finish().map_err(failed)?;
         let (mut identical, mut last) = (0, Vec::new());
         let mut alike: Vec<(String, Item)> = Vec::new();
         for record in wanted {
@@ -229,7 +307,10 @@ impl Run<'_> {
             }
             let key = String::from_utf8_lossy(&key).into_owned();
             let expected = [&item.size.to_le_bytes()[..], of_object(&item)?.etag.as_bytes()].concat();
-            if there.as_ref().is_some_and(|(_, there)| *there == expected) {
+            // Of what was a file only the size is known before its metadata are asked for.
+            let any_etag = expected.len() == 8;
+            let fits = |there: &[u8]| there == expected || any_etag && there.starts_with(&expected);
+            if there.as_ref().is_some_and(|(_, there)| fits(there)) {
                 alike.push((key, item));
                 if alike.len() >= ALIKE {
                     identical += self.judge_alike(target, &mut alike, &mut show)?;
@@ -388,7 +469,7 @@ impl Work<'_, '_> {
             Ok(etag) => etag?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
-        if etag != attributes.etag {
+        if !attributes.etag.is_empty() && etag != attributes.etag {
             lock(&self.other_etag).push(key.to_owned());
         }
         self.bytes.fetch_add(item.size, Ordering::Relaxed);

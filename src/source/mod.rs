@@ -1,6 +1,7 @@
 //! The outside systems that are backed up from.
 
 mod bucket;
+mod directory;
 mod etcd;
 mod listing;
 
@@ -11,6 +12,7 @@ use crate::fault::Kind;
 use crate::storage::{Cause, S3Error};
 
 pub use bucket::{Body, Bucket, BucketOptions, Fetched, Head, Reading, Requests};
+pub use directory::{Directory, DirectoryOptions, Seen, shows};
 pub use etcd::{Spooled, Watched, ranges, snapshot, watch};
 pub use listing::{Listed, Listing};
 
@@ -30,6 +32,9 @@ pub enum Error {
     /// No client for the S3 server.
     #[error(transparent)]
     Client(#[from] S3Error),
+    /// A directory that is backed up cannot be read.
+    #[error("cannot read directory {0}: {1}")]
+    Directory(String, std::io::Error),
     /// A request to etcd failed.
     #[error(transparent)]
     Etcd(#[from] crate::etcd::Error),
@@ -81,6 +86,11 @@ impl Error {
             Error::Client(_) => Kind::Usage,
             Error::Etcd(error) => error.kind(),
             Error::Rights { .. } => Kind::Denied,
+            Error::Directory(_, error) => match error.kind() {
+                std::io::ErrorKind::NotFound => Kind::NotFound,
+                std::io::ErrorKind::PermissionDenied => Kind::Denied,
+                _ => Kind::Failed,
+            },
             Error::NoRoom { .. } => Kind::NoSpace,
             Error::Spool(_, error) if error.kind() == std::io::ErrorKind::StorageFull => Kind::NoSpace,
             Error::Outrun(..) | Error::Torn(..) | Error::EtcdFile(_) | Error::Spool(..) => Kind::Failed,

@@ -13,6 +13,7 @@ const LEVEL: i32 = 3;
 thread_local! {
     // A context costs some 100 KiB of set-up; each thread keeps one.
     static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
 /// Compressed where that makes it smaller.
@@ -39,10 +40,17 @@ pub fn decode(encoded: &[u8], length: usize) -> Result<Bytes, Malformed> {
     let (&kind, payload) = encoded.split_first().ok_or(Malformed::Length(0))?;
     let plain = match kind {
         RAW => payload.to_vec(),
-        ZSTD => zstd::bulk::decompress(payload, length).map_err(|e| Malformed::Decode(e.to_string()))?,
+        ZSTD => decompress(payload, length).map_err(|e| Malformed::Decode(e.to_string()))?,
         other => return Err(Malformed::Decode(format!("compression {other} is not known"))),
     };
     if plain.len() == length { Ok(plain.into()) } else { Err(Malformed::Length(plain.len())) }
+}
+
+fn decompress(payload: &[u8], length: usize) -> std::io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|slot| match slot {
+        Some(decompressor) => decompressor.decompress(payload, length),
+        None => slot.insert(zstd::bulk::Decompressor::new()?).decompress(payload, length),
+    })
 }
 
 #[cfg(test)]

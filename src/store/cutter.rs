@@ -61,6 +61,40 @@ impl Pieces<'_> {
         self.cut(self.cutter.sizes.max as usize, &mut emit)
     }
 
+    /// A hole: so many zeros. Long ones are not cut byte by byte: as long as only zeros follow, every chunk is
+    /// the same. `repeat` is given its length and how many there are.
+    pub fn hole<E>(
+        &mut self,
+        mut zeros: u64,
+        mut emit: impl FnMut(&[u8]) -> Result<(), E>,
+        mut repeat: impl FnMut(usize, u64) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let max = self.cutter.sizes.max as usize;
+        while zeros > 0 {
+            if self.buffer.iter().any(|byte| *byte != 0) {
+                let more = zeros.min(max as u64);
+                self.buffer.resize(self.buffer.len() + more as usize, 0);
+                self.cut(max, &mut emit)?;
+                zeros -= more;
+                continue;
+            }
+            let all = self.buffer.len() as u64 + zeros;
+            let mut left = all;
+            if all >= max as u64 {
+                self.buffer.clear();
+                self.buffer.resize(max, 0);
+                let length = self.cutter.first(&self.buffer);
+                let count = (all - max as u64) / length as u64 + 1;
+                repeat(length, count)?;
+                left = all - count * length as u64;
+            }
+            // Less than the largest chunk.
+            self.buffer.resize(left as usize, 0);
+            zeros = 0;
+        }
+        Ok(())
+    }
+
     /// The object is complete.
     pub fn finish<E>(mut self, mut emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         self.cut(1, &mut emit)
@@ -125,6 +159,30 @@ mod tests {
         assert_eq!(lengths(&cutter, &content, 100_003), whole);
         assert_eq!(whole.iter().sum::<usize>(), content.len());
         assert!(whole.iter().all(|&n| n <= SIZES.max as usize));
+    }
+
+    #[test]
+    fn a_hole_is_cut_as_the_zeros_that_it_stands_for() {
+        let cutter = Cutter::new(&ContentSecret::from_bytes([1; 32]), SIZES);
+        let data = content(3 << 20);
+        for hole in [1, 1000, 1 << 20, 4 << 20, (9 << 20) + 1, 40 << 20] {
+            let dense = [&vec![0; hole], &data[..], &vec![0; hole], b"end"].concat();
+            let mut found = Vec::new();
+            let mut pieces = cutter.pieces();
+            let add = |found: &mut Vec<usize>, length, count| {
+                found.extend(std::iter::repeat_n(length, count as usize));
+                Ok::<(), Infallible>(())
+            };
+            for part in [&data[..], b"end"] {
+                let lengths = std::cell::RefCell::new(&mut found);
+                let emit = |chunk: &[u8]| add(&mut lengths.borrow_mut(), chunk.len(), 1);
+                let repeat = |length, count| add(&mut lengths.borrow_mut(), length, count);
+                pieces.hole(hole as u64, emit, repeat).unwrap();
+                pieces.push(part, |chunk| add(&mut found, chunk.len(), 1)).unwrap();
+            }
+            pieces.finish(|chunk| add(&mut found, chunk.len(), 1)).unwrap();
+            assert_eq!(found, lengths(&cutter, &dense, 1 << 20), "{hole}");
+        }
     }
 
     #[test]

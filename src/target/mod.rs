@@ -1,13 +1,17 @@
 //! The outside systems that are restored to.
 
 mod bucket;
+mod directory;
 mod etcd;
+
+use std::io::ErrorKind;
 
 use crate::context::Interrupted;
 use crate::fault::Kind;
 use crate::storage::{Cause, S3Error};
 
 pub use bucket::{BucketTarget, Found, Upload};
+pub use directory::{DirectoryTarget, Dirs, NewFile, Unnamed, Wanted, is_leftover};
 pub use etcd::{EtcdTarget, Operation};
 
 /// Why a target could not be read or written.
@@ -29,6 +33,16 @@ pub enum Error {
     /// A request to etcd failed.
     #[error(transparent)]
     Etcd(#[from] crate::etcd::Error),
+    /// The directory that is restored to cannot be read or written.
+    #[error("cannot {action} {path}: {cause}")]
+    Directory {
+        /// What was done, as a verb.
+        action: &'static str,
+        /// The file.
+        path: String,
+        /// Why.
+        cause: std::io::Error,
+    },
     /// A key changed between the look and the write.
     #[error("key {0:?} changed in the target while it was being restored; run it again")]
     Changed(String),
@@ -60,6 +74,11 @@ impl Error {
             Error::S3 { cause, .. } => cause.kind(),
             Error::Client(_) => Kind::Usage,
             Error::Etcd(error) => error.kind(),
+            Error::Directory { cause, .. } => match cause.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Kind::NoSpace,
+                ErrorKind::PermissionDenied => Kind::Denied,
+                _ => Kind::Failed,
+            },
             Error::Changed(_) => Kind::Busy,
             Error::Arrived { .. } => Kind::Failed,
             Error::Input(_) => Kind::Damage,

@@ -106,6 +106,7 @@ pub fn options(access: icecore::storage::S3Access) -> backup::Options {
         tags: Vec::new(),
         etcd: None,
         objects: Some(objects),
+        directory: None,
         new_line: false,
         tuning: Tuning::default(),
     }

@@ -1,0 +1,118 @@
+//! Jobs done on several threads, through a bounded queue. The first failure ends it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::context::Interrupted;
+
+/// What workers share.
+struct Shared<E> {
+    failure: Mutex<Option<E>>,
+    failed: AtomicBool,
+}
+
+/// Where jobs are given.
+pub struct Pool<'a, J, E> {
+    queue: Sender<J>,
+    shared: &'a Shared<E>,
+}
+
+impl<J, E> Pool<'_, J, E> {
+    /// Waits for a place in the queue. An error once any job failed, which is told in its place.
+    pub fn give(&self, job: J) -> Result<(), Interrupted> {
+        let failed = self.shared.failed.load(Ordering::SeqCst);
+        if failed || self.queue.send(job).is_err() { Err(Interrupted) } else { Ok(()) }
+    }
+}
+
+impl<E> Shared<E> {
+    fn work<J, S>(&self, queue: &Receiver<J>, mut own: S, work: &impl Fn(&mut S, J) -> Result<(), E>) {
+        for job in queue {
+            // After a failure jobs are only taken, so that nobody waits for ever.
+            if self.failed.load(Ordering::SeqCst) {
+                continue;
+            }
+            if let Err(error) = work(&mut own, job) {
+                self.failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+                self.failed.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// Does the jobs that `give` gives on `threads` threads, each with an `own` of its own; at most `ahead` jobs
+/// wait. All are done when this returns.
+pub fn run<J: Send, S, E: Send, T>(
+    threads: usize,
+    ahead: usize,
+    own: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, J) -> Result<(), E> + Sync,
+    give: impl FnOnce(&Pool<'_, J, E>) -> Result<T, E>,
+) -> Result<T, E> {
+    let shared = Shared { failure: Mutex::new(None), failed: AtomicBool::new(false) };
+    let (sender, receiver) = bounded(ahead);
+    let given = std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let (queue, shared, own, work) = (receiver.clone(), &shared, &own, &work);
+            scope.spawn(move || shared.work(&queue, own(), work));
+        }
+        drop(receiver);
+        let pool = Pool { queue: sender, shared: &shared };
+        give(&pool)
+    });
+    // A worker's failure is the cause; that no more was given is only its consequence.
+    match shared.failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        Some(error) => Err(error),
+        None => given,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    enum Failure {
+        Job(u64),
+        Stopped,
+    }
+
+    impl From<Interrupted> for Failure {
+        fn from(_: Interrupted) -> Failure {
+            Failure::Stopped
+        }
+    }
+
+    #[test]
+    fn every_job_is_done_once() {
+        let sum = AtomicU64::new(0);
+        let work = |_: &mut (), job: u64| {
+            sum.fetch_add(job, Ordering::SeqCst);
+            Ok::<(), Failure>(())
+        };
+        let given = run(
+            3,
+            2,
+            || (),
+            work,
+            |pool| {
+                for job in 0..1000 {
+                    pool.give(job)?;
+                }
+                Ok("given")
+            },
+        );
+        assert_eq!((given, sum.into_inner()), (Ok("given"), 499_500));
+    }
+
+    #[test]
+    fn the_first_failure_ends_it_and_is_told() {
+        let work = |_: &mut (), job: u64| if job == 7 { Err(Failure::Job(7)) } else { Ok(()) };
+        let give = |pool: &Pool<'_, u64, Failure>| (0..).try_for_each(|job| Ok(pool.give(job)?));
+        assert_eq!(run(2, 2, || (), work, give), Err(Failure::Job(7)));
+    }
+}
