@@ -103,6 +103,7 @@ impl World {
             tags: vec![],
             etcd: Some(etcd),
             objects: None,
+            directory: None,
             new_line: false,
             tuning: Tuning::default(),
         };

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::bucket::{After, BUCKET, PASSPHRASE, World, content, interrupt_after, objects, options};
+use common::bucket::{After, PASSPHRASE, World, content, interrupt_after, objects, options};
 use icecore::backup::{self, Report};
 use icecore::context::Context;
 use icecore::fault::Kind;
@@ -97,7 +97,7 @@ fn an_object_that_changed_since_it_was_read_is_read_again_and_one_that_vanished_
     let (changed, _) = objects(COUNT).next().unwrap();
     let (vanished, _) = objects(COUNT).nth(20).unwrap();
     world.fill([(changed.clone(), content(COUNT, 5000))]);
-    let delete = world.client().delete_object().bucket(BUCKET).key(&vanished);
+    let delete = world.client().delete_object().bucket(&world.bucket).key(&vanished);
     world.runtime.block_on(delete.send()).unwrap();
     let report = world.backup().unwrap();
     let (_, counts) = report.objects.as_ref().unwrap();
@@ -159,7 +159,7 @@ fn a_log_that_is_damaged_or_cut_costs_time_only() {
 
 // A process that is killed outright.
 
-const VARIABLES: [&str; 2] = ["ICECORE_RESUME_DIRECTORY", "ICECORE_RESUME_URL"];
+const VARIABLES: [&str; 3] = ["ICECORE_RESUME_DIRECTORY", "ICECORE_RESUME_URL", "ICECORE_RESUME_BUCKET"];
 
 fn tuning() -> Tuning {
     Tuning { data_pack: 64 << 10, segment_every: Duration::ZERO, ..Tuning::default() }
@@ -169,7 +169,7 @@ fn tuning() -> Tuning {
 #[test]
 #[ignore = "run by a_killed_first_backup_is_gone_on_with_as_far_as_segments_were_written"]
 fn back_up_until_killed() {
-    let [Some(directory), Some(url)] = VARIABLES.map(std::env::var_os) else { return };
+    let [Some(directory), Some(url), Some(bucket)] = VARIABLES.map(std::env::var_os) else { return };
     let runtime = common::runtime();
     let mut context = Context::system(runtime.handle().clone());
     context.progress = After::new(READ, || std::thread::sleep(Duration::from_secs(100)));
@@ -177,7 +177,7 @@ fn back_up_until_killed() {
     let location = Location::Local(path("repository"));
     let access = Access { location, credentials: None, cache: path("cache"), upload: None, download: None };
     let repository = Repository::open(&context, &access, PASSPHRASE).unwrap();
-    let mut options = options(s3(url.to_str().unwrap()));
+    let mut options = options(s3(url.to_str().unwrap()), bucket.to_str().unwrap());
     options.tuning = tuning();
     let _ = backup::run(&repository, &options);
 }
@@ -205,6 +205,7 @@ fn a_killed_first_backup_is_gone_on_with_as_far_as_segments_were_written() {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "back_up_until_killed"]);
     command.env(VARIABLES[0], world.directory.path()).env(VARIABLES[1], &world.minio.url);
+    command.env(VARIABLES[2], &world.bucket);
     let child = Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let segments = || fs::read_dir(world.path("repository/index")).map_or(0, |entries| entries.count());
     let begun = Instant::now();

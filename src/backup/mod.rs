@@ -167,10 +167,16 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
     let reader = session.reader();
     let writer = session.writer(options.tuning);
     let captured = capture(repository, options, &sources, parent.as_ref(), &reader, &writer);
-    let captured = match captured {
+    let mut captured = match captured {
         Ok(captured) => captured,
         Err(error) => return Err(give_up(session, writer, error)),
     };
+    captured.warnings.extend(
+        session
+            .damaged
+            .iter()
+            .map(|damage| format!("{damage}; this backup was made without it (`icecore check` says more)")),
+    );
     let Finished { segment, mut stored } = writer.finish()?;
     let requests = sources.bucket.as_ref().map(|bucket| bucket.requests());
     let (objects, checkpoint) = match captured.objects {

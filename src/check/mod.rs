@@ -99,6 +99,7 @@ fn damage(kind: &'static str, file: impl Into<String>, what: impl ToString) -> D
 struct Run<'a> {
     repository: &'a Repository,
     report: Report,
+    named: records::Named,
     /// Packs that are missing or damaged as a whole.
     bad_packs: HashSet<PackId>,
     /// Chunks that cannot be read although their pack is there.
@@ -107,8 +108,13 @@ struct Run<'a> {
 
 /// Checks.
 pub fn run(repository: &Repository, options: Options) -> Result<Report> {
-    let report = Report::default();
-    let mut run = Run { repository, report, bad_packs: HashSet::new(), bad_chunks: HashSet::new() };
+    let mut run = Run {
+        repository,
+        report: Report::default(),
+        named: records::Named::default(),
+        bad_packs: HashSet::new(),
+        bad_chunks: HashSet::new(),
+    };
     let progress = &repository.context().progress;
     progress.begin(Phase { name: "reading records", unit: "files" });
     run.records()?;
@@ -117,6 +123,7 @@ pub fn run(repository: &Repository, options: Options) -> Result<Report> {
         Err(error) if error.kind() == Kind::Damage && !run.report.damage.is_empty() => return Ok(run.report),
         view => view?,
     };
+    run.missing_records(&view)?;
     let segments = run.segments(&view)?;
     run.packs(&segments, options.read_data)?;
     run.trees(&view, &segments)?;

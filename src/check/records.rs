@@ -1,11 +1,13 @@
 //! Checking the records: every file that is not a pack.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{Error, Result, Run, damage};
 use crate::fault::Kind;
-use crate::format::{Claim, Condemned, Config, PackEntry, Record, Segment, Session, Tombstone, Verdict};
-use crate::id::PackId;
+use crate::format::{
+    Claim, Condemned, Config, Malformed, Name, PackEntry, Record, Segment, Session, Tombstone, Verdict,
+};
+use crate::id::{PackId, SessionId};
 use crate::progress::Amount;
 use crate::repository::{self, View};
 
@@ -20,6 +22,20 @@ pub(super) struct Segments {
     pub whole: bool,
 }
 
+/// What records say that there must be.
+#[derive(Default)]
+pub(super) struct Named {
+    /// Pinned snapshots and parents.
+    snapshots: BTreeSet<SessionId>,
+    /// Labels of sessions.
+    labels: BTreeSet<u64>,
+}
+
+/// The label of a session of this name.
+fn label(sid: &str) -> Option<u64> {
+    sid.parse::<SessionId>().ok().map(|sid| sid.label)
+}
+
 impl Run<'_> {
     /// Reads every record from the medium.
     pub(super) fn records(&mut self) -> Result<()> {
@@ -29,23 +45,62 @@ impl Run<'_> {
                 self.note(damage("key", file, what));
             }
         }
-        self.read_folder::<Session>("session", "sessions/", |_| true)?;
-        self.read_folder::<Claim>("snapshot", "snapshots/", |_| true)?;
-        self.read_folder::<Tombstone>("tombstone", "forgotten/", |_| true)?;
-        self.read_folder::<Condemned>("collection", "collections/", |name| name.ends_with(".condemned"))?;
-        self.read_folder::<Verdict>("collection", "collections/", |name| name.ends_with(".verdict"))
+        self.read_folder::<Session>("session", "sessions/", "", |run, sid, session| {
+            run.named.labels.extend(label(sid));
+            run.named.snapshots.extend(session.pin);
+        })?;
+        self.read_folder::<Claim>("snapshot", "snapshots/", "", |run, sid, claim| {
+            run.named.labels.extend(label(sid));
+            if let Claim::Snapshot(snapshot) = claim {
+                run.named.snapshots.extend(snapshot.parent);
+            }
+        })?;
+        self.read_folder::<Tombstone>("tombstone", "forgotten/", "", |_, _, _| {})?;
+        self.read_folder::<Condemned>("collection", "collections/", ".condemned", |_, _, _| {})?;
+        self.read_folder::<Verdict>("collection", "collections/", ".verdict", |_, _, _| {})
+    }
+
+    /// What other records speak of, and no collection can have removed.
+    pub(super) fn missing_records(&mut self, view: &View) -> Result<()> {
+        let named = std::mem::take(&mut self.named);
+        for sid in named.snapshots.into_iter().filter(|sid| view.validity.snapshot(sid)) {
+            self.must_be_there("snapshot", &Name::Claim(sid).to_string())?;
+        }
+        for segment in view.validity.named_segments().filter(|name| !view.segments.contains(name)) {
+            self.must_be_there("segment", &format!("index/{segment}"))?;
+        }
+        // A label says which collection was the newest; the newest stays until there is a newer one.
+        if let Some(label) = named.labels.last().filter(|&&label| label > view.newest) {
+            let file = format!("collections/{label}.*");
+            self.note(damage("collection", file, format!("{}; a session names it", Malformed::Missing)));
+        }
+        Ok(())
+    }
+
+    fn must_be_there(&mut self, kind: &'static str, name: &str) -> Result<()> {
+        match self.repository.storage().get(name) {
+            Err(error) if error.is_not_found() => {
+                self.note(damage(kind, name, format!("{}; another record names it", Malformed::Missing)));
+                Ok(())
+            }
+            found => Ok(found.map(|_| ())?),
+        }
     }
 
     fn read_folder<T: Record>(
         &mut self,
         kind: &'static str,
         folder: &str,
-        ours: impl Fn(&str) -> bool,
+        ending: &str,
+        mut show: impl FnMut(&mut Self, &str, T),
     ) -> Result<()> {
         for name in self.repository.storage().names(folder)? {
             self.repository.context().cancel.check()?;
-            if ours(&name) {
-                self.read_one::<T>(kind, &format!("{folder}{name}"))?;
+            if !name.ends_with(ending) {
+                continue;
+            }
+            if let Some(record) = self.read_one::<T>(kind, &format!("{folder}{name}"))? {
+                show(self, &name, record);
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use icecore::format::CapturePath;
 use icecore::repository::{Access, Repository};
 use icecore::selection::Selection;
 use icecore::source::{BucketOptions, DirectoryOptions};
-use icecore::storage::{CredentialVars, S3Access, S3Address};
+use icecore::storage::{ATTEMPTS, CredentialVars, S3Access, S3Address};
 
 use super::Session;
 use super::args::{EtcdCapture, Global, Restore, Sources};
@@ -177,9 +177,6 @@ fn credentials(before: &str) -> Option<CredentialVars> {
     let secret = env(&format!("{before}_SECRET_ACCESS_KEY"))?;
     Some(CredentialVars { id, secret, token: env(&format!("{before}_SESSION_TOKEN")) })
 }
-
-/// How often the client tries a request to a source or target.
-const ATTEMPTS: u32 = 5;
 
 fn s3(endpoint: &str, ca: Option<PathBuf>, credentials: Option<CredentialVars>) -> S3Access {
     let endpoint = (endpoint != "aws").then(|| endpoint.to_owned());

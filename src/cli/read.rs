@@ -4,7 +4,7 @@ use std::io::{BufWriter, Write};
 
 use icecore::browse::{self, Browser, DiffLine, DiffStat, Summary};
 use icecore::format::{Attributes, FileAttributes, FileKind, Item, ItemState, KeyState};
-use icecore::repository::{Certainty, Known, Moment, Point, Repository, SnapshotInfo};
+use icecore::repository::{Certainty, Known, Moment, Point, Repository, SnapshotInfo, View};
 use icecore::selection::Selection;
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ fn side_of(side: Side) -> browse::Side {
 /// What the point means.
 pub fn find(session: &Session, repository: &Repository, point: &str) -> Result<Moment, Failure> {
     let point: Point = point.parse()?;
-    let moment = point.resolve(&repository.view()?.snapshots, &session.settings.series)?;
+    let moment = repository.view()?.find(&point, &session.settings.series)?;
     if let Some(known) = moment.known.filter(|known| !known.is_exact() && !session.quiet) {
         say(&known_line(&known));
     }
@@ -71,8 +71,13 @@ pub fn snapshots(session: &Session, tag: Option<&str>) -> Result<Outcome, Failur
         writeln!(out, "{} snapshots", number(count))?;
     }
     out.flush()?;
+    Ok(outcome(&view))
+}
+
+/// How a command ends that shows all snapshots: those that cannot be read are told.
+pub fn outcome(view: &View) -> Outcome {
     view.damaged.iter().for_each(|error| say(&format!("damage: {error}")));
-    Ok(if view.damaged.is_empty() { Outcome::Done } else { Outcome::Damage })
+    if view.damaged.is_empty() { Outcome::Done } else { Outcome::Damage }
 }
 
 fn snapshot_json(info: &SnapshotInfo) -> Value {

@@ -7,7 +7,7 @@ use icecore::repository::SnapshotInfo;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
-use super::read::find;
+use super::read::{find, outcome};
 use super::show::{key_json, key_text, local_time, number, size, utc};
 use super::{Outcome, Session};
 
@@ -41,8 +41,9 @@ fn cost_json(info: &SnapshotInfo, alone: &Volume) -> Value {
 
 pub fn snapshots(session: &Session) -> Result<Outcome, Failure> {
     let repository = session.open()?;
-    let snapshots = repository.view()?.snapshots;
-    let alone = browse::alone(&repository, &snapshots)?;
+    let view = repository.view()?;
+    let snapshots = &view.snapshots;
+    let alone = browse::alone(&repository, snapshots)?;
     session.context.progress.end();
     let mut out = BufWriter::new(std::io::stdout().lock());
     if !session.json {
@@ -61,15 +62,15 @@ pub fn snapshots(session: &Session) -> Result<Outcome, Failure> {
         writeln!(out, "{}", line.trim_end())?;
     }
     out.flush()?;
-    Ok(Outcome::Done)
+    Ok(outcome(&view))
 }
 
 pub fn snapshot(session: &Session, point: &str) -> Result<Outcome, Failure> {
     let repository = session.open()?;
     let info = find(session, &repository, point)?.into_snapshot()?;
-    let snapshots = repository.view()?.snapshots;
-    let all = browse::alone(&repository, &snapshots)?;
-    let own = snapshots.iter().zip(all).find(|(other, _)| other.id == info.id);
+    let view = repository.view()?;
+    let all = browse::alone(&repository, &view.snapshots)?;
+    let own = view.snapshots.iter().zip(all).find(|(other, _)| other.id == info.id);
     let alone = own.map(|(_, alone)| alone).unwrap_or_default();
     let held = browse::held(&Browser::open(&repository)?, &info)?;
     session.context.progress.end();
@@ -78,7 +79,7 @@ pub fn snapshot(session: &Session, point: &str) -> Result<Outcome, Failure> {
         true => writeln!(out, "{}", snapshot_json(&info, &alone, &held))?,
         false => print_snapshot(&mut out, &info, &alone, &held)?,
     }
-    Ok(Outcome::Done)
+    Ok(outcome(&view))
 }
 
 /// How many times as large `a` is as `b`.
@@ -171,7 +172,7 @@ pub fn repository(session: &Session) -> Result<Outcome, Failure> {
             "full_copies_bytes": stats.full_copies, "content_bytes": stats.content,
         });
         writeln!(out, "{report}")?;
-        return Ok(Outcome::Done);
+        return Ok(outcome(&repository.view()?));
     }
     writeln!(out, "{:>12}  {:>8}  what", "bytes", "files")?;
     for (name, count, bytes) in &stats.files {
@@ -188,5 +189,5 @@ pub fn repository(session: &Session) -> Result<Outcome, Failure> {
     if stats.bytes > 0 && stats.full_copies > 0 {
         writeln!(out, "that is {:.1} times the repository", stats.full_copies as f64 / stats.bytes as f64)?;
     }
-    Ok(Outcome::Done)
+    Ok(outcome(&repository.view()?))
 }

@@ -317,11 +317,11 @@ fn print_restore(
 pub fn forget(session: &Session, points: &[String]) -> Result<Outcome, Failure> {
     let points: Vec<Point> = points.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     let repository = session.open()?;
-    let snapshots = repository.view()?.snapshots;
+    let view = repository.view()?;
     // All are found before any is forgotten: `latest latest~1` means what it says.
     let infos: Vec<_> = points
         .iter()
-        .map(|point| point.resolve(&snapshots, &session.settings.series)?.into_snapshot())
+        .map(|point| view.find(point, &session.settings.series)?.into_snapshot())
         .collect::<Result<_, _>>()?;
     let mut out = std::io::stdout().lock();
     for info in &infos {

@@ -116,7 +116,8 @@ fn open_one(
 /// Tries every key.
 pub(super) fn open_any(storage: &dyn Storage, repository: RepositoryId, passphrase: &str) -> Result<Opened> {
     let ids = storage.names(FOLDER)?;
-    let mut damage = None;
+    // The first key is there before the config is, and the last one is never removed.
+    let mut damage = ids.is_empty().then(|| Error::Damaged { file: FOLDER.into(), what: Malformed::Missing });
     for id in &ids {
         let name = Name::Key(id).to_string();
         let bytes = storage.get(&name)?;

@@ -67,6 +67,12 @@ pub enum Error {
         /// What is wrong with it.
         what: Malformed,
     },
+    /// Records that are damaged may be what is meant.
+    #[error("{damage}; which snapshot is meant cannot be told without it: name one by its id")]
+    Unclear {
+        /// A damaged record.
+        damage: Box<Error>,
+    },
     /// A tree entry is not what was written.
     #[error("an entry of a tree is damaged: {0}")]
     Entry(#[from] Malformed),
@@ -118,6 +124,7 @@ impl Error {
             Error::AlreadyThere(_) => Kind::RepositoryExists,
             Error::WrongPassphrase { .. } => Kind::WrongPassphrase,
             Error::Damaged { what: Malformed::Newer { .. }, .. } => Kind::NewerFormat,
+            Error::Unclear { damage } => damage.kind(),
             Error::Damaged { .. } | Error::Entry(_) => Kind::Damage,
             Error::PointNotFound(_) => Kind::PointNotFound,
             Error::Ambiguous { .. } => Kind::Ambiguous,

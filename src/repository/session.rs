@@ -23,6 +23,8 @@ pub struct WriteSession<'a> {
     pub sid: SessionId,
     /// The snapshot it stands on.
     pub parent: Option<SnapshotInfo>,
+    /// Snapshot records that could not be read, among which the parent was not looked for.
+    pub damaged: Vec<Error>,
     index: Arc<Index>,
     ended: bool,
 }
@@ -113,7 +115,8 @@ impl Repository {
             view.validity.names_segment(name) || segment_of(name).is_some_and(|(owner, _)| committed(owner))
         };
         let index = Arc::new(self.index(&view, reusable)?);
-        Ok(Some(WriteSession { repository: self, sid, parent, index, ended: false }))
+        let damaged = view.damaged;
+        Ok(Some(WriteSession { repository: self, sid, parent, damaged, index, ended: false }))
     }
 
     /// Where the medium cannot arbitrate between writers, only one may write.

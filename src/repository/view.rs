@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::sync::Arc;
 
-use super::{Error, Repository, Result};
+use super::{Error, Moment, Point, Repository, Result};
 use crate::format::{Claim, Condemned, Name, Segment, Snapshot, Verdict, segment_of};
 use crate::id::{PackId, SessionId};
 use crate::store::{self, Index, Reader, Wanted};
@@ -35,6 +35,11 @@ impl Validity {
     /// Whether the verdict names this segment (its name below `index/`).
     pub fn names_segment(&self, name: &str) -> bool {
         self.segments.contains(name)
+    }
+
+    /// Every segment that the verdict names.
+    pub fn named_segments(&self) -> impl Iterator<Item = &String> {
+        self.segments.iter()
     }
 
     /// Whether a segment that is present may be believed.
@@ -83,6 +88,18 @@ pub struct View {
     pub segments: Vec<String>,
     /// Snapshot records that could not be read.
     pub damaged: Vec<Error>,
+}
+
+impl View {
+    /// What the point means, of `series`. Beside a record that cannot be read only an id or a name
+    /// is sure: that record may be the newest.
+    pub fn find(&self, point: &Point, series: &str) -> Result<Moment> {
+        let found = point.resolve(&self.snapshots, series);
+        match (self.damaged.first(), point, &found) {
+            (None, ..) | (Some(_), Point::Word(_), Ok(_)) => found,
+            (Some(damage), ..) => Err(Error::Unclear { damage: Box::new(damage.clone()) }),
+        }
+    }
 }
 
 /// Every name of `sids` in a folder; names that are not ours are left alone.

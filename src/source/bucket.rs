@@ -17,7 +17,7 @@ use crate::context::Nanos;
 use crate::fault::{Kind, chain};
 use crate::format::{Headers, ObjectAttributes, runs_of};
 use crate::selection::Selection;
-use crate::storage::{Cause, S3Access, classify, connect};
+use crate::storage::{Cause, S3Access, classify, connect, impatient};
 
 /// A larger object is read in ranges of this size.
 const PIECE: u64 = 8 << 20;
@@ -153,7 +153,7 @@ impl Bucket {
         self.requests.heads.fetch_add(1, Ordering::Relaxed);
         let request = self.client.list_objects_v2().bucket(&self.bucket).max_keys(1);
         let request = request.set_prefix((!self.prefix.is_empty()).then(|| self.prefix.clone()));
-        let answer = self.runtime.block_on(request.send());
+        let answer = self.runtime.block_on(request.customize().config_override(impatient()).send());
         let what = format!("bucket {} at {}", self.bucket, self.endpoint);
         let fail = |e| Error::S3 { action: "list", what, cause: classify(&e, false) };
         answer.map(|_| ()).map_err(fail)

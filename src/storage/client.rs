@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::retry::{RetryConfig, RetryPartition, TokenBucket};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
@@ -24,6 +24,12 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(60);
 /// No attempt takes longer.
 const ATTEMPT: Duration = Duration::from_secs(600);
+
+/// How often the client tries a request to a source or a target: pauses that double up to the longest, at
+/// random down to none.
+pub const ATTEMPTS: u32 = 12;
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const FIRST_ATTEMPTS: u32 = 4;
 
 /// Where an S3 server is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -96,7 +102,8 @@ pub async fn connect(access: &S3Access) -> Result<Client, S3Error> {
         .region(region.clone())
         .http_client(http.clone())
         .timeout_config(timeouts)
-        .retry_config(RetryConfig::standard().with_max_attempts(access.attempts.max(1)))
+        .retry_config(retries(access.attempts))
+        .retry_partition(RetryPartition::custom("icecore").token_bucket(TokenBucket::unlimited()).build())
         // Slow servers trip it; requests have deadlines of their own.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         // Trailing checksums break some servers; icecore checks contents itself.
@@ -118,6 +125,16 @@ pub async fn connect(access: &S3Access) -> Result<Client, S3Error> {
         }
     };
     Ok(Client::from_conf(config.build()))
+}
+
+/// A server that throttles, or that is being restarted, answers within a minute or two.
+fn retries(attempts: u32) -> RetryConfig {
+    RetryConfig::standard().with_max_attempts(attempts.max(1)).with_max_backoff(LONGEST_PAUSE)
+}
+
+/// For the first request to a server: a wrong address is told quickly.
+pub fn impatient() -> aws_sdk_s3::config::Builder {
+    aws_sdk_s3::Config::builder().retry_config(retries(FIRST_ATTEMPTS))
 }
 
 /// Time for a request that sends so many bytes: the client's own time-outs run while it sends. Few

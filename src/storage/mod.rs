@@ -18,7 +18,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use client::{CredentialVars, S3Access, S3Address, S3Error, classify, connect, decode_key, patience};
+pub use client::{
+    ATTEMPTS, CredentialVars, S3Access, S3Address, S3Error, classify, connect, decode_key, impatient,
+    patience,
+};
 pub use count::{Counted, Requests};
 pub use fault::{Faulty, Injected, Operation};
 pub use limit::Limited;

@@ -1,42 +1,65 @@
 //! A bucket on a server, and a repository beside it, both small.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use aws_sdk_s3::Client;
 use futures::{StreamExt, stream};
 use icecore::backup::{self, Report};
+use icecore::browse::{Browser, Side};
 use icecore::context::{Cancel, Context};
 use icecore::progress::{Amount, Phase, Progress};
 use icecore::repository::{Access, KeyCost, Repository};
 use icecore::selection::Selection;
 use icecore::source::BucketOptions;
-use icecore::storage::{Location, connect};
+use icecore::storage::{ATTEMPTS, Location, S3Access, S3Address, connect};
 use icecore::store::Tuning;
 use tokio::runtime::Runtime;
 
 use super::Server;
 
 pub const PASSPHRASE: &str = "a long sentence";
-pub const BUCKET: &str = "data";
-
 /// Guessing costs nothing here.
 pub const COST: KeyCost = KeyCost { memory: 64, passes: 1 };
 
-/// MinIO with a bucket, and a directory for a repository.
+/// A bucket on MinIO, and a directory for a repository.
 pub struct World {
     pub runtime: Runtime,
     pub directory: tempfile::TempDir,
-    pub minio: Server,
+    pub minio: Arc<Server>,
+    pub bucket: String,
+}
+
+/// One server for all tests of a program that run at the same time.
+fn shared() -> Arc<Server> {
+    static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+    // A server that did not start is no reason for others not to try.
+    let mut shared = SHARED.lock().unwrap_or_else(|e| e.into_inner());
+    shared.upgrade().unwrap_or_else(|| {
+        let minio = Arc::new(Server::minio());
+        *shared = Arc::downgrade(&minio);
+        minio
+    })
+}
+
+/// A name that no other test of this program has.
+pub fn new_bucket() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("bucket-{}", COUNT.fetch_add(1, Ordering::SeqCst))
 }
 
 impl World {
     /// An empty bucket and a new repository.
     pub fn new() -> World {
-        let (runtime, directory, minio) = (super::runtime(), tempfile::tempdir().unwrap(), Server::minio());
-        minio.make_bucket(&runtime, BUCKET);
-        let world = World { runtime, directory, minio };
+        World::on(shared())
+    }
+
+    /// The same on a server of one's own.
+    pub fn on(minio: Arc<Server>) -> World {
+        let (runtime, directory, bucket) = (super::runtime(), tempfile::tempdir().unwrap(), new_bucket());
+        minio.make_bucket(&runtime, &bucket);
+        let world = World { runtime, directory, minio, bucket };
         Repository::init(&world.context(), &world.access(), PASSPHRASE, COST).unwrap();
         world
     }
@@ -68,21 +91,37 @@ impl World {
 
     /// Puts objects, many at once.
     pub fn fill(&self, objects: impl IntoIterator<Item = (String, Vec<u8>)>) {
-        let client = self.client();
-        let puts = stream::iter(objects).map(|(key, body)| {
-            let put = client.put_object().bucket(BUCKET).key(key).body(body.into());
-            async move { put.send().await.map(|_| ()).unwrap() }
-        });
-        self.runtime.block_on(puts.buffer_unordered(32).collect::<()>());
+        fill(&self.runtime, &self.minio.access(), &self.bucket, objects);
     }
 
     /// What backs the bucket up.
     pub fn options(&self) -> backup::Options {
-        options(self.minio.access())
+        options(S3Access { attempts: ATTEMPTS, ..self.minio.access() }, &self.bucket)
+    }
+
+    /// The same by way of another address.
+    pub fn options_by(&self, url: &str) -> backup::Options {
+        let address = S3Address { endpoint: Some(url.into()), ..S3Address::default() };
+        options(S3Access { address, attempts: ATTEMPTS, ..self.minio.access() }, &self.bucket)
     }
 
     pub fn backup(&self) -> backup::Result<Report> {
         backup::run(&self.open(), &self.options())
+    }
+
+    /// The newest snapshot holds these objects and no others.
+    pub fn holds(&self, objects: impl IntoIterator<Item = (String, Vec<u8>)>) {
+        let repository = self.open();
+        let info = repository.view().unwrap().snapshots.pop().unwrap();
+        let browser = Browser::open(&repository).unwrap();
+        let mut count = 0;
+        for (key, body) in objects {
+            let mut found = Vec::new();
+            browser.cat(&info, Side::Objects, key.as_bytes(), &mut found).unwrap();
+            assert!(found == body, "{key}");
+            count += 1;
+        }
+        assert_eq!(info.snapshot.objects.as_ref().unwrap().root.map_or(0, |root| root.count), count);
     }
 
     /// Every byte of every snapshot is as it was.
@@ -96,10 +135,25 @@ impl World {
     }
 }
 
-/// What backs up [`BUCKET`].
-pub fn options(access: icecore::storage::S3Access) -> backup::Options {
+/// Puts objects, many at once.
+pub fn fill(
+    runtime: &Runtime,
+    access: &S3Access,
+    bucket: &str,
+    objects: impl IntoIterator<Item = (String, Vec<u8>)>,
+) {
+    let client = runtime.block_on(connect(access)).unwrap();
+    let puts = stream::iter(objects).map(|(key, body)| {
+        let put = client.put_object().bucket(bucket).key(key).body(body.into());
+        async move { put.send().await.map(|_| ()).unwrap() }
+    });
+    runtime.block_on(puts.buffer_unordered(32).collect::<()>());
+}
+
+/// What backs up a bucket.
+pub fn options(access: S3Access, bucket: &str) -> backup::Options {
     let (prefix, selection) = (String::new(), Selection::default());
-    let objects = BucketOptions { access, bucket: BUCKET.into(), prefix, selection };
+    let objects = BucketOptions { access, bucket: bucket.into(), prefix, selection };
     backup::Options {
         series: "default".into(),
         name: None,

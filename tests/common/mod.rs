@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 pub mod bucket;
+pub mod proxy;
 
 use std::collections::{HashSet, hash_map::RandomState};
 use std::ffi::OsStr;
@@ -14,6 +15,7 @@ use std::fs::{self, File};
 use std::hash::BuildHasher;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
@@ -228,6 +230,28 @@ impl Server {
             fs::write(directory.join("s3.json"), identities).unwrap();
             weed_command(&program, directory)
         })
+    }
+
+    /// Killed outright, and started again on the same ports and data.
+    pub fn restart(&mut self, pause: Duration) {
+        let words = |file: &str| {
+            let bytes = fs::read(format!("/proc/{}/{file}", self.child.id())).unwrap();
+            let words = bytes.split(|b| *b == 0).filter(|word| !word.is_empty());
+            words.map(|word| OsStr::from_bytes(word).to_owned()).collect::<Vec<_>>()
+        };
+        let (arguments, environment) = (words("cmdline"), words("environ"));
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::thread::sleep(pause);
+        let mut command = guarded(Path::new(&arguments[0]));
+        command.args(&arguments[1..]).env_clear().stdin(Stdio::null());
+        for variable in environment {
+            let (name, value) = variable.to_str().unwrap().split_once('=').unwrap();
+            command.env(name, value);
+        }
+        let log = File::options().append(true).open(self.directory.path().join("log")).unwrap();
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = launch(command).unwrap();
     }
 
     /// How to be let in.

@@ -1,0 +1,525 @@
+//! Networks, servers, disks and clocks on their bad days, below a backup: either it ends well, or it says what
+//! is wrong; nothing is lost, and the next run goes on.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::Server;
+use common::bucket::{After, COST, PASSPHRASE, World, content, new_bucket, objects};
+use common::proxy::{Fate, Proxy, SLOW_DOWN};
+use icecore::backup::{self, Report};
+use icecore::browse::{Browser, Side};
+use icecore::context::{Context, FixedClock, Seeded};
+use icecore::fault::Kind;
+use icecore::format::Name;
+use icecore::repository::{Access, Point, Repository};
+use icecore::storage::{
+    Cause, CredentialVars, Faulty, Injected, Local, Location, Operation, Patience, Requests, Retried,
+    S3Address, Storage,
+};
+use icecore::store::Tuning;
+
+/// Small objects and a large one that is read in ranges.
+fn mixed() -> Vec<(String, Vec<u8>)> {
+    objects(60).chain([("large".to_owned(), content(9000, (18 << 20) + 7))]).collect()
+}
+
+/// The repository behind a medium that fails as `plan` says.
+fn open_faulty(
+    world: &World,
+    plan: impl Fn(Operation, &str) -> Option<Injected> + Send + Sync + 'static,
+) -> Repository {
+    let faulty = Faulty::new(Local::new(world.path("repository")), plan);
+    let pause = Duration::from_millis(1);
+    let patience = Patience { pause, deadline: Duration::from_secs(5), first_answer: Duration::from_secs(5) };
+    let context = world.context();
+    let random = Arc::new(Seeded::new(7));
+    let storage = Arc::new(Retried::new(faulty, patience, random, context.cancel.clone()));
+    let requests = Arc::new(Requests::default());
+    Repository::open_on(&context, &world.access(), storage, requests, PASSPHRASE).unwrap()
+}
+
+fn no_space() -> Injected {
+    Injected::Instead(Cause::Refused(Kind::NoSpace, "no space left on device".into()))
+}
+
+/// Many files for little content.
+fn small_packs(world: &World) -> backup::Options {
+    let tuning =
+        Tuning { data_pack: 32 << 10, segment_every: Duration::ZERO, inline_chunks: 0, ..Tuning::default() };
+    backup::Options { tuning, ..world.options() }
+}
+
+fn counts(report: &Report) -> (u64, u64) {
+    let (_, counts) = report.objects.as_ref().unwrap();
+    (counts.count, counts.added)
+}
+
+// The medium.
+
+#[test]
+fn a_disk_that_fills_up_at_any_file_fails_the_backup_says_so_and_the_next_one_ends_well() {
+    let world = World::new();
+    world.fill(objects(40));
+    let mut room = 0;
+    loop {
+        let left = AtomicUsize::new(room);
+        let full = move |operation, _: &str| {
+            let fits = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+            (operation == Operation::Put && !fits()).then(no_space)
+        };
+        match backup::run(&open_faulty(&world, full), &small_packs(&world)) {
+            Ok(_) => break,
+            Err(error) => assert_eq!(error.kind(), Kind::NoSpace, "room for {room} files: {error}"),
+        }
+        assert!(world.open().view().unwrap().snapshots.is_empty(), "room for {room} files");
+        world.is_whole();
+        room += 1;
+    }
+    assert!(room > 4, "{room}");
+    world.is_whole();
+    world.holds(objects(40));
+}
+
+#[test]
+fn answers_that_are_lost_after_the_deed_and_requests_that_fail_once_change_nothing() {
+    let world = World::new();
+    world.fill(objects(40));
+    let count = Arc::new(AtomicUsize::new(0));
+    let plan = {
+        let count = count.clone();
+        // Every second request fails; its repetition is the next one.
+        move |operation, _: &str| match (count.fetch_add(1, Ordering::SeqCst) % 2, operation) {
+            (0, Operation::Put) => Some(Injected::After(Cause::Uncertain("lost".into()))),
+            (0, _) => Some(Injected::Instead(Cause::Transient("try again".into()))),
+            _ => None,
+        }
+    };
+    let repository = open_faulty(&world, plan);
+    assert_eq!(counts(&backup::run(&repository, &small_packs(&world)).unwrap()), (40, 40));
+    assert!(count.load(Ordering::SeqCst) > 40);
+    world.is_whole();
+    world.holds(objects(40));
+    let view = world.open().view().unwrap();
+    assert_eq!(view.snapshots.len(), 1, "a lost answer made a second snapshot");
+}
+
+#[test]
+fn a_medium_that_fails_in_the_middle_fails_the_backup_and_the_next_one_goes_on() {
+    let world = World::new();
+    world.fill(objects(200));
+    let puts = AtomicUsize::new(0);
+    let broken = move |operation, name: &str| {
+        let late = operation == Operation::Put && puts.fetch_add(1, Ordering::SeqCst) > 30;
+        (late && name.starts_with("packs/"))
+            .then(|| Injected::Instead(Cause::Refused(Kind::Failed, "input/output error".into())))
+    };
+    let error = backup::run(&open_faulty(&world, broken), &small_packs(&world)).unwrap_err();
+    assert!(error.to_string().contains("input/output error"), "{error}");
+    let report = world.backup().unwrap();
+    assert!(report.objects.as_ref().unwrap().1.resumed > 0);
+    world.holds(objects(200));
+    world.is_whole();
+}
+
+/// A listing that does not show the newest files breaks what a storage must keep. Then it may be an older
+/// state that is seen, or damage is said; other data is never given out.
+#[test]
+fn a_listing_that_lags_shows_an_older_state_or_damage_and_never_other_data() {
+    let world = World::new();
+    world.fill(objects(40));
+    backup::run(&world.open(), &small_packs(&world)).unwrap();
+    let before: Vec<String> = world.open().storage().names("").unwrap();
+    world.fill((0..20).map(|n| (format!("99/{n}"), content(1000 + n, 9000))));
+    backup::run(&world.open(), &small_packs(&world)).unwrap();
+    for hidden in ["snapshots/", "index/", "sessions/", "packs/"] {
+        let lagging = Lagging { inner: Local::new(world.path("repository")), hidden, shown: before.clone() };
+        let access = Access { cache: world.path(&format!("cache-{}", hidden.len())), ..world.access() };
+        let requests = Arc::new(Requests::default());
+        let (context, storage) = (world.context(), Arc::new(lagging));
+        let repository = Repository::open_on(&context, &access, storage, requests, PASSPHRASE).unwrap();
+        let info = repository.view().unwrap().find(&Point::Latest(0), "default").unwrap().info;
+        let verified = icecore::check::verify(&repository, &info).unwrap();
+        assert_eq!(verified.damage.is_empty(), hidden != "index/", "{hidden}: {:?}", verified.damage);
+        for (key, body) in objects(40) {
+            let mut found = Vec::new();
+            let browser = Browser::open(&repository).unwrap();
+            match browser.cat(&info, Side::Objects, key.as_bytes(), &mut found) {
+                Ok(_) => assert!(found == body, "{hidden}: {key}"),
+                Err(error) => assert_eq!(error.kind(), Kind::Damage, "{hidden}: {key}: {error}"),
+            }
+            if hidden != "index/" {
+                break;
+            }
+        }
+    }
+    world.is_whole();
+}
+
+/// Of `hidden`, lists only what is in `shown`.
+struct Lagging {
+    inner: Local,
+    hidden: &'static str,
+    shown: Vec<String>,
+}
+
+impl Storage for Lagging {
+    fn medium(&self) -> Arc<str> {
+        self.inner.medium()
+    }
+    fn get(&self, name: &str) -> icecore::storage::Result<Bytes> {
+        self.inner.get(name)
+    }
+    fn get_range(&self, name: &str, offset: u64, length: u64) -> icecore::storage::Result<Bytes> {
+        self.inner.get_range(name, offset, length)
+    }
+    fn put_once(&self, name: &str, bytes: Bytes) -> icecore::storage::Result<()> {
+        self.inner.put_once(name, bytes)
+    }
+    fn list(
+        &self,
+        folder: &str,
+        show: &mut dyn FnMut(icecore::storage::Listed) -> icecore::storage::Result<()>,
+    ) -> icecore::storage::Result<()> {
+        self.inner.list(folder, &mut |listed| {
+            let late = listed.name.starts_with(self.hidden) && !self.shown.contains(&listed.name);
+            if late { Ok(()) } else { show(listed) }
+        })
+    }
+    fn delete(&self, name: &str) -> icecore::storage::Result<()> {
+        self.inner.delete(name)
+    }
+}
+
+#[test]
+fn garbage_of_runs_that_were_cut_short_anywhere_is_no_damage() {
+    let world = World::new();
+    world.fill(objects(60));
+    // No claim, no segment: as if killed.
+    for room in [1, 2, 5, 9] {
+        let left = AtomicUsize::new(room);
+        let gone = move |operation, _: &str| {
+            let fits = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+            (operation == Operation::Put && !fits()).then(no_space)
+        };
+        backup::run(&open_faulty(&world, gone), &small_packs(&world)).unwrap_err();
+        let report = icecore::check::run(&world.open(), icecore::check::Options { read_data: true }).unwrap();
+        assert_eq!(report.damage, [], "room for {room} files");
+    }
+    world.backup().unwrap();
+    world.is_whole();
+}
+
+// The network to a source.
+
+#[test]
+fn a_network_that_breaks_in_the_middle_of_bodies_and_listings_costs_time_only() {
+    let world = World::new();
+    world.fill(mixed());
+    let proxy = Proxy::before(&world.minio.url, |number| match number % 4 {
+        _ if number > 60 => Fate::Pass,
+        0 => Fate::CutDown(3000 + 10_000 * (number % 7)),
+        1 => Fate::CutDown(3 << 20),
+        2 => Fate::CutUp(700),
+        _ => Fate::Refuse,
+    });
+    backup::run(&world.open(), &world.options_by(&proxy.url)).unwrap();
+    assert!(proxy.count.load(Ordering::SeqCst) > 20, "the network was not broken often enough");
+    world.holds(mixed());
+    world.is_whole();
+}
+
+#[test]
+fn a_source_that_throttles_is_waited_for() {
+    let world = World::new();
+    world.fill(mixed());
+    let proxy = Proxy::before(&world.minio.url, |number| match number {
+        0..2 => Fate::Pass,
+        2..150 => Fate::Answer(SLOW_DOWN),
+        _ => Fate::Pass,
+    });
+    // The first connection, on which the bucket was looked at, is kept open by the client.
+    let second =
+        Proxy::before(&proxy.url, |number| if number < 8 { Fate::CutDown(2000) } else { Fate::Pass });
+    backup::run(&world.open(), &world.options_by(&second.url)).unwrap();
+    assert!(proxy.count.load(Ordering::SeqCst) > 100, "{:?} connections", proxy.count);
+    world.holds(mixed());
+}
+
+#[test]
+fn a_source_that_is_gone_for_good_fails_the_backup_and_what_was_read_is_gone_on_with() {
+    let world = World::new();
+    world.fill(objects(300));
+    let proxy =
+        Arc::new(std::sync::Mutex::new(Some(Proxy::before(&world.minio.url, |_| Fate::CutDown(200_000)))));
+    let url = proxy.lock().unwrap().as_ref().unwrap().url.clone();
+    let mut context = world.context();
+    let end = proxy.clone();
+    context.progress = After::new(100, move || drop(end.lock().unwrap().take()));
+    let mut options = world.options_by(&url);
+    options.objects.as_mut().unwrap().access.attempts = 2;
+    let error = backup::run(&world.open_with(&context), &options).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unreachable, "{error}");
+    let report = world.backup().unwrap();
+    assert!(report.objects.as_ref().unwrap().1.resumed >= 90);
+    world.holds(objects(300));
+    world.is_whole();
+}
+
+#[test]
+fn slow_answers_are_waited_for() {
+    let world = World::new();
+    world.fill(objects(40));
+    let proxy = Proxy::before(&world.minio.url, |_| Fate::Slow(Duration::from_millis(200)));
+    backup::run(&world.open(), &world.options_by(&proxy.url)).unwrap();
+    world.holds(objects(40));
+}
+
+#[test]
+fn a_source_that_is_restarted_in_the_middle_is_waited_for() {
+    // The server is killed by another thread than the one that owns the world.
+    let server = Arc::new(std::sync::Mutex::new(Server::minio()));
+    let (url, access) = {
+        let server = server.lock().unwrap();
+        (server.url.clone(), server.access())
+    };
+    let world = World::new();
+    let runtime = common::runtime();
+    let bucket = new_bucket();
+    server.lock().unwrap().make_bucket(&runtime, &bucket);
+    let fill: Vec<_> = objects(300).collect();
+    common::bucket::fill(&runtime, &access, &bucket, fill.clone());
+    let mut context = world.context();
+    let once = AtomicUsize::new(0);
+    context.progress = After::new(60, move || {
+        if once.fetch_add(1, Ordering::SeqCst) == 0 {
+            server.lock().unwrap().restart(Duration::from_millis(500));
+        }
+    });
+    let mut options = world.options_by(&url);
+    let objects = options.objects.as_mut().unwrap();
+    objects.bucket = bucket;
+    backup::run(&world.open_with(&context), &options).unwrap();
+    world.holds(fill);
+    world.is_whole();
+}
+
+// A repository in a bucket.
+
+/// A repository on the world's server, by way of `url`.
+fn in_bucket(world: &World, url: &str, bucket: &str) -> Access {
+    let address = S3Address { endpoint: Some(url.into()), ..S3Address::default() };
+    let credentials: Option<CredentialVars> = world.minio.access().credentials;
+    let location = Location::S3 { address, bucket: bucket.into(), prefix: "r".into() };
+    Access { location, credentials, ..world.access() }
+}
+
+#[test]
+fn a_network_that_breaks_while_packs_are_put_and_read_costs_time_only() {
+    let world = World::new();
+    world.fill(mixed());
+    let bucket = new_bucket();
+    world.minio.make_bucket(&world.runtime, &bucket);
+    let context = world.context();
+    Repository::init(&context, &in_bucket(&world, &world.minio.url, &bucket), PASSPHRASE, COST).unwrap();
+    let proxy = Proxy::before(&world.minio.url, |number| match number % 5 {
+        _ if number < 2 || number > 60 => Fate::Pass,
+        0 => Fate::CutUp(1 << 20),
+        1 => Fate::CutDown(100),
+        2 => Fate::CutUp(300),
+        3 => Fate::Answer(SLOW_DOWN),
+        _ => Fate::CutDown(1 << 20),
+    });
+    let access = in_bucket(&world, &proxy.url, &bucket);
+    let repository = Repository::open(&context, &access, PASSPHRASE).unwrap();
+    let mut options = world.options();
+    options.tuning.data_pack = 4 << 20;
+    backup::run(&repository, &options).unwrap();
+    let report = icecore::check::run(&repository, icecore::check::Options { read_data: true }).unwrap();
+    assert_eq!(report.damage, []);
+    let info = repository.view().unwrap().snapshots.remove(0);
+    assert_eq!(icecore::check::verify(&repository, &info).unwrap().damage, []);
+    assert!(proxy.count.load(Ordering::SeqCst) > 20, "the network was not broken often enough");
+}
+
+// Versions, clocks and caches.
+
+/// The first file of a folder, with one byte other.
+fn poke(root: &Path, folder: &str, at: usize, byte: impl Fn(u8) -> u8) -> String {
+    let mut names: Vec<_> = fs::read_dir(root.join(folder))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let path = root.join(folder).join(&names[0]);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[at] = byte(bytes[at]);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, bytes).unwrap();
+    names.remove(0)
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_said_to_be_newer_and_not_damaged() {
+    /// The frame's version.
+    const VERSION: usize = 5;
+    for folder in ["snapshots", "index"] {
+        let world = World::new();
+        world.fill(objects(40));
+        backup::run(&world.open(), &small_packs(&world)).unwrap();
+        poke(&world.path("repository"), folder, VERSION, |version| version + 1);
+        fs::remove_dir_all(world.path("cache")).unwrap();
+        let repository = world.open();
+        let read = || -> Result<(), icecore::repository::Error> {
+            let view = repository.view()?;
+            view.find(&Point::Latest(0), "default")?;
+            repository.reader(&view).map(|_| ())
+        };
+        let error = read().unwrap_err();
+        assert_eq!(error.kind(), Kind::NewerFormat, "{folder}: {error}");
+        assert!(error.to_string().contains("format 2"), "{folder}: {error}");
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_back_a_year_changes_neither_what_is_latest_nor_what_is_there() {
+    let world = World::new();
+    world.fill(objects(30));
+    let year = 365 * 24 * 3_600_000_000_000_i64;
+    let now = world.context().clock.now();
+    let at = |time: i64| {
+        let mut context: Context = world.context();
+        context.clock = Arc::new(FixedClock(time));
+        let etcd_and_time_tell = backup::run(&world.open_with(&context), &world.options()).unwrap();
+        etcd_and_time_tell
+    };
+    let first = at(now);
+    world.fill([("00/more".to_owned(), content(777, 6000))]);
+    let second = at(now - year);
+    let view = world.open().view().unwrap();
+    assert_eq!(view.snapshots.len(), 2);
+    assert_eq!(second.parent, Some(first.id));
+    let latest = view.find(&Point::Latest(0), "default").unwrap().info;
+    assert_eq!(latest.id, second.id, "what was made against another snapshot is later than it");
+    world.fill([("00/most".to_owned(), content(778, 6000))]);
+    let third = at(now - year / 2);
+    assert_eq!(third.parent, Some(second.id));
+    assert_eq!(third.objects.as_ref().unwrap().1.read_count, 1);
+    world.is_whole();
+}
+
+#[test]
+fn a_cache_that_is_damaged_or_of_another_repository_is_never_believed() {
+    let (world, other) = (World::new(), World::new());
+    for (world, count) in [(&world, 40), (&other, 50)] {
+        world.fill(objects(count));
+        backup::run(&world.open(), &small_packs(world)).unwrap();
+    }
+    let cache = |world: &World| world.path("cache").join(world.open().id().to_string());
+    let (own, foreign) = (cache(&world), cache(&other));
+    // The other's under our name.
+    fs::remove_dir_all(&own).unwrap();
+    fs::rename(&foreign, &own).unwrap();
+    world.is_whole();
+    world.holds(objects(40));
+    // Every file of it, one after another, then all of them, with other bytes.
+    let files = files_below(&own);
+    assert!(files.len() > 5, "{files:?}");
+    for (number, file) in files.iter().enumerate() {
+        let length = fs::metadata(file).map_or(100, |m| m.len() as usize);
+        fs::write(file, content(number, length)).unwrap();
+        world.holds(objects(40));
+    }
+    for (number, file) in files_below(&own).iter().enumerate() {
+        let length = fs::metadata(file).map_or(100, |m| m.len() as usize);
+        fs::write(file, content(number, length)).unwrap();
+    }
+    world.is_whole();
+    assert_eq!(counts(&backup::run(&world.open(), &small_packs(&world)).unwrap()), (40, 0));
+    world.is_whole();
+}
+
+fn files_below(path: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+// Shapes of buckets.
+
+/// How many; 100,000 by hand.
+fn many() -> usize {
+    std::env::var("ICECORE_MANY").map_or(3000, |text| text.parse().unwrap())
+}
+
+#[test]
+fn many_objects_in_one_prefix_and_many_prefixes_of_one_object_are_listed_and_kept() {
+    let world = World::new();
+    let all = move || {
+        let flat = (0..many()).map(|n| (format!("flat/{n:06}"), n.to_le_bytes().to_vec()));
+        flat.chain((0..many()).map(|n| (format!("deep/{n:06}/one"), n.to_le_bytes().to_vec())))
+    };
+    world.fill(all());
+    let report = world.backup().unwrap();
+    assert_eq!(counts(&report), (2 * many() as u64, 2 * many() as u64));
+    let again = world.backup().unwrap();
+    let (_, counts) = again.objects.as_ref().unwrap();
+    assert_eq!((counts.unchanged, counts.read_count), (2 * many() as u64, 0));
+    assert!(again.stored.written_bytes < 64 << 10, "{}", again.stored.written_bytes);
+    world.is_whole();
+    let repository = world.open();
+    let info = repository.view().unwrap().snapshots.pop().unwrap();
+    let mut keys = 0;
+    let seen = |_: &[u8], _: &icecore::format::Item| {
+        keys += 1;
+        Ok(())
+    };
+    Browser::open(&repository).unwrap().objects(&info, b"deep/", seen).unwrap();
+    assert_eq!(keys, many());
+}
+
+#[test]
+fn keys_of_1024_bytes_are_kept_and_found() {
+    let world = World::new();
+    // MinIO takes no part above 255 bytes.
+    let key = |number: usize| {
+        let parts: Vec<String> =
+            (0..4).map(|part| format!("{part}-{number:03}-{}", "x".repeat(249))).collect();
+        let key = parts.join("/");
+        key[..1024.min(key.len())].to_owned()
+    };
+    let all = || (0..60).map(move |number| (key(number), content(number, 100 + 90 * number)));
+    assert_eq!(key(1).len(), 1023);
+    world.fill(all());
+    world.backup().unwrap();
+    world.holds(all());
+    assert_eq!(world.backup().unwrap().objects.unwrap().1.read_count, 0);
+    world.is_whole();
+}
+
+#[test]
+fn a_record_that_is_damaged_is_told_by_the_next_backup_too() {
+    let world = World::new();
+    world.fill(objects(30));
+    world.backup().unwrap();
+    world.fill([("00/more".to_owned(), content(777, 6000))]);
+    let second = world.backup().unwrap();
+    let name = Name::Claim(second.id).to_string();
+    let path = world.path("repository").join(&name);
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    fs::remove_dir_all(world.path("cache")).unwrap();
+    let third = world.backup().unwrap();
+    assert!(third.warnings.iter().any(|warning| warning.contains(&name)), "{:?}", third.warnings);
+    world.holds(objects(30).chain([("00/more".to_owned(), content(777, 6000))]));
+}

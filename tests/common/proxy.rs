@@ -1,0 +1,111 @@
+//! A network between a client and a server that has bad days.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// What becomes of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is a good one.
+    Pass,
+    /// It breaks after so many bytes of answers.
+    CutDown(usize),
+    /// It breaks after so many bytes of requests.
+    CutUp(usize),
+    /// Its first request is answered so, and it ends.
+    Answer(&'static str),
+    /// It is not accepted.
+    Refuse,
+    /// Answers come late.
+    Slow(Duration),
+}
+
+/// Throttling, as S3 says it.
+pub const SLOW_DOWN: &str = "HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: 90\r\n\
+Connection: close\r\n\r\n<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>   ";
+
+/// Stands before a server until it is dropped.
+pub struct Proxy {
+    /// What clients connect to.
+    pub url: String,
+    address: SocketAddr,
+    ended: Arc<AtomicBool>,
+    /// Connections so far.
+    pub count: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    /// Before the server at `url`; `fate` decides for the nth connection, from 0 on.
+    pub fn before(url: &str, fate: impl Fn(usize) -> Fate + Send + Sync + 'static) -> Proxy {
+        let server: SocketAddr = url.strip_prefix("http://").unwrap().parse().unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ended, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (end, counter, fate) = (ended.clone(), count.clone(), Arc::new(fate));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if end.load(Ordering::SeqCst) {
+                    return;
+                }
+                let number = counter.fetch_add(1, Ordering::SeqCst);
+                let fate = fate(number);
+                std::thread::spawn(move || serve(client, server, fate));
+            }
+        });
+        Proxy { url: format!("http://{address}"), address, ended, count }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+fn serve(mut client: TcpStream, server: SocketAddr, fate: Fate) {
+    match fate {
+        Fate::Refuse => return,
+        Fate::Answer(text) => {
+            let mut request = [0; 64 << 10];
+            let _ = client.read(&mut request);
+            let _ = client.write_all(text.as_bytes());
+            let _ = client.shutdown(Shutdown::Write);
+            // What else is sent is taken, so that the answer is not lost to a reset.
+            let _ = client.set_read_timeout(Some(Duration::from_secs(2)));
+            while client.read(&mut request).is_ok_and(|n| n > 0) {}
+            return;
+        }
+        _ => {}
+    }
+    let Ok(upstream) = TcpStream::connect(server) else { return };
+    let (from_client, to_server) = (client.try_clone().unwrap(), upstream.try_clone().unwrap());
+    let up = if let Fate::CutUp(most) = fate { most } else { usize::MAX };
+    let down = if let Fate::CutDown(most) = fate { most } else { usize::MAX };
+    let late = if let Fate::Slow(by) = fate { by } else { Duration::ZERO };
+    let upward = std::thread::spawn(move || pump(from_client, to_server, up, Duration::ZERO));
+    pump(upstream, client, down, late);
+    let _ = upward.join();
+}
+
+/// Copies up to `most` bytes; then both sides are cut.
+fn pump(mut from: TcpStream, mut to: TcpStream, most: usize, late: Duration) {
+    let mut buffer = [0; 16 << 10];
+    let mut left = most;
+    while left > 0 {
+        let n = match from.read(&mut buffer) {
+            Ok(n) if n > 0 => n.min(left),
+            _ => break,
+        };
+        std::thread::sleep(late);
+        if to.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+        left -= n;
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
