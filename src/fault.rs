@@ -22,6 +22,8 @@ pub enum Kind {
     NoBucket,
     /// No room on a disk, or a quota is used up.
     NoSpace,
+    /// A file or directory that this machine keeps for icecore cannot be used.
+    Cache,
     /// A name is taken.
     Exists,
     /// A file or an object is not there.
@@ -59,6 +61,7 @@ impl Kind {
             Kind::Denied => "denied",
             Kind::NoBucket => "no_bucket",
             Kind::NoSpace => "no_space",
+            Kind::Cache => "cache",
             Kind::Exists => "exists",
             Kind::NotFound => "not_found",
             Kind::PointNotFound => "point_not_found",
@@ -72,6 +75,12 @@ impl Kind {
             Kind::Failed => "failed",
         }
     }
+}
+
+/// The kind of a failure with what this machine keeps, by what the operating system says.
+pub fn on_this_machine(said: &str) -> Kind {
+    let full = ["No space left", "no space left", "uota exceeded"].iter().any(|words| said.contains(words));
+    if full { Kind::NoSpace } else { Kind::Cache }
 }
 
 /// An error and its causes in one line, without repeating what contains what.

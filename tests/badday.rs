@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -145,12 +145,12 @@ fn a_listing_that_lags_shows_an_older_state_or_damage_and_never_other_data() {
         let (context, storage) = (world.context(), Arc::new(lagging));
         let repository = Repository::open_on(&context, &access, storage, requests, PASSPHRASE).unwrap();
         let info = repository.view().unwrap().find(&Point::Latest(0), "default").unwrap().info;
-        let verified = icecore::check::verify(&repository, &info).unwrap();
+        let verified = icecore::check::verify(&repository, &info.clone().into()).unwrap();
         assert_eq!(verified.damage.is_empty(), hidden != "index/", "{hidden}: {:?}", verified.damage);
         for (key, body) in objects(40) {
             let mut found = Vec::new();
             let browser = Browser::open(&repository).unwrap();
-            match browser.cat(&info, Side::Objects, key.as_bytes(), &mut found) {
+            match browser.cat(&info.clone().into(), Side::Objects, key.as_bytes(), &mut found) {
                 Ok(_) => assert!(found == body, "{hidden}: {key}"),
                 Err(error) => assert_eq!(error.kind(), Kind::Damage, "{hidden}: {key}: {error}"),
             }
@@ -239,16 +239,14 @@ fn a_network_that_breaks_in_the_middle_of_bodies_and_listings_costs_time_only() 
 fn a_source_that_throttles_is_waited_for() {
     let world = World::new();
     world.fill(mixed());
-    let proxy = Proxy::before(&world.minio.url, |number| match number {
-        0..2 => Fate::Pass,
-        2..150 => Fate::Answer(SLOW_DOWN),
-        _ => Fate::Pass,
+    // A good connection is good for a few answers only.
+    let proxy = Proxy::before(&world.minio.url, |number| match number % 3 {
+        _ if number > 90 => Fate::Pass,
+        1 => Fate::CutDown(60_000),
+        _ => Fate::Answer(SLOW_DOWN),
     });
-    // The first connection, on which the bucket was looked at, is kept open by the client.
-    let second =
-        Proxy::before(&proxy.url, |number| if number < 8 { Fate::CutDown(2000) } else { Fate::Pass });
-    backup::run(&world.open(), &world.options_by(&second.url)).unwrap();
-    assert!(proxy.count.load(Ordering::SeqCst) > 100, "{:?} connections", proxy.count);
+    backup::run(&world.open(), &world.options_by(&proxy.url)).unwrap();
+    assert!(proxy.count.load(Ordering::SeqCst) > 30, "{:?} connections", proxy.count);
     world.holds(mixed());
 }
 
@@ -329,9 +327,9 @@ fn a_network_that_breaks_while_packs_are_put_and_read_costs_time_only() {
     let context = world.context();
     Repository::init(&context, &in_bucket(&world, &world.minio.url, &bucket), PASSPHRASE, COST).unwrap();
     let proxy = Proxy::before(&world.minio.url, |number| match number % 5 {
-        _ if number < 2 || number > 60 => Fate::Pass,
+        _ if number > 40 => Fate::Pass,
         0 => Fate::CutUp(1 << 20),
-        1 => Fate::CutDown(100),
+        1 => Fate::CutDown(2500),
         2 => Fate::CutUp(300),
         3 => Fate::Answer(SLOW_DOWN),
         _ => Fate::CutDown(1 << 20),
@@ -344,8 +342,70 @@ fn a_network_that_breaks_while_packs_are_put_and_read_costs_time_only() {
     let report = icecore::check::run(&repository, icecore::check::Options { read_data: true }).unwrap();
     assert_eq!(report.damage, []);
     let info = repository.view().unwrap().snapshots.remove(0);
-    assert_eq!(icecore::check::verify(&repository, &info).unwrap().damage, []);
-    assert!(proxy.count.load(Ordering::SeqCst) > 20, "the network was not broken often enough");
+    assert_eq!(icecore::check::verify(&repository, &info.clone().into()).unwrap().damage, []);
+    assert!(proxy.count.load(Ordering::SeqCst) > 8, "{:?} connections", proxy.count);
+}
+
+/// MinIO's answer where a bucket's quota is used up.
+const QUOTA: &str = "HTTP/1.1 507 Insufficient Storage\r\nContent-Type: application/xml\r\nContent-Length: 103\r\n\
+Connection: close\r\n\r\n<Error><Code>XMinioAdminBucketQuotaExceeded</Code><Message>Bucket quota exceeded</Message></Error>     ";
+
+#[test]
+fn a_full_bucket_fails_the_backup_says_so_and_with_more_room_it_goes_on() {
+    let world = World::new();
+    world.fill(objects(120));
+    let bucket = new_bucket();
+    world.minio.make_bucket(&world.runtime, &bucket);
+    let full = Arc::new(AtomicBool::new(false));
+    let proxy = {
+        let full = full.clone();
+        Proxy::before(&world.minio.url, move |_| match full.load(Ordering::SeqCst) {
+            true => Fate::Answer(QUOTA),
+            false => Fate::Pass,
+        })
+    };
+    let proxy = Arc::new(proxy);
+    let access = in_bucket(&world, &proxy.url, &bucket);
+    let mut context = world.context();
+    Repository::init(&context, &access, PASSPHRASE, COST).unwrap();
+    let (now_full, cut) = (full.clone(), proxy.clone());
+    context.progress = After::new(60, move || {
+        if !now_full.swap(true, Ordering::SeqCst) {
+            cut.cut();
+        }
+    });
+    let repository = Repository::open(&context, &access, PASSPHRASE).unwrap();
+    let error = backup::run(&repository, &small_packs(&world)).unwrap_err();
+    assert_eq!(error.kind(), Kind::NoSpace, "{error}");
+    assert!(error.to_string().contains("quota"), "{error}");
+    full.store(false, Ordering::SeqCst);
+    proxy.cut();
+    let context = world.context();
+    let repository = Repository::open(&context, &access, PASSPHRASE).unwrap();
+    assert!(repository.view().unwrap().snapshots.is_empty());
+    assert_eq!(counts(&backup::run(&repository, &small_packs(&world)).unwrap()), (120, 120));
+    let report = icecore::check::run(&repository, icecore::check::Options { read_data: true }).unwrap();
+    assert_eq!(report.damage, []);
+}
+
+#[test]
+fn credentials_that_may_only_read_are_enough_to_read_and_a_backup_says_what_is_missing() {
+    let world = World::new();
+    world.fill(objects(40));
+    world.backup().unwrap();
+    let denied = |operation, _: &str| {
+        (operation == Operation::Put)
+            .then(|| Injected::Instead(Cause::Refused(Kind::Denied, "AccessDenied: Access Denied.".into())))
+    };
+    let repository = open_faulty(&world, denied);
+    let info = repository.view().unwrap().snapshots.remove(0);
+    assert_eq!(icecore::check::verify(&repository, &info.clone().into()).unwrap().damage, []);
+    let report = icecore::check::run(&repository, icecore::check::Options { read_data: true }).unwrap();
+    assert_eq!(report.damage, []);
+    drop(repository.begin_read(info.id).unwrap());
+    let error = backup::run(&repository, &world.options()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied, "{error}");
+    assert!(error.to_string().contains("sessions/"), "{error}");
 }
 
 // Versions, clocks and caches.
@@ -396,8 +456,7 @@ fn a_clock_that_was_set_back_a_year_changes_neither_what_is_latest_nor_what_is_t
     let at = |time: i64| {
         let mut context: Context = world.context();
         context.clock = Arc::new(FixedClock(time));
-        let etcd_and_time_tell = backup::run(&world.open_with(&context), &world.options()).unwrap();
-        etcd_and_time_tell
+        backup::run(&world.open_with(&context), &world.options()).unwrap()
     };
     let first = at(now);
     world.fill([("00/more".to_owned(), content(777, 6000))]);
@@ -411,6 +470,13 @@ fn a_clock_that_was_set_back_a_year_changes_neither_what_is_latest_nor_what_is_t
     let third = at(now - year / 2);
     assert_eq!(third.parent, Some(second.id));
     assert_eq!(third.objects.as_ref().unwrap().1.read_count, 1);
+    // Also without the snapshot between them.
+    let repository = world.open();
+    let second = view.snapshots.iter().find(|info| info.id == second.id).unwrap();
+    icecore::forget::forget(&repository, second).unwrap();
+    let view = repository.view().unwrap();
+    assert_eq!(view.find(&Point::Latest(0), "default").unwrap().info.id, third.id);
+    assert_eq!(view.find(&Point::Latest(1), "default").unwrap().info.id, first.id);
     world.is_whole();
 }
 
@@ -480,11 +546,11 @@ fn many_objects_in_one_prefix_and_many_prefixes_of_one_object_are_listed_and_kep
     let repository = world.open();
     let info = repository.view().unwrap().snapshots.pop().unwrap();
     let mut keys = 0;
-    let seen = |_: &[u8], _: &icecore::format::Item| {
+    let seen = |_: &[u8], _: &icecore::format::Item, _| {
         keys += 1;
         Ok(())
     };
-    Browser::open(&repository).unwrap().objects(&info, b"deep/", seen).unwrap();
+    Browser::open(&repository).unwrap().objects(&info.into(), b"deep/", seen).unwrap();
     assert_eq!(keys, many());
 }
 

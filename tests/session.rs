@@ -65,6 +65,7 @@ fn snapshot(finished: Finished, time: i64) -> Snapshot {
         time,
         parent: None,
         line: 0,
+        generation: 0,
         host: "host".into(),
         tool: "test".into(),
         tags: vec![],

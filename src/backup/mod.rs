@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use crate::context::{Interrupted, Nanos};
 use crate::etcd::{self as member, Etcd, Status};
-use crate::fault::Kind;
+use crate::fault::{Kind, on_this_machine};
 use crate::format::{CapturePath, EtcdCapture, Gap, ObjectCapture, Snapshot, Stored};
 use crate::id::SessionId;
 use crate::repository::{self, Point, Repository, SnapshotInfo, WriteSession, check_name};
@@ -117,8 +117,7 @@ impl Error {
             Error::Source(error) => error.kind(),
             Error::SourceChanged(_) => Kind::SourceChanged,
             Error::Listing(_) => Kind::Failed,
-            Error::Spool(_, error) if error.kind() == std::io::ErrorKind::StorageFull => Kind::NoSpace,
-            Error::Spool(..) => Kind::Failed,
+            Error::Spool(_, error) => on_this_machine(&error.to_string()),
         }
     }
 }
@@ -188,6 +187,7 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
         name: options.name.clone(),
         time,
         parent: parent.as_ref().map(|parent| parent.id),
+        generation: parent.as_ref().map_or(0, |parent| parent.snapshot.generation.saturating_add(1)),
         line: parent.as_ref().map_or(0, |parent| parent.snapshot.line + u32::from(options.new_line)),
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         tool: concat!("icecore ", env!("CARGO_PKG_VERSION")).into(),

@@ -69,6 +69,10 @@ impl Run<'_> {
         for segment in view.validity.named_segments().filter(|name| !view.segments.contains(name)) {
             self.must_be_there("segment", &format!("index/{segment}"))?;
         }
+        // A collection begins only once the one before has its verdict.
+        if view.newest > view.validity.verdict + 1 {
+            self.must_be_there("collection", &Name::Verdict(view.newest - 1).to_string())?;
+        }
         // A label says which collection was the newest; the newest stays until there is a newer one.
         if let Some(label) = named.labels.last().filter(|&&label| label > view.newest) {
             let file = format!("collections/{label}.*");

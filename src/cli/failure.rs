@@ -46,9 +46,16 @@ impl Failure {
                 "check that the address is right and the server runs, then run the command again"
             }
             Kind::Tls => "check http or https in the address, and the certificates (--etcd-ca, --s3-ca, ca=)",
-            Kind::Denied => "check the credentials and what they permit",
+            Kind::Denied => {
+                "check the credentials and what they permit; of a directory, its owner and whether its disk is mounted read-only"
+            }
             Kind::NoBucket => "check the bucket's name, or create it",
-            Kind::NoSpace => "make room, then run the command again; what was stored is kept",
+            Kind::NoSpace => {
+                "make room, then run the command again; what was stored is kept (--cache-dir moves what this machine keeps to another disk)"
+            }
+            Kind::Cache => {
+                "name another place with --cache-dir; deleting what this machine keeps costs time only"
+            }
             Kind::Exists => "choose another name",
             Kind::NotFound => "it may have been removed by another command; run the command again",
             Kind::PointNotFound => {
@@ -66,6 +73,19 @@ impl Failure {
             Kind::Busy => "run the command again",
             Kind::Interrupted => "run the command again to go on; nothing is lost",
             Kind::Failed => "",
+        }
+    }
+
+    /// How the report of a command went that has done its work: whoever does not read it goes by the exit
+    /// code, and whoever cannot have it is told what was done.
+    pub fn of_report(done: &str, printed: std::io::Result<()>) -> Result<(), Failure> {
+        match printed {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) => {
+                let Failure { kind, message } = error.into();
+                Err(Failure::new(kind, format!("{done}, but {message}")))
+            }
+            Ok(()) => Ok(()),
         }
     }
 
@@ -123,7 +143,10 @@ impl From<std::io::Error> for Failure {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             std::process::exit(0);
         }
-        Failure::new(Kind::Failed, format!("cannot write the output: {error}"))
+        let full =
+            matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        let kind = if full { Kind::NoSpace } else { Kind::Failed };
+        Failure::new(kind, format!("cannot write the output: {error}"))
     }
 }
 

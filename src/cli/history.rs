@@ -8,6 +8,7 @@ use icecore::repository::SnapshotInfo;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
+use super::read::outcome;
 use super::show::{key_json, key_text, local_time, say, size, utc};
 use super::{Outcome, Session};
 
@@ -24,10 +25,11 @@ fn series_of<'a>(session: &'a Session, snapshots: &'a [SnapshotInfo]) -> Vec<&'a
 
 pub fn revisions(session: &Session) -> Result<Outcome, Failure> {
     let repository = session.open()?;
-    let snapshots = repository.view()?.snapshots;
+    let view = repository.view()?;
+    let snapshots = &view.snapshots;
     let mut out = BufWriter::new(std::io::stdout().lock());
-    for series in series_of(session, &snapshots) {
-        for revisions in browse::revisions(&snapshots, series) {
+    for series in series_of(session, snapshots) {
+        for revisions in browse::revisions(snapshots, series) {
             match session.json {
                 true => writeln!(out, "{}", revisions_json(series, &revisions))?,
                 false => writeln!(out, "{}", revisions_line(series, &revisions))?,
@@ -35,7 +37,7 @@ pub fn revisions(session: &Session) -> Result<Outcome, Failure> {
         }
     }
     out.flush()?;
-    Ok(Outcome::Done)
+    Ok(outcome(&view))
 }
 
 fn reason_word(reason: Reason) -> &'static str {
@@ -91,12 +93,13 @@ fn revisions_line(series: &str, revisions: &Revisions) -> String {
 pub fn log(session: &Session, key: &[u8], prefix: bool, long: bool) -> Result<Outcome, Failure> {
     let keys = if prefix { Keys::Below(key) } else { Keys::One(key) };
     let repository = session.open()?;
-    let snapshots = repository.view()?.snapshots;
+    let view = repository.view()?;
+    let snapshots = &view.snapshots;
     let browser = Browser::open(&repository)?;
     let series = &session.settings.series;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut last = None;
-    browse::log(&browser, &snapshots, series, keys, &mut |line| {
+    browse::log(&browser, snapshots, series, keys, &mut |line| {
         if session.json {
             return Ok(writeln!(out, "{}", log_json(&line))?);
         }
@@ -107,9 +110,9 @@ pub fn log(session: &Session, key: &[u8], prefix: bool, long: bool) -> Result<Ou
     })?;
     out.flush()?;
     if !session.json && !session.quiet {
-        tell_gaps(&browse::revisions(&snapshots, series), last.is_none());
+        tell_gaps(&browse::revisions(snapshots, series), last.is_none());
     }
-    Ok(Outcome::Done)
+    Ok(outcome(&view))
 }
 
 /// What the log cannot show.

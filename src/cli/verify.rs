@@ -29,10 +29,11 @@ pub fn verify(session: &Session, arguments: &Verify) -> Result<Outcome, Failure>
     let verified = check::verify(&repository, &moment)?;
     session.context.progress.end();
     let mut out = std::io::stdout().lock();
-    match session.json {
-        true => writeln!(out, "{}", verified_json(&moment, &verified))?,
-        false => print_verified(&mut out, &moment, &verified, "")?,
-    }
+    let printed = match session.json {
+        true => writeln!(out, "{}", verified_json(&moment, &verified)),
+        false => print_verified(&mut out, &moment, &verified, ""),
+    };
+    Failure::of_report("everything was read", printed)?;
     Ok(if verified.damage.is_empty() { Outcome::Done } else { Outcome::Damage })
 }
 
@@ -67,10 +68,11 @@ fn verify_against(
     })?;
     session.context.progress.end();
     let mut out = std::io::stdout().lock();
-    match session.json {
-        true => writeln!(out, "{}", against_json(moment, &against))?,
-        false => print_against(&mut out, moment, &against, &named)?,
-    }
+    let printed = match session.json {
+        true => writeln!(out, "{}", against_json(moment, &against)),
+        false => print_against(&mut out, moment, &against, &named),
+    };
+    Failure::of_report("everything was compared", printed)?;
     let sides = [&against.etcd, &against.objects];
     let moved = sides.into_iter().flatten().any(|side| !side.differ.is_empty());
     Ok(match (against.verified.damage.is_empty(), moved) {
@@ -183,6 +185,11 @@ pub fn check(session: &Session, read_data: bool) -> Result<Outcome, Failure> {
     let repository = session.open()?;
     let report = check::run(&repository, check::Options { read_data })?;
     session.context.progress.end();
+    Failure::of_report("the check is done", print_check(session, &report, read_data))?;
+    Ok(if report.damage.is_empty() { Outcome::Done } else { Outcome::Damage })
+}
+
+fn print_check(session: &Session, report: &check::Report, read_data: bool) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     for damage in &report.damage {
         match session.json {
@@ -190,23 +197,23 @@ pub fn check(session: &Session, read_data: bool) -> Result<Outcome, Failure> {
             false => print_damage(&mut out, damage)?,
         }
     }
-    if !session.json && !session.quiet {
-        let read = match read_data {
-            true => format!("{} chunks read ({})", number(report.chunks_read), size(report.bytes_read)),
-            false => "sizes, records and trees looked at (--read-data reads every byte)".into(),
-        };
-        writeln!(out, "{} snapshots, {} packs: {read}", number(report.snapshots), number(report.packs))?;
-        if report.unused_packs > 0 {
-            writeln!(
-                out,
-                "{} packs are not used by any snapshot (left by interrupted runs, or of forgotten snapshots)",
-                report.unused_packs
-            )?;
-        }
-        match report.damage.len() {
-            0 => writeln!(out, "no damage found")?,
-            n => writeln!(out, "{n} DAMAGED")?,
-        }
+    if session.json || session.quiet {
+        return Ok(());
     }
-    Ok(if report.damage.is_empty() { Outcome::Done } else { Outcome::Damage })
+    let read = match read_data {
+        true => format!("{} chunks read ({})", number(report.chunks_read), size(report.bytes_read)),
+        false => "sizes, records and trees looked at (--read-data reads every byte)".into(),
+    };
+    writeln!(out, "{} snapshots, {} packs: {read}", number(report.snapshots), number(report.packs))?;
+    if report.unused_packs > 0 {
+        writeln!(
+            out,
+            "{} packs are not used by any snapshot (left by interrupted runs, or of forgotten snapshots)",
+            report.unused_packs
+        )?;
+    }
+    match report.damage.len() {
+        0 => writeln!(out, "no damage found"),
+        n => writeln!(out, "{n} DAMAGED"),
+    }
 }

@@ -71,10 +71,11 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
     let report = backup::run(&repository, &options)?;
     session.context.progress.end();
     let mut out = std::io::stdout().lock();
-    match session.json {
-        true => writeln!(out, "{}", backup_json(&repository, &report))?,
-        false => print_backup(&mut out, &report)?,
-    }
+    let printed = match session.json {
+        true => writeln!(out, "{}", backup_json(&repository, &report)),
+        false => print_backup(&mut out, &report),
+    };
+    Failure::of_report(&format!("snapshot {} is there", report.id), printed)?;
     warn(session, &report.warnings);
     match (report.warnings.is_empty(), arguments.strict) {
         (true, _) => Ok(Outcome::Done),
@@ -245,16 +246,20 @@ pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failur
     let moment = find(session, &repository, &arguments.point)?;
     let show = |change: Change| {
         if options.dry_run && !session.json {
-            println!("{} {} {}", change.action, change.side, key_text(&change.key));
+            // Whoever cannot have it is told with the report.
+            let line = format!("{} {} {}", change.action, change.side, key_text(&change.key));
+            let _ = writeln!(std::io::stdout(), "{line}");
         }
     };
     let report = restore::run(&repository, &moment, &options, &show)?;
     session.context.progress.end();
     let mut out = std::io::stdout().lock();
-    match session.json {
-        true => writeln!(out, "{}", restore_json(&report, options.dry_run))?,
-        false => print_restore(&mut out, &report, moment.is_whole(), options.dry_run)?,
-    }
+    let printed = match session.json {
+        true => writeln!(out, "{}", restore_json(&report, options.dry_run)),
+        false => print_restore(&mut out, &report, moment.is_whole(), options.dry_run),
+    };
+    let done = if options.dry_run { "nothing was changed" } else { "everything was restored" };
+    Failure::of_report(done, printed)?;
     if !session.json && !session.quiet {
         report.notes.iter().for_each(|note| say(&format!("note: {note}")));
     }

@@ -194,6 +194,8 @@ pub struct Snapshot {
     pub parent: Option<SessionId>,
     /// How many times its series went on with another source before: its line of history.
     pub line: u32,
+    /// How many snapshots it stands on, one made against the other.
+    pub generation: u32,
     /// The machine that made it.
     pub host: String,
     /// The version that made it.

@@ -13,7 +13,7 @@ mod state;
 mod view;
 
 use crate::context::Interrupted;
-use crate::fault::Kind;
+use crate::fault::{Kind, on_this_machine};
 use crate::format::Malformed;
 use crate::id::SessionId;
 use crate::{storage, store, tree};
@@ -129,7 +129,7 @@ impl Error {
             Error::PointNotFound(_) => Kind::PointNotFound,
             Error::Ambiguous { .. } => Kind::Ambiguous,
             Error::Busy(_) | Error::Fenced { .. } => Kind::Busy,
-            Error::File(..) => Kind::Failed,
+            Error::File(_, what) => on_this_machine(what),
             Error::Interrupted(_) => Kind::Interrupted,
         }
     }

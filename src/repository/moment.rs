@@ -160,10 +160,11 @@ pub fn lines<'a>(snapshots: &'a [SnapshotInfo], series: &str) -> Vec<Line<'a>> {
     lines.map(|line| Line { number: line[0].0.snapshot.line, snapshots: line.to_vec() }).collect()
 }
 
-/// The order that `latest` means: line of history, then revision, then time, then id.
-pub(super) fn newest_last(info: &SnapshotInfo) -> (u32, i64, Nanos, SessionId) {
+/// The order that `latest` means: line of history, then revision, then generation, so that what was made
+/// against a snapshot is later than it whatever the clock said, then time, then id.
+pub(super) fn newest_last(info: &SnapshotInfo) -> (u32, i64, u32, Nanos, SessionId) {
     let revision = info.snapshot.etcd.as_ref().map_or(0, |etcd| etcd.revision);
-    (info.snapshot.line, revision, info.snapshot.time, info.id)
+    (info.snapshot.line, revision, info.snapshot.generation, info.snapshot.time, info.id)
 }
 
 impl<'a> Line<'a> {
@@ -326,6 +327,7 @@ mod tests {
             time: revision - 2,
             parent: None,
             line: 0,
+            generation: 0,
             host: String::new(),
             tool: String::new(),
             tags: vec![],

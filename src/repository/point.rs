@@ -160,6 +160,7 @@ mod tests {
                 time,
                 parent: None,
                 line: 0,
+                generation: 0,
                 host: String::new(),
                 tool: String::new(),
                 tags: vec![],

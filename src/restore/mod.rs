@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::context::Interrupted;
-use crate::fault::Kind;
+use crate::fault::{Kind, on_this_machine};
 use crate::format::Malformed;
 use crate::id::SessionId;
 use crate::repository::{self, Moment, Repository};
@@ -173,8 +173,7 @@ impl Error {
             Error::Repository(error) => error.kind(),
             Error::Target(error) => error.kind(),
             Error::NotEmpty { .. } => Kind::TargetNotEmpty,
-            Error::Spool(_, error) if error.kind() == std::io::ErrorKind::StorageFull => Kind::NoSpace,
-            Error::Spool(..) => Kind::Failed,
+            Error::Spool(_, error) => on_this_machine(&error.to_string()),
         }
     }
 }

@@ -29,6 +29,9 @@ const BUDGET_KIB: u32 = 96 << 10;
 const STILL: Duration = Duration::from_secs(120);
 /// An object that changes while it is read is read again this often.
 const TRIES: usize = 4;
+/// A body that breaks off is asked for this often, after pauses that double.
+const PIECE_TRIES: usize = 7;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Requests made to the source.
 #[derive(Debug, Default)]
@@ -365,7 +368,13 @@ impl Reading {
             let mut from = 0;
             loop {
                 let piece = match answer.take() {
-                    Some(answer) => bucket.collect(&key, answer).await,
+                    Some(answer) => match bucket.collect(&key, answer).await {
+                        // It broke off in the middle.
+                        Err(Error::S3 { cause: Cause::Transient(_), .. }) if size > 0 => {
+                            bucket.piece(&key, 0, size.min(PIECE), &etag).await
+                        }
+                        piece => piece,
+                    },
                     None => bucket.piece(&key, from, (from + PIECE).min(size), &etag).await,
                 };
                 from += piece.as_ref().map_or(size, |piece| piece.len() as u64);
@@ -380,7 +389,22 @@ impl Reading {
 }
 
 impl Bucket {
+    /// A part of an object. A body that breaks off is asked for again: a large object need not be read
+    /// from its beginning for that.
     async fn piece(&self, key: &str, from: u64, to: u64, etag: &str) -> Result<Bytes> {
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..PIECE_TRIES {
+            match self.piece_once(key, from, to, etag).await {
+                Err(Error::S3 { cause: Cause::Transient(_), .. }) => {}
+                piece => return piece,
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        self.piece_once(key, from, to, etag).await
+    }
+
+    async fn piece_once(&self, key: &str, from: u64, to: u64, etag: &str) -> Result<Bytes> {
         let answer = self.get(key, Some((from, to)), Some(etag)).await?;
         let piece = self.collect(key, answer).await?;
         if piece.len() as u64 == to - from {

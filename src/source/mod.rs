@@ -8,7 +8,7 @@ mod listing;
 use crate::context::Interrupted;
 use crate::etcd::Rights;
 use crate::etcd_file::Fault;
-use crate::fault::Kind;
+use crate::fault::{Kind, on_this_machine};
 use crate::storage::{Cause, S3Error};
 
 pub use bucket::{Body, Bucket, BucketOptions, Fetched, Head, Reading, Requests};
@@ -92,8 +92,8 @@ impl Error {
                 _ => Kind::Failed,
             },
             Error::NoRoom { .. } => Kind::NoSpace,
-            Error::Spool(_, error) if error.kind() == std::io::ErrorKind::StorageFull => Kind::NoSpace,
-            Error::Outrun(..) | Error::Torn(..) | Error::EtcdFile(_) | Error::Spool(..) => Kind::Failed,
+            Error::Spool(_, error) => on_this_machine(&error.to_string()),
+            Error::Outrun(..) | Error::Torn(..) | Error::EtcdFile(_) => Kind::Failed,
             Error::Interrupted(_) => Kind::Interrupted,
         }
     }

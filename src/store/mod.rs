@@ -11,7 +11,7 @@ mod reader;
 mod writer;
 
 use crate::context::Interrupted;
-use crate::fault::Kind;
+use crate::fault::{Kind, on_this_machine};
 use crate::format::Malformed;
 use crate::id::{ChunkId, ChunkKind};
 use crate::storage;
@@ -68,7 +68,7 @@ impl Error {
             Error::Storage(error) => error.kind(),
             Error::Damaged { what: Malformed::Newer { .. }, .. } => Kind::NewerFormat,
             Error::Missing { .. } | Error::Damaged { .. } => Kind::Damage,
-            Error::Cache { .. } => Kind::Failed,
+            Error::Cache { what, .. } => on_this_machine(what),
             Error::Interrupted(_) => Kind::Interrupted,
         }
     }

@@ -113,11 +113,12 @@ impl World {
     pub fn holds(&self, objects: impl IntoIterator<Item = (String, Vec<u8>)>) {
         let repository = self.open();
         let info = repository.view().unwrap().snapshots.pop().unwrap();
+        let moment = info.clone().into();
         let browser = Browser::open(&repository).unwrap();
         let mut count = 0;
         for (key, body) in objects {
             let mut found = Vec::new();
-            browser.cat(&info, Side::Objects, key.as_bytes(), &mut found).unwrap();
+            browser.cat(&moment, Side::Objects, key.as_bytes(), &mut found).unwrap();
             assert!(found == body, "{key}");
             count += 1;
         }

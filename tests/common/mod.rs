@@ -15,7 +15,6 @@ use std::fs::{self, File};
 use std::hash::BuildHasher;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
@@ -193,7 +192,7 @@ impl Server {
     }
 
     /// Until an etcd answers.
-    fn wait(&self) {
+    pub fn wait(&self) {
         let (begun, port) = (Instant::now(), self.url.rsplit(':').next().unwrap().parse().unwrap());
         while !healthy(port, "/health").unwrap_or(false) {
             assert!(begun.elapsed() < READY, "{} did not become ready", self.url);
@@ -201,13 +200,13 @@ impl Server {
         }
     }
 
-    /// Kills an etcd and starts it again on the same data.
-    pub fn restart(&mut self) {
+    /// Killed outright, and started again on the same ports and data.
+    pub fn restart(&mut self, pause: Duration) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        std::thread::sleep(pause);
         let command = std::mem::replace(&mut self.command, Command::new("false"));
         (self.child, self.command) = launch(command).unwrap();
-        self.wait();
     }
 
     /// Has the process stand still, or go on.
@@ -230,28 +229,6 @@ impl Server {
             fs::write(directory.join("s3.json"), identities).unwrap();
             weed_command(&program, directory)
         })
-    }
-
-    /// Killed outright, and started again on the same ports and data.
-    pub fn restart(&mut self, pause: Duration) {
-        let words = |file: &str| {
-            let bytes = fs::read(format!("/proc/{}/{file}", self.child.id())).unwrap();
-            let words = bytes.split(|b| *b == 0).filter(|word| !word.is_empty());
-            words.map(|word| OsStr::from_bytes(word).to_owned()).collect::<Vec<_>>()
-        };
-        let (arguments, environment) = (words("cmdline"), words("environ"));
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        std::thread::sleep(pause);
-        let mut command = guarded(Path::new(&arguments[0]));
-        command.args(&arguments[1..]).env_clear().stdin(Stdio::null());
-        for variable in environment {
-            let (name, value) = variable.to_str().unwrap().split_once('=').unwrap();
-            command.env(name, value);
-        }
-        let log = File::options().append(true).open(self.directory.path().join("log")).unwrap();
-        command.stdout(log.try_clone().unwrap()).stderr(log);
-        self.child = launch(command).unwrap();
     }
 
     /// How to be let in.

@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// What becomes of one connection.
@@ -33,6 +33,7 @@ pub struct Proxy {
     pub url: String,
     address: SocketAddr,
     ended: Arc<AtomicBool>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
     /// Connections so far.
     pub count: Arc<AtomicUsize>,
 }
@@ -44,7 +45,8 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (ended, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (end, counter, fate) = (ended.clone(), count.clone(), Arc::new(fate));
+        let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let (end, counter, clients) = (ended.clone(), count.clone(), open.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if end.load(Ordering::SeqCst) {
@@ -52,10 +54,20 @@ impl Proxy {
                 }
                 let number = counter.fetch_add(1, Ordering::SeqCst);
                 let fate = fate(number);
+                clients.lock().unwrap().extend(client.try_clone());
                 std::thread::spawn(move || serve(client, server, fate));
             }
         });
-        Proxy { url: format!("http://{address}"), address, ended, count }
+        Proxy { url: format!("http://{address}"), address, ended, open, count }
+    }
+}
+
+impl Proxy {
+    /// Every connection breaks.
+    pub fn cut(&self) {
+        for client in self.open.lock().unwrap().drain(..) {
+            let _ = client.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -63,12 +75,16 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
+        self.cut();
     }
 }
 
 fn serve(mut client: TcpStream, server: SocketAddr, fate: Fate) {
     match fate {
-        Fate::Refuse => return,
+        Fate::Refuse => {
+            let _ = client.shutdown(Shutdown::Both);
+            return;
+        }
         Fate::Answer(text) => {
             let mut request = [0; 64 << 10];
             let _ = client.read(&mut request);
@@ -77,11 +93,15 @@ fn serve(mut client: TcpStream, server: SocketAddr, fate: Fate) {
             // What else is sent is taken, so that the answer is not lost to a reset.
             let _ = client.set_read_timeout(Some(Duration::from_secs(2)));
             while client.read(&mut request).is_ok_and(|n| n > 0) {}
+            let _ = client.shutdown(Shutdown::Both);
             return;
         }
         _ => {}
     }
-    let Ok(upstream) = TcpStream::connect(server) else { return };
+    let Ok(upstream) = TcpStream::connect(server) else {
+        let _ = client.shutdown(Shutdown::Both);
+        return;
+    };
     let (from_client, to_server) = (client.try_clone().unwrap(), upstream.try_clone().unwrap());
     let up = if let Fate::CutUp(most) = fate { most } else { usize::MAX };
     let down = if let Fate::CutDown(most) = fate { most } else { usize::MAX };
