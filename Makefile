@@ -1,7 +1,7 @@
 # One profile only, release: RocksDB and the SDK take minutes, twice would be twice as long.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo build test fmt lint doc deny setup rocksdb
+.PHONY: help demo build test soak fmt lint doc deny setup rocksdb
 
 cargo := . scripts/env.sh && cargo
 
@@ -20,6 +20,10 @@ test: rocksdb ## all tests, then the acceptance tests against real servers (FULL
 	$(cargo) test --release --locked
 	tests/acceptance.sh
 	tests/examples.sh
+
+soak: rocksdb ## the long proof: SOAK revisions (1000) of a random history of each etcd version, brought back
+	scripts/servers.sh etcd-3.5 etcd-3.6 etcd-3.7
+	export SOAK=$${SOAK:-1000}; $(cargo) test --release --locked --test proof -- --nocapture --test-threads=1
 
 fmt: ## format the sources
 	cargo fmt

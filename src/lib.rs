@@ -16,6 +16,7 @@ pub mod format;
 pub mod id;
 pub mod pool;
 pub mod progress;
+pub mod proof;
 pub mod repository;
 pub mod restore;
 pub mod secret;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floors from the ground up. A room may use itself and every room in a line above its own.
-/// Within floor 0 the lines are an order of their own.
+/// Within floors 0 and 5 the lines are an order of their own.
 const FLOORS: &[(&str, &[&str])] = &[
     ("0", &["fault"]),
     ("0", &["progress"]),
@@ -18,6 +18,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("3", &["store"]),
     ("4", &["tree", "source", "target"]),
     ("5", &["repository"]),
+    ("5", &["proof"]),
     ("6", &["backup", "restore", "check", "browse", "forget"]),
     ("8", &["cli"]),
     ("9", &["main"]),

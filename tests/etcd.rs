@@ -115,6 +115,30 @@ fn a_file_holds_what_the_server_says_to_the_last_field() {
 }
 
 #[test]
+fn records_are_written_byte_for_byte_as_etcd_does() {
+    for version in VERSIONS {
+        let world = World::start(version);
+        world.history();
+        let directory = tempfile::tempdir().unwrap();
+        let spooled = world.spool(&directory);
+        let file = EtcdFile::open(spooled.file, spooled.size).unwrap();
+        let mut raw = Vec::new();
+        file.entries("key", |key, value| {
+            raw.push((key.to_vec(), value.to_vec()));
+            Ok::<(), Fault>(())
+        })
+        .unwrap();
+        let records = records(&file, 0);
+        assert!(
+            records.iter().any(|record| record.tombstone)
+                && records.iter().any(|record| record.kv.lease != 0)
+        );
+        let ours: Vec<_> = records.iter().map(|record| (record.name(), record.value())).collect();
+        assert!(ours == raw, "{version}");
+    }
+}
+
+#[test]
 fn reading_from_a_revision_gives_only_what_came_since() {
     let world = World::start("3.6.4");
     let revision = world.history();

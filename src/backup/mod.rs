@@ -8,6 +8,7 @@ mod content;
 mod etcd;
 mod files;
 mod objects;
+mod prove;
 
 use std::time::Instant;
 
@@ -42,6 +43,8 @@ pub struct Options {
     pub directory: Option<DirectoryOptions>,
     /// Begin a new line where the source is not the one that the series was made from.
     pub new_line: bool,
+    /// Compare with the member's own hash also where it is not the first backup.
+    pub prove: bool,
     /// Speed.
     pub tuning: Tuning,
 }
@@ -84,6 +87,8 @@ pub struct Report {
     pub seconds: f64,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// What was captured is not what the source says.
+    pub damage: Vec<String>,
 }
 
 /// Why a backup failed. Nothing was committed.
@@ -177,6 +182,7 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
             .map(|damage| format!("{damage}; this backup was made without it (`icecore check` says more)")),
     );
     let Finished { segment, mut stored } = writer.finish()?;
+    let damage = prove::prove(repository, options, &sources, parent.as_ref(), &mut captured, &segment)?;
     let requests = sources.bucket.as_ref().map(|bucket| bucket.requests());
     let (objects, checkpoint) = match captured.objects {
         Some(Objects { capture, counts, checkpoint }) => (Some((capture, counts)), Some(checkpoint)),
@@ -218,6 +224,7 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
         source_requests: (count(|r| &r.lists), count(|r| &r.gets), count(|r| &r.heads)),
         seconds: begun.elapsed().as_secs_f64(),
         warnings: captured.warnings,
+        damage,
     })
 }
 

@@ -9,9 +9,12 @@ use super::{Error, Result};
 use crate::context::Nanos;
 use crate::etcd::{self, Etcd, Keys, Present};
 use crate::fault::Kind;
-use crate::format::{Attributes, Content, Item, ItemState, KeyState, ObjectCapture, Place};
+use crate::format::{Attributes, Content, EtcdCapture, Item, ItemState, KeyState, ObjectCapture, Place};
 use crate::progress::{Amount, Phase};
-use crate::repository::{self, EtcdAt, Moment, Repository, content_bytes, first_name, objects, state};
+use crate::proof::{Prover, Verdict};
+use crate::repository::{
+    self, EtcdAt, Moment, Repository, content_bytes, first_name, line_of, objects, state,
+};
 use crate::selection::Selection;
 use crate::sorter::paired;
 use crate::source::{self, Bucket, BucketOptions, Directory, DirectoryOptions, Fetched, Seen, shows};
@@ -80,8 +83,21 @@ pub struct Against {
     pub etags: u64,
     /// Keys.
     pub etcd: Option<Compared>,
+    /// What each member of etcd says of its hash.
+    pub members: Vec<Member>,
     /// Objects.
     pub objects: Option<Compared>,
+}
+
+/// A member of etcd that was asked for its hash of the revision.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Where it is.
+    pub endpoint: String,
+    /// Its id, where it answered.
+    pub id: Option<u64>,
+    /// What came of it.
+    pub verdict: Verdict,
 }
 
 /// Whoever is shown differences.
@@ -101,7 +117,8 @@ pub fn verify_against(
     let bucket = sources.bucket.as_ref().map(|options| open_bucket(repository, moment, options));
     let bucket = bucket.transpose()?;
     let directory = sources.directory.as_ref().map(|options| open_directory(moment, options)).transpose()?;
-    let reader = repository.reader(&repository.view()?)?.from_the_medium();
+    let view = repository.view()?;
+    let reader = repository.reader(&view)?.from_the_medium();
     let verifying = Verifying::new(repository, moment, &reader);
     let mut run = Run { repository, verifying, damaged: 0, show };
     let mut against = Against::default();
@@ -112,6 +129,11 @@ pub fn verify_against(
     // What cannot be read cannot be compared.
     if run.verifying.verified.damage.len() as u64 <= run.damaged.min(NAMED) {
         against.etcd = etcd.map(|(etcd, at)| run.compare_keys(&etcd, at)).transpose()?;
+        if let Some((access, _)) = &sources.etcd {
+            let line = line_of(&view.snapshots, &moment.info);
+            against.members =
+                run.ask_members(access, line.into_iter().map(|(_, capture)| capture).collect())?;
+        }
         against.objects = match (bucket, directory) {
             (Some((bucket, capture)), _) => Some(run.compare_objects(&bucket, capture)?),
             (None, Some((directory, capture))) => Some(run.compare_files(&directory, capture)?),
@@ -279,6 +301,30 @@ impl Run<'_> {
             self.damaged("etcd key", &key, what);
         }
         Ok(compared)
+    }
+
+    /// Asks every member for its hash of the revision.
+    fn ask_members(&mut self, access: &etcd::Access, line: Vec<&EtcdCapture>) -> Result<Vec<Member>> {
+        let at = self.verifying.moment.etcd().ok_or_else(|| lacks("etcd"))?;
+        let nodes = tree::ReadWrite::new(self.verifying.nodes.reader(), None);
+        let mut prover = Prover::new(self.repository, &nodes, at, line);
+        let mut members = Vec::new();
+        for (endpoint, connected) in Etcd::connect_each(&self.repository.context().runtime, access) {
+            let (id, verdict) = match connected {
+                Err(error) => (None, Verdict::Unproved(error.to_string())),
+                Ok((_, status)) if status.cluster_id != at.capture.cluster_id => {
+                    (None, Verdict::Unproved("it is a member of another cluster".into()))
+                }
+                Ok((etcd, status)) => (Some(status.member_id), prover.prove(&etcd)?),
+            };
+            members.push(Member { endpoint, id, verdict });
+        }
+        for Member { endpoint, verdict, .. } in &members {
+            if let Verdict::Refuted(refuted) = verdict {
+                self.damaged("etcd hash", endpoint.as_bytes(), refuted.to_string());
+            }
+        }
+        Ok(members)
     }
 
     fn compare_objects(&mut self, bucket: &Bucket, capture: &ObjectCapture) -> Result<Compared> {

@@ -19,7 +19,7 @@ use crate::source;
 use crate::store::{self, Reader};
 use crate::tree::{self, ReadWrite};
 
-pub use against::{Against, Compared, Difference, Since, Sources, verify_against};
+pub use against::{Against, Compared, Difference, Member, Since, Sources, verify_against};
 pub use verify::{Verified, verify};
 
 /// How thorough to be.
@@ -33,8 +33,8 @@ pub struct Options {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Damage {
     /// What kind of file: `config`, `key`, `pack`, `segment`, `session`, `snapshot`, `tombstone`,
-    /// `collection`, `node` or `chunk`; or a key of etcd (`etcd key`) or an `object` in the snapshot that is
-    /// not what the source says.
+    /// `collection`, `node` or `chunk`; or a key of etcd (`etcd key`), all of them (`etcd hash`, with the
+    /// member's URL as file) or an `object` in the snapshot that is not what the source says.
     pub kind: &'static str,
     /// The file, or the chunk, key or object where no file can be named.
     pub file: String,

@@ -123,7 +123,7 @@ pub enum Command {
         #[arg(long)]
         base64: bool,
     },
-    /// Restore a point to a live etcd, and to a bucket or a directory
+    /// Restore a point to a live etcd or a database file of it, and to a bucket or a directory
     Restore(Box<Restore>),
     /// Read every byte of a snapshot
     Verify(Box<Verify>),
@@ -203,7 +203,8 @@ pub struct Verify {
     /// Compare with the living source too: exit 3 where it has moved on, 4 only for damage
     ///
     /// Keys of etcd are compared at the snapshot's revision while it still has it, else as it is now; objects by
-    /// size, ETag and time in the listing. ETags that are MD5s are made again from the bytes stored.
+    /// size, ETag and time in the listing. ETags that are MD5s are made again from the bytes stored. Every member of
+    /// etcd that is named is asked for its hash of the revision (HashKV).
     #[arg(long)]
     pub against_source: bool,
     #[command(flatten)]
@@ -289,6 +290,11 @@ pub struct Backup {
     /// Go on with another etcd, bucket or directory than the series was made from
     #[arg(long)]
     pub new_line: bool,
+    /// Compare what was captured of etcd with the member's own hash of it (HashKV)
+    ///
+    /// The first backup of a series does so by itself.
+    #[arg(long)]
+    pub prove: bool,
     /// Warnings are failures: exit 1 instead of 3
     #[arg(long)]
     pub strict: bool,
@@ -336,6 +342,16 @@ pub struct Restore {
     /// Key of the client certificate (PEM)
     #[arg(long, value_name = "FILE")]
     pub to_etcd_key: Option<PathBuf>,
+    /// A database file that etcdutl snapshot restore makes a member of: revisions, versions, leases as they were
+    #[arg(long, value_name = "FILE")]
+    pub to_etcd_file: Option<PathBuf>,
+    /// The past in that file: snapshot (what the snapshot has by itself, the default), full (what all snapshots lead
+    /// back to), none, or the revision after which it begins
+    #[arg(long, value_name = "HISTORY", requires = "to_etcd_file")]
+    pub history: Option<String>,
+    /// No users and roles in that file: the restored etcd lets everybody in
+    #[arg(long, requires = "to_etcd_file")]
+    pub no_auth: bool,
     /// S3 server [credentials: env ICECORE_TO_S3_…, else ICECORE_S3_…, else the usual chain]
     #[arg(long, value_name = "ENDPOINT")]
     pub to_s3: Option<String>,

@@ -126,7 +126,13 @@ macro_rules! from_usage {
     )*};
 }
 
-from_usage!(repository::BadPoint, storage::BadLocation, restore::BadMap, selection::BadGlob);
+from_usage!(
+    repository::BadPoint,
+    storage::BadLocation,
+    restore::BadHistory,
+    restore::BadMap,
+    selection::BadGlob
+);
 
 impl From<browse::Error> for Failure {
     fn from(error: browse::Error) -> Failure {

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
 use icecore::context::Nanos;
+use icecore::format::HashKv;
 use serde_json::{Value, json};
 
 /// A line on stderr, if anybody is there to read it.
@@ -120,6 +121,13 @@ pub fn key_json(key: &[u8], mut object: Value) -> Value {
 /// An id of etcd: 16 hexadecimal digits.
 pub fn hex(id: u64) -> String {
     format!("{id:016x}")
+}
+
+/// A member's hash.
+pub fn hash_json(hash: Option<HashKv>) -> Value {
+    hash.map_or(Value::Null, |hash| {
+        json!({"hash": hash.hash, "revision": hash.revision, "compact_revision": hash.compact_revision})
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use icecore::check::{self, Against, Compared, Damage, Difference, Since, Verified};
+use icecore::check::{self, Against, Compared, Damage, Difference, Member, Since, Verified};
+use icecore::proof::Verdict;
 use icecore::repository::{Moment, Repository};
 use icecore::selection::Selection;
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use super::args::{Sources, Verify};
 use super::failure::Failure;
 use super::read::find;
-use super::show::{key_json, key_text, number, size};
+use super::show::{hash_json, hex, key_json, key_text, number, size};
 use super::{Outcome, Session};
 
 /// Differences of each kind that are named; `--json` names all.
@@ -74,11 +75,32 @@ fn verify_against(
     };
     Failure::of_report("everything was compared", printed)?;
     let sides = [&against.etcd, &against.objects];
+    let unproved = against.members.iter().any(|member| unproved(member).is_some());
     let moved = sides.into_iter().flatten().any(|side| !side.differ.is_empty());
     Ok(match (against.verified.damage.is_empty(), moved) {
         (false, _) => Outcome::Damage,
-        (true, true) => Outcome::Warnings,
-        (true, false) => Outcome::Done,
+        (true, moved) if moved || unproved => Outcome::Warnings,
+        (true, _) => Outcome::Done,
+    })
+}
+
+/// Why a member proves nothing.
+fn unproved(member: &Member) -> Option<&str> {
+    match &member.verdict {
+        Verdict::Unproved(why) => Some(why),
+        _ => None,
+    }
+}
+
+fn member_json(member: &Member) -> Value {
+    let hash = match &member.verdict {
+        Verdict::Proved(hash) => Some(*hash),
+        Verdict::Refuted(refuted) => Some(refuted.theirs),
+        Verdict::Unproved(_) => None,
+    };
+    json!({
+        "endpoint": member.endpoint, "member_id": member.id.map(hex), "hash_kv": hash_json(hash),
+        "proved": matches!(member.verdict, Verdict::Proved(_)), "why_not": unproved(member),
     })
 }
 
@@ -111,7 +133,8 @@ fn against_json(moment: &Moment, against: &Against) -> Value {
     let (etcd, objects) = (against.etcd.as_ref().map(side), against.objects.as_ref().map(side));
     let mut report = verified_json(moment, &against.verified);
     if let Some(fields) = report.as_object_mut() {
-        let source = json!({"etcd": etcd, "objects": objects, "etags": against.etags});
+        let members: Vec<Value> = against.members.iter().map(member_json).collect();
+        let source = json!({"etcd": etcd, "members": members, "objects": objects, "etags": against.etags});
         fields.insert("source".into(), source);
     }
     report
@@ -149,6 +172,21 @@ fn print_against(
                 "{side} {same} the same in the source{at}; since the snapshot {added} added, \
                  {removed} removed, {changed} changed"
             )?,
+        }
+    }
+    for member in &against.members {
+        match &member.verdict {
+            Verdict::Proved(hash) => {
+                let (hash, revision) = (hash.hash, hash.revision);
+                writeln!(
+                    out,
+                    "proved:  {} has the same HashKV at revision {revision} ({hash})",
+                    member.endpoint
+                )?;
+            }
+            Verdict::Unproved(why) => writeln!(out, "not proved by {}: {why}", member.endpoint)?,
+            // Told with the damage.
+            Verdict::Refuted(_) => {}
         }
     }
     Ok(())

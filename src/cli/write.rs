@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use icecore::backup::{self, EtcdOptions};
 use icecore::format::CapturePath;
 use icecore::repository::{Point, Repository};
-use icecore::restore::{self, Change, Map};
+use icecore::restore::{self, Change, FileOptions, FileReport, Map};
 use icecore::selection::Selection;
 use icecore::store::Tuning;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::args::{Backup, Restore};
 use super::failure::Failure;
 use super::read::find;
-use super::show::{duration, hex, key_text, number, say, size, utc};
+use super::show::{duration, hash_json, hex, key_text, number, say, size, utc};
 use super::{Outcome, Session};
 
 pub fn init(session: &Session) -> Result<Outcome, Failure> {
@@ -54,8 +54,12 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
         objects: session.bucket_source(&arguments.sources, selection.clone())?,
         directory: session.directory_source(&arguments.sources, selection)?,
         new_line: arguments.new_line,
+        prove: arguments.prove,
         tuning: Tuning::default(),
     };
+    if options.etcd.is_none() && options.prove {
+        return Err(Failure::usage("--prove is for etcd, and none was named"));
+    }
     let objects = options.objects.is_some() || options.directory.is_some();
     if options.etcd.is_none() && !objects {
         return Err(Failure::usage(
@@ -77,6 +81,10 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
     };
     Failure::of_report(&format!("snapshot {} is there", report.id), printed)?;
     warn(session, &report.warnings);
+    if !report.damage.is_empty() {
+        report.damage.iter().filter(|_| !session.json).for_each(|damage| say(&format!("damage: {damage}")));
+        return Ok(Outcome::Damage);
+    }
     match (report.warnings.is_empty(), arguments.strict) {
         (true, _) => Ok(Outcome::Done),
         (false, false) => Ok(Outcome::Warnings),
@@ -117,7 +125,8 @@ fn backup_json(repository: &Repository, report: &backup::Report) -> Value {
         let gaps: Vec<Value> = report.gaps.iter().map(|gap| json!({"after": gap.after, "until": gap.until})).collect();
         json!({
             "cluster_id": hex(etcd.cluster_id), "revision": etcd.revision, "compact_revision": etcd.compact_revision,
-            "keys": etcd.keys, "events": etcd.events, "path": path_name(etcd.path), "hash_kv": null, "gaps": gaps,
+            "keys": etcd.keys, "events": etcd.events, "path": path_name(etcd.path), "hash_kv": hash_json(etcd.hash_kv),
+            "gaps": gaps,
         })
     });
     let objects = report.objects.as_ref().map(|(capture, counts)| {
@@ -142,7 +151,7 @@ fn backup_json(repository: &Repository, report: &backup::Report) -> Value {
             "repository_put": count(&requests.puts), "repository_get": count(&requests.gets),
             "repository_list": count(&requests.lists),
         },
-        "seconds": report.seconds, "warnings": report.warnings,
+        "seconds": report.seconds, "warnings": report.warnings, "damage": report.damage,
     })
 }
 
@@ -156,6 +165,10 @@ fn print_backup(out: &mut dyn Write, report: &backup::Report) -> std::io::Result
             number(etcd.events),
             path_text(etcd.path)
         )?;
+        if let Some(hash) = etcd.hash_kv {
+            let (hash, member) = (hash.hash, hex(etcd.member_id));
+            writeln!(out, "         proved: member {member} has the same HashKV ({hash})")?;
+        }
     }
     if let Some((_, counts)) = &report.objects {
         writeln!(
@@ -220,14 +233,22 @@ fn as_bytes(text: &OsString) -> Vec<u8> {
     text.as_bytes().to_vec()
 }
 
+fn file_target(arguments: &Restore) -> Result<Option<FileOptions>, Failure> {
+    let Some(path) = arguments.to_etcd_file.clone() else { return Ok(None) };
+    let history = arguments.history.as_ref().map(|text| text.parse()).transpose()?.unwrap_or_default();
+    Ok(Some(FileOptions { path, history, auth: !arguments.no_auth }))
+}
+
 pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failure> {
     let (etcd_maps, objects_maps) = maps(&arguments.map)?;
     let (etcd, bucket) = (session.etcd_target(arguments)?, session.bucket_target(arguments)?);
-    let only_etcd = etcd.is_some() && bucket.is_none() && arguments.to_dir.is_none();
+    let to_etcd = etcd.is_some() || arguments.to_etcd_file.is_some();
+    let only_etcd = to_etcd && bucket.is_none() && arguments.to_dir.is_none();
     let (etcd_include, objects_include) = globs(&arguments.include, only_etcd);
     let (etcd_exclude, objects_exclude) = globs(&arguments.exclude, only_etcd);
     let options = restore::Options {
         etcd,
+        file: file_target(arguments)?,
         bucket,
         directory: arguments.to_dir.clone(),
         etcd_prefix: arguments.etcd_prefix.as_ref().map(as_bytes).unwrap_or_default(),
@@ -276,9 +297,32 @@ fn restore_json(report: &restore::Report, dry_run: bool) -> Value {
     };
     json!({
         "id": report.id.to_string(), "revision": report.revision, "nearest": report.nearest,
-        "etcd": report.etcd.as_ref().map(side), "objects": report.objects.as_ref().map(side),
-        "dry_run": dry_run, "seconds": report.seconds, "warnings": report.warnings, "notes": report.notes,
+        "etcd": report.etcd.as_ref().map(side), "etcd_file": report.file.as_ref().map(file_json),
+        "objects": report.objects.as_ref().map(side), "dry_run": dry_run, "seconds": report.seconds,
+        "warnings": report.warnings, "notes": report.notes,
     })
+}
+
+fn file_json(file: &FileReport) -> Value {
+    json!({
+        "path": file.path.to_string_lossy(), "revision": file.revision, "compact_revision": file.compact_revision,
+        "keys": file.keys, "records": file.records, "bytes": file.bytes, "hash_kv": hash_json(file.hash_kv),
+    })
+}
+
+fn print_file(out: &mut dyn Write, file: &FileReport) -> std::io::Result<()> {
+    let (name, keys) = (file.path.display(), number(file.keys));
+    let since = match file.compact_revision {
+        0 => "from the first revision on".into(),
+        since => format!("compacted at revision {since}"),
+    };
+    let Some(hash) = file.hash_kv else {
+        return writeln!(out, "etcd:    {keys} keys would be written to {name}, {since}");
+    };
+    let (records, bytes) = (number(file.records), size(file.bytes));
+    writeln!(out, "etcd:    {keys} keys written to {name} ({bytes}): {records} records, {since}")?;
+    let (hash, revision) = (hash.hash, hash.revision);
+    writeln!(out, "         an etcd made from it has HashKV {hash} at revision {revision}")
 }
 
 fn print_restore(
@@ -305,6 +349,9 @@ fn print_restore(
     }
     if let Some(counts) = &report.etcd {
         side("etcd:   ", counts)?;
+    }
+    if let Some(file) = &report.file {
+        print_file(out, file)?;
     }
     let done = if dry_run { "nothing was changed; this would restore" } else { "restored" };
     if report.nearest > 0 {

@@ -22,6 +22,8 @@ pub use rights::Rights;
 
 /// A member that does not answer within this time is given up.
 pub const ANSWER: Duration = Duration::from_secs(20);
+/// A hash of all its records may take a member this long.
+const HASH: Duration = Duration::from_secs(600);
 
 /// Where an etcd is, and how to be let in.
 #[derive(Clone, Default)]
@@ -61,6 +63,17 @@ impl Status {
             db_size: 0,
         }
     }
+}
+
+/// A member's answer to `HashKV`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hashed {
+    /// CRC-32C.
+    pub hash: u32,
+    /// The compaction point that it depends on; 0 for none.
+    pub compact_revision: i64,
+    /// The revision it is of; etcd 3.6 and later say it.
+    pub revision: Option<i64>,
 }
 
 /// Why a member could not be used.
@@ -204,6 +217,15 @@ impl Etcd {
         Err(failure)
     }
 
+    /// Connects to each of the endpoints, whether it answers or not.
+    pub fn connect_each(runtime: &Handle, access: &Access) -> Vec<(String, Result<(Etcd, Status)>)> {
+        let connect = |endpoint: &String| {
+            let one = Access { endpoints: vec![endpoint.clone()], ..access.clone() };
+            (endpoint.clone(), Etcd::connect(runtime, &one))
+        };
+        access.endpoints.iter().map(connect).collect()
+    }
+
     fn connect_one(runtime: &Handle, access: &Access, endpoint: &str) -> Result<Etcd> {
         let options = options(access, endpoint)?;
         let connected = runtime.block_on(async {
@@ -284,6 +306,22 @@ impl Etcd {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Etcd {
+    /// Asks for the member's hash of all its records up to `revision`.
+    pub fn hash_kv(&self, revision: i64) -> Result<Hashed> {
+        let mut client = self.client();
+        let answer =
+            self.runtime.block_on(async { tokio::time::timeout(HASH, client.hash_kv(revision)).await });
+        let answer = answer.map_err(|_| silent("hash", &self.endpoint))?;
+        let answer = answer.map_err(|e| self.fail("hash", &e))?;
+        Ok(Hashed {
+            hash: answer.hash(),
+            compact_revision: answer.compact_version().max(0),
+            revision: Some(answer.hash_revision()).filter(|&revision| revision > 0),
+        })
     }
 }
 

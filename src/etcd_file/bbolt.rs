@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-const MAGIC: u32 = 0xED0C_DAED;
-const VERSION: u32 = 2;
-const PAGE_HEADER: usize = 16;
-const ELEMENT: usize = 16;
-const BRANCH: u16 = 1;
-const LEAF: u16 = 2;
-const META: u16 = 4;
-const BUCKET: u32 = 1;
+pub(super) const MAGIC: u32 = 0xED0C_DAED;
+pub(super) const VERSION: u32 = 2;
+pub(super) const PAGE_HEADER: usize = 16;
+pub(super) const ELEMENT: usize = 16;
+pub(super) const BRANCH: u16 = 1;
+pub(super) const LEAF: u16 = 2;
+pub(super) const META: u16 = 4;
+pub(super) const BUCKET: u32 = 1;
 /// Deeper than any tree of 2^64 pages with two children each; a cycle ends here.
 const MAX_DEPTH: usize = 64;
 /// bbolt's pages are at most this large; etcd's files have 4 KiB pages.
@@ -52,7 +52,7 @@ struct Meta {
     txid: u64,
 }
 
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }

@@ -4,7 +4,11 @@
 //! checked before it is used, since the file comes over a network.
 
 mod bbolt;
+mod hash;
 mod record;
+mod write;
 
 pub use bbolt::{Database, Fault};
+pub use hash::KeyHash;
 pub use record::{EtcdFile, KeyRecord, KeyValue, Lease, SYSTEM_BUCKETS};
+pub use write::{BucketWriter, FileWriter};

@@ -61,6 +61,28 @@ pub struct KeyRecord {
     pub kv: KeyValue,
 }
 
+/// The key of a record in the `key` bucket, but for the mark of a deletion; also how compaction points are
+/// written.
+pub(super) fn revision_name(revision: i64, sub: i64) -> [u8; REVISION_LEN] {
+    let mut name = [b'_'; REVISION_LEN];
+    name[..8].copy_from_slice(&revision.to_be_bytes());
+    name[9..].copy_from_slice(&sub.to_be_bytes());
+    name
+}
+
+impl KeyRecord {
+    /// Its key in the `key` bucket.
+    pub fn name(&self) -> Vec<u8> {
+        let mark: &[u8] = if self.tombstone { b"t" } else { b"" };
+        [&revision_name(self.revision, self.sub), mark].concat()
+    }
+
+    /// Its value there, byte for byte as etcd writes it.
+    pub fn value(&self) -> Vec<u8> {
+        self.kv.encode_to_vec()
+    }
+}
+
 /// (revision, sub, tombstone) from a key of the `key` bucket.
 fn parse_revision(key: &[u8]) -> Result<(i64, i64, bool), Fault> {
     let bad = || Fault::Malformed("a record's key is no revision".into());

@@ -1,6 +1,7 @@
 //! A repository: what the verbs speak with.
 
 mod keys;
+mod keyspace;
 mod link;
 mod log;
 mod moment;
@@ -19,9 +20,10 @@ use crate::id::SessionId;
 use crate::{storage, store, tree};
 
 pub use keys::{KeyCost, KeyInfo};
+pub use keyspace::{Keyspace, SortedKeyspace};
 pub use link::{first_name, unlinked};
 pub use log::Log;
-pub use moment::{EtcdAt, Known, Line, Marks, Moment, Stretch, lines};
+pub use moment::{EtcdAt, Known, Line, Marks, Moment, Stretch, line_of, lines};
 pub use objects::{Certainty, ObjectAt, object, objects};
 pub use open::{Access, Repository};
 pub use point::{BadPoint, Point, check_name};

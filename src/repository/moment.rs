@@ -160,6 +160,16 @@ pub fn lines<'a>(snapshots: &'a [SnapshotInfo], series: &str) -> Vec<Line<'a>> {
     lines.map(|line| Line { number: line[0].0.snapshot.line, snapshots: line.to_vec() }).collect()
 }
 
+/// The snapshots that share one history with `info`, those with etcd.
+pub fn line_of<'a>(
+    snapshots: &'a [SnapshotInfo],
+    info: &SnapshotInfo,
+) -> Vec<(&'a SnapshotInfo, &'a EtcdCapture)> {
+    let of_line = |line: &Line| line.number == info.snapshot.line;
+    let line = lines(snapshots, &info.snapshot.series).into_iter().find(of_line);
+    line.map(|line| line.snapshots).unwrap_or_default()
+}
+
 /// The order that `latest` means: line of history, then revision, then generation, so that what was made
 /// against a snapshot is later than it whatever the clock said, then time, then id.
 pub(super) fn newest_last(info: &SnapshotInfo) -> (u32, i64, u32, Nanos, SessionId) {

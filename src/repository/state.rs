@@ -61,18 +61,32 @@ pub fn undated(record: &[u8]) -> Result<Option<KeyState>> {
     }
 }
 
-fn spool_failed(spool: &Path, error: std::io::Error) -> Error {
+pub(super) fn spool_failed(spool: &Path, error: std::io::Error) -> Error {
     Error::File(spool.display().to_string(), error.to_string())
 }
 
+/// Keys and their states, in order.
+type States<'a> = Box<dyn Iterator<Item = Result<KeyAndState>> + 'a>;
+
 /// Every key alive at the revision that begins with `prefix`, in order. Events are sorted in `spool` when
 /// they are many.
-pub fn state<'a>(
+pub fn state<'a>(nodes: &'a dyn Nodes, at: EtcdAt, prefix: &[u8], spool: &Path) -> Result<States<'a>> {
+    let is_key = |entry: &Result<KeyAndState>| entry.as_ref().map_or(true, |(_, state)| !is_bump(state));
+    Ok(Box::new(state_and_bump(nodes, at, prefix, spool)?.filter(is_key)))
+}
+
+/// Whether it is no key, but what `etcdutl snapshot restore --bump-revision` leaves: an empty record.
+pub(super) fn is_bump(state: &KeyState) -> bool {
+    state.version == 0
+}
+
+/// The same, and what [`is_bump`] tells from a key.
+pub(super) fn state_and_bump<'a>(
     nodes: &'a dyn Nodes,
     at: EtcdAt,
     prefix: &[u8],
     spool: &Path,
-) -> Result<Box<dyn Iterator<Item = Result<KeyAndState>> + 'a>> {
+) -> Result<States<'a>> {
     let below = |root: Option<&Root>| -> Result<_> {
         let prefix = prefix.to_vec();
         let keys = tree::scan(nodes, root, &prefix)?.map(|entry| {

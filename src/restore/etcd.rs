@@ -27,7 +27,7 @@ struct Pair {
 }
 
 impl<'a> Run<'a> {
-    fn at(&self) -> Result<EtcdAt<'a>> {
+    pub(super) fn at(&self) -> Result<EtcdAt<'a>> {
         let usage = || repository::Error::Usage("this snapshot has no etcd".into());
         Ok(self.moment.etcd().ok_or_else(usage)?)
     }
@@ -77,7 +77,7 @@ impl<'a> Run<'a> {
     }
 
     /// A key that was named and is not there is a mistake to be told before anything is written.
-    fn check_named_keys(&self) -> Result<()> {
+    pub(super) fn check_named_keys(&self) -> Result<()> {
         let found = keys_at(&self.nodes, self.at()?, &self.options.etcd_keys)?;
         match self.options.etcd_keys.iter().find(|key| !found.contains_key(*key)) {
             Some(key) => Err(super::not_there("key", key)),

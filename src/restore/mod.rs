@@ -1,9 +1,10 @@
-//! Restore: a moment out, to a live etcd, and to a bucket or a directory.
+//! Restore: a moment out, to a live etcd or a database file of it, and to a bucket or a directory.
 //!
 //! Objects first and etcd after them, so that no key appears before the objects it refers to. Each
 //! side is planned before anything is written: a target that holds anything else is left alone. What
 //! is identical already is skipped, so running it again continues an interrupted restore.
 
+mod database;
 mod etcd;
 mod files;
 mod mapping;
@@ -17,13 +18,14 @@ use crate::context::Interrupted;
 use crate::fault::{Kind, on_this_machine};
 use crate::format::Malformed;
 use crate::id::SessionId;
-use crate::repository::{self, Moment, Repository};
+use crate::repository::{self, Moment, Repository, line_of};
 use crate::selection::Selection;
 use crate::storage::S3Access;
 use crate::store;
 use crate::target;
 use crate::tree::{self, ReadWrite};
 
+pub use database::{BadHistory, FileOptions, FileReport, History};
 pub use mapping::{BadMap, Map};
 
 use mapping::{Scope, conflict};
@@ -36,6 +38,8 @@ const NAMED: usize = 10;
 pub struct Options {
     /// A live etcd.
     pub etcd: Option<crate::etcd::Access>,
+    /// A database file for `etcdutl snapshot restore`.
+    pub file: Option<FileOptions>,
     /// A bucket, and a prefix that goes before every key.
     pub bucket: Option<(S3Access, String, String)>,
     /// A directory, in place of a bucket.
@@ -123,6 +127,8 @@ pub struct Report {
     pub nearest: u64,
     /// Keys.
     pub etcd: Option<Counts>,
+    /// The database file.
+    pub file: Option<FileReport>,
     /// Objects.
     pub objects: Option<Counts>,
     /// Seconds it took.
@@ -255,11 +261,16 @@ fn not_there(what: &str, key: &[u8]) -> Error {
 fn check_options(moment: &Moment, options: &Options) -> Result<()> {
     let snapshot = &moment.info.snapshot;
     let usage = |what: String| Err(repository::Error::Usage(what).into());
-    if options.etcd.is_none() && options.bucket.is_none() && options.directory.is_none() {
+    let nowhere = options.bucket.is_none() && options.directory.is_none();
+    if nowhere && options.etcd.is_none() && options.file.is_none() {
         return usage(
-            "nowhere to restore to: name a target with --to-etcd, --to-s3 and --to-bucket, or --to-dir"
+            "nowhere to restore to: name a target with --to-etcd or --to-etcd-file, --to-s3 and --to-bucket, or \
+             --to-dir"
                 .into(),
         );
+    }
+    if options.file.is_some() && snapshot.etcd.is_none() {
+        return usage("this snapshot has no etcd to restore with --to-etcd-file".into());
     }
     if options.etcd.is_some() && snapshot.etcd.is_none() {
         return usage("this snapshot has no etcd to restore with --to-etcd".into());
@@ -296,18 +307,22 @@ pub fn run(
     let nodes = ReadWrite::new(&reader, None);
     let mut run =
         Run { repository, options, moment, nodes, show, warnings: Vec::new(), notes: Vec::new(), nearest: 0 };
-    // Both targets answer before either is written to.
+    let line = line_of(&view.snapshots, &moment.info);
+    // All targets answer before any is written to.
+    let _more_sessions = run.plan_file(&line)?;
     let etcd = run.plan_etcd()?;
     let objects = match options.directory {
         Some(_) => run.restore_files()?,
         None => run.restore_objects()?,
     };
     let etcd = etcd.map(|target| run.restore_etcd(target)).transpose()?;
+    let file = run.restore_file(&line)?;
     Ok(Report {
         id: moment.info.id,
         revision: moment.revision,
         nearest: run.nearest,
         etcd,
+        file,
         objects,
         seconds: begun.elapsed().as_secs_f64(),
         warnings: run.warnings,

@@ -1,5 +1,6 @@
 //! Gives content out: find, fetch, open, verify.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use lru::LruCache;
 
 use super::{Error, Index, PackCache, PackReader, Place, Result};
-use crate::format::{Malformed, Name, PackedChunk};
+use crate::format::{Malformed, Name, PackedChunk, Segment};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::secret::{ChunkNamer, SealSecret};
 use crate::storage::Storage;
@@ -35,6 +36,8 @@ pub struct Reader {
     seal: SealSecret,
     cache: Option<Arc<PackCache>>,
     blocks: Mutex<LruCache<(PackId, u64), Bytes>>,
+    /// Of packs that no segment lists yet.
+    unlisted: HashMap<ChunkId, Place>,
 }
 
 impl Reader {
@@ -48,7 +51,18 @@ impl Reader {
     ) -> Reader {
         let blocks = Mutex::new(LruCache::new(BLOCKS));
         let (index, reloads) = (RwLock::new(index), AtomicU32::new(0));
-        Reader { storage, index, reload: None, reloads, namer, seal, cache, blocks }
+        Reader { storage, index, reload: None, reloads, namer, seal, cache, blocks, unlisted: HashMap::new() }
+    }
+
+    /// Reads what `segment` lists, too: durable packs of a snapshot that is not there yet.
+    pub fn also(mut self, segment: &Segment) -> Reader {
+        for pack in &segment.packs {
+            for (chunk, position) in pack.chunks.iter().zip(0..) {
+                let &PackedChunk { id, offset, stored, plain } = chunk;
+                self.unlisted.insert(id, Place { pack: pack.id, position, offset, stored, plain });
+            }
+        }
+        self
     }
 
     /// With a way to look again when a chunk is not where the index says: a prune on another machine may
@@ -86,7 +100,7 @@ impl Reader {
 
     fn get_now(&self, kind: ChunkKind, id: &ChunkId) -> Result<Bytes> {
         let mut failure = Error::Missing { kind, id: *id };
-        for place in self.index().find(id)? {
+        for place in self.places(id)? {
             match self.read(kind, id, &place) {
                 Err(Error::Storage(error)) if error.is_not_found() => {
                     let file = Name::Pack(kind, place.pack).to_string();
@@ -108,7 +122,9 @@ impl Reader {
 
     /// Where a chunk is.
     pub fn places(&self, id: &ChunkId) -> Result<Vec<Place>> {
-        self.index().find(id)
+        let mut places = self.index().find(id)?;
+        places.extend(self.unlisted.get(id));
+        Ok(places)
     }
 
     fn read(&self, kind: ChunkKind, id: &ChunkId, place: &Place) -> Result<Bytes> {

@@ -3,6 +3,7 @@
 mod bucket;
 mod directory;
 mod etcd;
+mod file;
 
 use std::io::ErrorKind;
 
@@ -13,6 +14,7 @@ use crate::storage::{Cause, S3Error};
 pub use bucket::{BucketTarget, Found, Upload};
 pub use directory::{DirectoryTarget, Dirs, NewFile, Unnamed, Wanted, is_leftover};
 pub use etcd::{EtcdTarget, Operation};
+pub use file::NewFile;
 
 /// Why a target could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,12 @@ pub enum Error {
         /// What it is.
         found: String,
     },
+    /// A file could not be written.
+    #[error("cannot write {0}: {1}")]
+    File(String, std::io::Error),
+    /// A file is in the way.
+    #[error("{0} is there already; nothing was written")]
+    Exists(String),
     /// What is to be written could not be read.
     #[error("{0}")]
     Input(String),
@@ -81,6 +89,9 @@ impl Error {
             },
             Error::Changed(_) => Kind::Busy,
             Error::Arrived { .. } => Kind::Failed,
+            Error::File(_, error) if error.kind() == std::io::ErrorKind::StorageFull => Kind::NoSpace,
+            Error::File(..) => Kind::Failed,
+            Error::Exists(_) => Kind::TargetNotEmpty,
             Error::Input(_) => Kind::Damage,
             Error::Interrupted(_) => Kind::Interrupted,
         }

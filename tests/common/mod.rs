@@ -216,6 +216,32 @@ impl Server {
         assert!(done.unwrap().success());
     }
 
+    /// etcd on what `etcdutl snapshot restore` with these options makes of `file`.
+    pub fn etcd_from(version: &str, file: &Path, options: &[&str]) -> Server {
+        let part = format!("etcd-{}", &version[..3]);
+        let program = |name| installed_at(&format!("servers/etcd-{version}/{name}"), &part);
+        start("etcd", "/health", |directory| {
+            let (port, peer) = (free_port(), free_port());
+            let (url, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
+            let mut member: Vec<String> = ["--name", "test", "--initial-advertise-peer-urls", &peer]
+                .iter()
+                .map(|&word| word.to_owned())
+                .collect();
+            member.extend(["--initial-cluster".into(), format!("test={peer}")]);
+            member.extend(["--data-dir".into(), directory.join("data").display().to_string()]);
+            let mut restore = Command::new(program("etcdutl"));
+            restore.args(["snapshot", "restore"]).arg(file).args(&member).args(options);
+            let done = restore.output().unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            let mut command = guarded(&program("etcd"));
+            command.args(&member).args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+            // A member that is alone need not wait long for others; and nothing of this is kept.
+            command.args(["--listen-peer-urls", &peer, "--unsafe-no-fsync"]);
+            command.args(["--heartbeat-interval", "10", "--election-timeout", "100"]);
+            (port, command, Vec::new())
+        })
+    }
+
     /// SeaweedFS with its S3 gateway.
     pub fn weed() -> Server {
         let program = installed("weed", "seaweedfs");

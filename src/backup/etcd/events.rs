@@ -44,7 +44,8 @@ impl Run<'_> {
             true => None,
             false => Some(KeyState {
                 create_revision: kv.create_revision,
-                mod_revision: kv.mod_revision,
+                // Of the one record that is no key it is not in the record.
+                mod_revision: revision,
                 sub: (sub < UNKNOWN_SUB).then_some(sub),
                 version: kv.version,
                 lease: kv.lease,
