@@ -411,6 +411,16 @@ impl World {
         assert_eq!(found, Ok(announced), "etcd {}, revision {revision}, history {history}", self.version);
         std::fs::remove_file(file).unwrap();
     }
+
+    /// Each revision as the source had it, and every fourth from what its snapshot has by itself.
+    fn check_all(&self, revisions: &[i64]) {
+        for (number, &revision) in revisions.iter().enumerate() {
+            self.check(revision);
+            if number % 4 == 0 {
+                self.check_with(revision, "snapshot");
+            }
+        }
+    }
 }
 
 fn seed() -> u64 {
@@ -435,10 +445,10 @@ fn prove(version: &'static str) {
     std::thread::scope(|scope| {
         for part in drawn.chunks(half) {
             let world = &world;
-            scope.spawn(move || part.iter().for_each(|&revision| world.check(revision)));
+            scope.spawn(move || world.check_all(part));
         }
     });
-    for history in ["snapshot", "none", "full"] {
+    for history in ["none", "full"] {
         world.check_with(world.draw(1)[0], history);
     }
     println!("etcd {version}: {count} revisions as the source had them, {gone} of them compacted there");
@@ -499,9 +509,9 @@ fn a_cluster_that_was_restored_with_higher_revisions_is_captured_to_its_hash() {
         whole_state(&mut client, 0).await.unwrap().1
     });
     let report = repo.run(&["backup", "--etcd", &server.url]);
-    let hash = &report["etcd"]["hash_kv"];
+    let proved = &report["etcd"]["hash_kv"];
     assert_eq!(
-        (&hash["revision"], &hash["compact_revision"]),
+        (&proved["revision"], &proved["compact_revision"]),
         (&(world.last + 1001).into(), &(world.last + 1000).into())
     );
     repo.run(&["verify", "latest", "--against-source", "--etcd", &server.url]);
