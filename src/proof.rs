@@ -30,31 +30,23 @@ pub enum Verdict {
     Refuted(Refuted),
 }
 
-/// Two hashes that differ.
+/// What is stored is not what a member says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refuted {
-    /// The member's.
+    /// The member's hash.
     pub theirs: HashKv,
-    /// The repository's.
-    pub ours: u32,
-    /// Some of the keys that differ at the revision.
-    pub keys: Vec<Vec<u8>>,
-    /// How many do.
-    pub differ: u64,
+    /// What differs.
+    pub why: String,
 }
 
 impl std::fmt::Display for Refuted {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         let HashKv { hash, revision, compact_revision } = self.theirs;
-        write!(f, "its HashKV of revision {revision} (compacted at {compact_revision}) is {hash}, ")?;
-        write!(f, "and what was captured has {}; ", self.ours)?;
-        if self.differ == 0 {
-            return write!(f, "keys and values at that revision are the same, the history before it is not");
-        }
-        let keys: Vec<String> =
-            self.keys.iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect();
-        let more = if self.differ > keys.len() as u64 { ", …" } else { "" };
-        write!(f, "{} keys differ at that revision: {}{more}", self.differ, keys.join(", "))
+        write!(
+            f,
+            "its HashKV of revision {revision} (compacted at {compact_revision}) is {hash}, {}",
+            self.why
+        )
     }
 }
 
@@ -107,7 +99,7 @@ impl<'a> Prover<'a> {
                 Err(why) => return Ok(Verdict::Unproved(why)),
             };
             if [ours.asked, ours.compacting].contains(&theirs.hash) {
-                return Ok(Verdict::Proved(theirs));
+                return self.check_state(theirs);
             }
             if attempt == TRIES {
                 return self.compare(etcd, theirs, ours.asked);
@@ -183,10 +175,33 @@ impl<'a> Prover<'a> {
         Ok(Ok(Hashes { asked: asked.finish(), compacting: compacting.finish() }))
     }
 
+    /// The hash is of the anchor and its history. Where the capture made the state anew for its successors to
+    /// stand on, that must be what they lead to.
+    fn check_state(&self, theirs: HashKv) -> Result<Verdict> {
+        let whole = self.at.revision == self.at.capture.revision;
+        if !whole || self.at.capture.state.is_none() {
+            return Ok(Verdict::Proved(theirs));
+        }
+        let spool = self.repository.spool();
+        let folded = EtcdCapture { state: None, ..self.at.capture.clone() };
+        let made = state(self.nodes, self.at, &[], &spool)?;
+        for pair in paired(made, state(self.nodes, EtcdAt::whole(&folded), &[], &spool)?) {
+            self.repository.context().cancel.check()?;
+            let (key, made, folded) = pair?;
+            if made != folded {
+                let key = String::from_utf8_lossy(&key);
+                let why =
+                    format!("as the history has it, and the state that was made of it has another {key:?}");
+                return Ok(Verdict::Refuted(Refuted { theirs, why }));
+            }
+        }
+        Ok(Verdict::Proved(theirs))
+    }
+
     /// Finds out what differs at the revision. A member that has compacted it meanwhile may have hashed
     /// anything.
     fn compare(&self, etcd: &Etcd, theirs: HashKv, ours: u32) -> Result<Verdict> {
-        let mut refuted = Refuted { theirs, ours, keys: Vec::new(), differ: 0 };
+        let (mut keys, mut differ) = (Vec::new(), 0);
         let stored = state(self.nodes, self.at, &[], &self.repository.spool())?;
         let stored = stored.map(|entry| entry.map_err(Stop::Ours));
         let living = Keys::at(etcd, &[], self.at.revision);
@@ -207,13 +222,20 @@ impl<'a> Prover<'a> {
                 _ => false,
             };
             if !same {
-                refuted.differ += 1;
-                if refuted.keys.len() < NAMED {
-                    refuted.keys.push(key);
+                differ += 1;
+                if keys.len() < NAMED {
+                    keys.push(String::from_utf8_lossy(&key).into_owned());
                 }
             }
         }
-        Ok(Verdict::Refuted(refuted))
+        let what = match differ {
+            0 => "keys and values at that revision are the same, the history before it is not".into(),
+            _ => {
+                let more = if differ > keys.len() { ", …" } else { "" };
+                format!("{differ} keys differ at that revision: {}{more}", keys.join(", "))
+            }
+        };
+        Ok(Verdict::Refuted(Refuted { theirs, why: format!("and what was captured has {ours}; {what}") }))
     }
 }
 

@@ -521,7 +521,9 @@ fn verify_names_what_the_source_proves_wrong() {
     assert_eq!(done.code, 4, "{}", done.error);
     let damage = done.json().pop().unwrap()["damage"].clone();
     let named: Vec<_> = damage.as_array().unwrap().iter().map(|d| (&d["kind"], &d["file"])).collect();
-    let expected = [("object", "two"), ("etcd key", "b")].map(|(kind, file)| (kind.into(), file.into()));
+    let url = world.etcd.as_ref().unwrap().url.as_str();
+    let expected = [("object", "two"), ("etcd key", "b"), ("etcd hash", url)];
+    let expected = expected.map(|(kind, file)| (kind.into(), file.into()));
     assert_eq!(named, expected.each_ref().map(|(kind, file): &(Value, Value)| (kind, file)), "{damage}");
     world.with_sources("verify latest~1 --against-source").ok();
 }
