@@ -330,7 +330,7 @@ impl World {
             last = repo.backup(&source);
             next = last + 1 + source.dice.below(40) as i64;
             if source.dice.below(3) == 0 {
-                let back = source.dice.below(60) as i64;
+                let back = source.dice.below(last as u64 / 2 + 1) as i64;
                 runtime.block_on(source.compact((last - back).max(2)));
             }
         }

@@ -68,7 +68,7 @@ struct Pages {
 impl Pages {
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.sum.update(bytes);
-        Ok(self.file.write_all(bytes)?)
+        self.file.write_all(bytes)
     }
 
     /// Writes the elements as one page, which reaches over several where they are large. Gives its id.

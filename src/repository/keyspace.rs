@@ -155,11 +155,8 @@ fn missing(capture: &EtcdCapture, after: i64, until: i64) -> bool {
 type EventAt = (Vec<u8>, Vec<u8>, Option<KeyState>);
 
 /// Every event of the stretches: where it stands, its key, and the state after it.
-fn all_events<'a>(
-    nodes: &'a dyn Nodes,
-    stretches: &[Stretch<'a>],
-) -> impl Iterator<Item = Result<EventAt>> + 'a {
-    stretches.to_vec().into_iter().flat_map(move |stretch| {
+fn all_events<'a>(nodes: &'a dyn Nodes, stretches: &[Stretch<'a>]) -> impl Iterator<Item = Result<EventAt>> {
+    stretches.iter().copied().flat_map(move |stretch| {
         let (events, failed) = match events(nodes, stretch.history(), stretch.after, stretch.until) {
             Ok(events) => (Some(events), None),
             Err(error) => (None, Some(Err(error))),

@@ -9,7 +9,7 @@ use crate::etcd_file::{FileWriter, KeyHash, SYSTEM_BUCKETS};
 use crate::format::{EtcdCapture, HashKv, Root};
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, Keyspace, ReadSession, SnapshotInfo, SortedKeyspace};
-use crate::target::{self, NewFile};
+use crate::target::{self, WholeFile};
 use crate::tree;
 
 const LEASE: &str = "lease";
@@ -114,7 +114,7 @@ impl<'a> Run<'a> {
             return Err(repository::Error::Usage(why.into()).into());
         }
         self.check_named_keys()?;
-        NewFile::check(&options.path, self.options.overwrite)?;
+        WholeFile::check(&options.path, self.options.overwrite)?;
         let mut sessions = Vec::new();
         for capture in self.keyspace(options, line)?.captures().filter(|_| !self.options.dry_run) {
             // The point's own snapshot is kept already.
@@ -177,7 +177,7 @@ impl<'a> Run<'a> {
     ) -> Result<()> {
         let context = self.repository.context();
         let failed = |e| target::Error::File(options.path.display().to_string(), e);
-        let new = NewFile::create(&options.path)?;
+        let new = WholeFile::create(&options.path)?;
         let mut writer = FileWriter::new(new.file()?).map_err(failed)?;
         let (mut hash, mut newest) = (KeyHash::new(report.compact_revision), report.compact_revision.max(1));
         let empty = sorted.keys == 0;
@@ -269,7 +269,8 @@ mod tests {
 
     #[test]
     fn a_history_is_a_word_or_the_revision_after_which_it_begins() {
-        let parsed = ["snapshot", "full", "none", "0", "12"].map(|text| text.parse().unwrap());
+        let words = ["snapshot", "full", "none", "0", "12"];
+        let parsed: [History; 5] = words.map(|text| text.parse().unwrap());
         let [snapshot, full, none] = [History::Snapshot, History::Full, History::None];
         assert_eq!(parsed, [snapshot, full, none, History::Since(0), History::Since(12)]);
         for text in ["", "-1", "all", "1.5"] {

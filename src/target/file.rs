@@ -8,7 +8,7 @@ use tempfile::{Builder, NamedTempFile};
 use super::{Error, Result};
 
 /// A file on its way to its name. Only its owner may read it.
-pub struct NewFile {
+pub struct WholeFile {
     temporary: NamedTempFile,
     path: PathBuf,
 }
@@ -17,7 +17,7 @@ fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-impl NewFile {
+impl WholeFile {
     /// An error where `path` cannot become the name of a new file.
     pub fn check(path: &Path, overwrite: bool) -> Result<()> {
         let name = || path.display().to_string();
@@ -32,10 +32,10 @@ impl NewFile {
     }
 
     /// Begins a file beside `path`.
-    pub fn create(path: &Path) -> Result<NewFile> {
+    pub fn create(path: &Path) -> Result<WholeFile> {
         let failed = |e| Error::File(path.display().to_string(), e);
         let temporary = Builder::new().prefix(".icecore-").tempfile_in(directory(path)).map_err(failed)?;
-        Ok(NewFile { temporary, path: path.to_owned() })
+        Ok(WholeFile { temporary, path: path.to_owned() })
     }
 
     /// To write to.
@@ -70,22 +70,22 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.db");
         let write = |text: &str, overwrite| {
-            let new = NewFile::create(&path)?;
+            let new = WholeFile::create(&path)?;
             new.file()?.write_all(text.as_bytes()).unwrap();
             new.persist(overwrite)
         };
-        NewFile::check(&path, false).unwrap();
-        drop(NewFile::create(&path).unwrap());
+        WholeFile::check(&path, false).unwrap();
+        drop(WholeFile::create(&path).unwrap());
         assert!(!path.exists(), "one that was given up leaves nothing");
         write("one", false).unwrap();
-        assert!(matches!(NewFile::check(&path, false), Err(Error::Exists(_))));
+        assert!(matches!(WholeFile::check(&path, false), Err(Error::Exists(_))));
         assert!(matches!(write("two", false), Err(Error::Exists(_))));
         assert_eq!(std::fs::read(&path).unwrap(), b"one");
-        NewFile::check(&path, true).unwrap();
+        WholeFile::check(&path, true).unwrap();
         write("two", true).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
-        assert!(matches!(NewFile::check(directory.path(), true), Err(Error::Exists(_))));
-        assert!(matches!(NewFile::check(&directory.path().join("no/x.db"), false), Err(Error::File(..))));
+        assert!(matches!(WholeFile::check(directory.path(), true), Err(Error::Exists(_))));
+        assert!(matches!(WholeFile::check(&directory.path().join("no/x.db"), false), Err(Error::File(..))));
     }
 }

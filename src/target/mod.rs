@@ -14,7 +14,7 @@ use crate::storage::{Cause, S3Error};
 pub use bucket::{BucketTarget, Found, Upload};
 pub use directory::{DirectoryTarget, Dirs, NewFile, Unnamed, Wanted, is_leftover};
 pub use etcd::{EtcdTarget, Operation};
-pub use file::NewFile;
+pub use file::WholeFile;
 
 /// Why a target could not be read or written.
 #[derive(Debug, thiserror::Error)]
