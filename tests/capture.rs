@@ -105,6 +105,7 @@ impl World {
             objects: None,
             directory: None,
             new_line: false,
+            prove: false,
             tuning: Tuning::default(),
         };
         backup::run(repository, &options)
