@@ -7,6 +7,7 @@
 mod database;
 mod etcd;
 mod files;
+mod layout;
 mod mapping;
 mod objects;
 
