@@ -297,7 +297,7 @@ fn a_source_that_is_restarted_in_the_middle_is_waited_for() {
     let once = AtomicUsize::new(0);
     context.progress = After::new(60, move || {
         if once.fetch_add(1, Ordering::SeqCst) == 0 {
-            server.lock().unwrap().restart(Duration::from_millis(500));
+            server.lock().unwrap().restart();
         }
     });
     let mut options = world.options_by(&url);

@@ -540,11 +540,7 @@ fn a_watch_goes_on_after_its_member_was_killed_and_came_back() {
         both(&world, "", None);
         change(&world, &mut client, &random, "", 300);
         let restarted = world.clone();
-        let report = disturbed(&world, 100, move || {
-            let mut server = restarted.server.lock().unwrap();
-            server.restart(std::time::Duration::ZERO);
-            server.wait();
-        });
+        let report = disturbed(&world, 100, move || restarted.server.lock().unwrap().restart());
         let watch = report.etcd.unwrap();
         let how = How { series: "file", capture: Some(CapturePath::Snapshot), ..How::default() };
         let file = world.backup(&how).unwrap().etcd.unwrap();

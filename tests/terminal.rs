@@ -176,7 +176,7 @@ fn the_moving_line_fits_a_terminal_of_20_columns_and_is_gone_at_the_end() {
         let lines = shown
             .split(['\r', '\n'])
             .filter(|line| line.contains("reading objects") || line.contains("storing"));
-        let widest = lines.clone().map(|line| line.chars().count()).max();
+        let widest = lines.clone().map(|line| line.trim_end().chars().count()).max();
         assert!(widest.is_some_and(|widest| widest < columns), "{widest:?} of {columns}: {shown:?}");
         assert!(lines.count() > 3, "it does not move: {shown:?}");
         let end = shown.trim_end().rsplit(['\r', '\n']).next().unwrap();
@@ -237,7 +237,7 @@ fn a_cache_that_is_full_or_cannot_be_written_is_named_with_what_to_do() {
         format!("mount -t tmpfs -o {options} none {0}; export ICECORE_CACHE_DIR={0};", cache.display())
     };
     for (options, kind, why) in
-        [("size=16k", "no_space", "No space left"), ("ro", "failed", "Read-only file system")]
+        [("size=16k", "no_space", "No space left"), ("ro", "cache", "Read-only file system")]
     {
         for verb in ["ls latest objects", "verify latest", BACKUP] {
             let output = with_mounts(&world, &format!("{} $ICECORE {verb} --json", mount(options)));

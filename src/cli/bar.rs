@@ -202,7 +202,6 @@ impl Bar {
             state.due(MOVES);
             let _ = out.write_str(&state.line(usize::from(columns).saturating_sub(MARGIN + 1)));
         }));
-        bar.enable_steady_tick(MOVES);
         Bar { bar, state }
     }
 }
@@ -210,6 +209,8 @@ impl Bar {
 impl Progress for Bar {
     fn begin(&self, phase: Phase) {
         lock(&self.state).begin(phase);
+        // Commands that are done at once show nothing.
+        self.bar.enable_steady_tick(MOVES);
     }
 
     fn expect(&self, total: Amount) {

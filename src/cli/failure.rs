@@ -47,7 +47,8 @@ impl Failure {
             }
             Kind::Tls => "check http or https in the address, and the certificates (--etcd-ca, --s3-ca, ca=)",
             Kind::Denied => {
-                "check the credentials and what they permit; of a directory, its owner and whether its disk is mounted read-only"
+                "check the credentials (ICECORE_S3_…, ICECORE_TO_S3_… or ICECORE_REPOSITORY_ACCESS_KEY_ID and …_SECRET_ACCESS_KEY, \
+                 --etcd-user) and what they permit; of a directory, its owner and whether its disk is mounted read-only"
             }
             Kind::NoBucket => "check the bucket's name, or create it",
             Kind::NoSpace => {

@@ -267,7 +267,8 @@ pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failur
     let moment = find(session, &repository, &arguments.point)?;
     let show = |change: Change| {
         if options.dry_run && !session.json {
-            // Whoever cannot have it is told with the report.
+            // The lines themselves show how far it is. Whoever cannot have them is told with the report.
+            session.context.progress.end();
             let line = format!("{} {} {}", change.action, change.side, key_text(&change.key));
             let _ = writeln!(std::io::stdout(), "{line}");
         }

@@ -5,6 +5,7 @@ mod keys;
 mod leases;
 mod rights;
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -162,6 +163,20 @@ fn tls_options(access: &Access, endpoint: &str) -> Result<Option<TlsOptions>> {
         tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
     }
     Ok(Some(tls))
+}
+
+/// What was said, and the last of its causes.
+fn last_of(said: &str, cause: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = cause;
+    while let Some(deeper) = last.source() {
+        last = deeper;
+    }
+    let last = last.to_string();
+    match said.is_empty() {
+        true => last,
+        false if said.contains(&last) => said.to_owned(),
+        false => format!("{said}: {last}"),
+    }
 }
 
 /// Whether what etcd says is that the user may not.
@@ -326,8 +341,17 @@ impl Etcd {
 }
 
 fn failure(action: &'static str, endpoint: &str, error: &etcd_client::Error) -> Error {
-    let why = chain(error);
-    Error::Request { action, endpoint: endpoint.into(), kind: kind_of(error, &why), why }
+    let whole = chain(error);
+    // Its own words hold the cause as a programmer sees it.
+    let why = match error {
+        etcd_client::Error::GRpcStatus(status) => match (status.message(), status.source()) {
+            ("", None) => whole.clone(),
+            (said, None) => said.to_owned(),
+            (said, Some(cause)) => last_of(said, cause),
+        },
+        _ => whole.clone(),
+    };
+    Error::Request { action, endpoint: endpoint.into(), kind: kind_of(error, &whole), why }
 }
 
 fn silent(action: &'static str, endpoint: &str) -> Error {

@@ -220,8 +220,10 @@ where
         }
         _ => {
             let why = chain(error);
-            let kind = if why.contains("credential") { Kind::Denied } else { Kind::Failed };
-            Cause::Refused(kind, why)
+            match why.contains("credential") {
+                true => Cause::Refused(Kind::Denied, format!("no credentials were found ({why})")),
+                false => Cause::Refused(Kind::Failed, why),
+            }
         }
     }
 }

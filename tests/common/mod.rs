@@ -53,6 +53,8 @@ pub struct Server {
     child: Child,
     /// What began it.
     command: Command,
+    /// The path that answers once it is ready.
+    health: &'static str,
     directory: tempfile::TempDir,
     /// `http://127.0.0.1:port`
     pub url: String,
@@ -184,29 +186,29 @@ impl Server {
             command.args(["--name", &format!("m{n}"), "--initial-cluster", &all.join(",")]);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             let (child, command) = launch(command).unwrap();
-            Server { child, command, directory, url, litter: Vec::new() }
+            Server { child, command, health: "/health", directory, url, litter: Vec::new() }
         };
         let members: Vec<Server> = (0..3).map(begin).collect();
         members.iter().for_each(Server::wait);
         members
     }
 
-    /// Until an etcd answers.
-    pub fn wait(&self) {
+    /// Until it answers.
+    fn wait(&self) {
         let (begun, port) = (Instant::now(), self.url.rsplit(':').next().unwrap().parse().unwrap());
-        while !healthy(port, "/health").unwrap_or(false) {
+        while !healthy(port, self.health).unwrap_or(false) {
             assert!(begun.elapsed() < READY, "{} did not become ready", self.url);
             std::thread::sleep(Duration::from_millis(100));
         }
     }
 
-    /// Killed outright, and started again on the same ports and data.
-    pub fn restart(&mut self, pause: Duration) {
+    /// Kills it and starts it again on the same data.
+    pub fn restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        std::thread::sleep(pause);
         let command = std::mem::replace(&mut self.command, Command::new("false"));
         (self.child, self.command) = launch(command).unwrap();
+        self.wait();
     }
 
     /// Has the process stand still, or go on.
@@ -311,7 +313,11 @@ fn option(name: &str, value: impl AsRef<OsStr>) -> std::ffi::OsString {
 
 /// Starts a server and waits until it is ready. Another process may take its ports before it does:
 /// then it ends, and is started again on others.
-fn start(name: &str, health: &str, prepare: impl Fn(&Path) -> (u16, Command, Vec<PathBuf>)) -> Server {
+fn start(
+    name: &str,
+    health: &'static str,
+    prepare: impl Fn(&Path) -> (u16, Command, Vec<PathBuf>),
+) -> Server {
     let mut said = String::new();
     for _ in 0..3 {
         let directory = tempfile::tempdir().unwrap();
@@ -321,7 +327,7 @@ fn start(name: &str, health: &str, prepare: impl Fn(&Path) -> (u16, Command, Vec
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         let (child, command) = launch(command).unwrap();
         let url = format!("http://127.0.0.1:{port}");
-        let mut server = Server { child, command, directory, url, litter };
+        let mut server = Server { child, command, health, directory, url, litter };
         let begun = Instant::now();
         while server.child.try_wait().unwrap().is_none() && begun.elapsed() < READY {
             if healthy(port, health).unwrap_or(false) {
