@@ -1,12 +1,12 @@
 # One profile only, release: RocksDB and the SDK take minutes, twice would be twice as long.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo build test soak fmt lint doc deny setup rocksdb
+.PHONY: help demo build test test-milvus soak fuzz fmt lint doc deny setup rocksdb
 
 cargo := . scripts/env.sh && cargo
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: build ## backup, loss and restore of a real etcd and MinIO, in a minute
 	scripts/servers.sh etcd-3.6 minio python
@@ -24,6 +24,13 @@ test: rocksdb ## all tests, then the acceptance tests against real servers (FULL
 soak: rocksdb ## the long proof: SOAK revisions (1000) of a random history of each etcd version, brought back
 	scripts/servers.sh etcd-3.5 etcd-3.6 etcd-3.7
 	export SOAK=$${SOAK:-1000}; $(cargo) test --release --locked --test proof -- --nocapture --test-threads=1
+
+test-milvus: build ## a real Milvus, backed up, wiped and brought back
+	scripts/servers.sh etcd-3.5 minio python milvus
+	tests/milvus.sh
+
+fuzz: rocksdb ## every fuzz target for a minute (SECONDS_EACH=60)
+	scripts/fuzz.sh
 
 fmt: ## format the sources
 	cargo fmt

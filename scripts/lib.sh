@@ -10,6 +10,7 @@
 #   stop src                        # start_etcd src 3.5 again: same data, same port
 #   start_weed other                # SeaweedFS, a second S3 implementation
 #   start_moto third                # moto, S3 in memory
+#   start_milvus milvus 2.3.5 etcd-NAME minio-NAME bucket   # on etcd and MinIO started before
 #
 # All that was started is stopped, by its own pid, and the temporary directory is
 # removed when the script ends, however it ends. KEEP=1 keeps the directory.
@@ -301,6 +302,49 @@ start_moto() {
   URL[$name]=http://127.0.0.1:$port
   _launch "$name" "$PYTHON" -m moto.server -H 127.0.0.1 -p "$port"
   _await "$name" curl -fsS "${URL[$name]}/moto-api/"
+}
+
+# start_milvus NAME VERSION ETCD MINIO BUCKET [SETTING=VALUE…]: a standalone Milvus on an
+# etcd and a MinIO started before. Its message queue and local files are in
+# DIR[NAME]/local. Settings are Milvus's own, as environment variables
+# (COMMON_SECURITY_AUTHORIZATIONENABLED=true); ROOT=by-dev and FILES=files are the root
+# paths in etcd and in the bucket. URL[NAME] is where clients connect, MANAGEMENT[NAME]
+# its HTTP port.
+declare -gA MANAGEMENT=()
+start_milvus() {
+  local name=$1 version=$2 etcd=$3 minio=$4 bucket=$5 root=by-dev files=files home p names script=() i setting=()
+  shift 5
+  for i; do
+    case $i in
+      ROOT=*) root=${i#*=} ;;
+      FILES=*) files=${i#*=} ;;
+      *) setting+=("$i") ;;
+    esac
+  done
+  home=$CACHE/servers/milvus-$version
+  [[ -x $home/bin/milvus ]] || die "Milvus is not there: scripts/servers.sh milvus-$version"
+  _place "$name" 10
+  read -ra p <<<"${_PORTS[$name]}"
+  names=(proxy_port proxy_internal_port root_coord_port query_coord_port query_node_port index_coord_port
+    index_node_port data_coord_port data_node_port)
+  for i in "${!names[@]}"; do script+=(-e "s/{{ ${names[i]}(int): [0-9]* }}/${p[i]}/"); done
+  mkdir -p "${DIR[$name]}"/{configs,local,logs}
+  # What is left in braces has its default behind the colon, or is a path.
+  sed "${script[@]}" \
+    -e "s|localhost:{{ etcd_port(int): 2379 }}|${URL[$etcd]#http://}|" -e 's/embed: true/embed: false/' \
+    -e "s|rootPath: by-dev|rootPath: $root|" -e "s|rootPath: files|rootPath: $files|" \
+    -e 's/storageType: local/storageType: minio/' -e 's/address: localhost # Address of MinIO/address: 127.0.0.1 #/' \
+    -e "s/port: 9000/port: ${URL[$minio]##*:}/" -e "s/bucketName: a-bucket/bucketName: $bucket/" \
+    -e "s/accessKeyID: minioadmin/accessKeyID: $ACCESS_KEY/" -e "s/secretAccessKey: minioadmin/secretAccessKey: $SECRET_KEY/" \
+    -e 's/^  ip: .*/  ip: 127.0.0.1/' -e "s|{{ system_log_path }}|${DIR[$name]}/logs|" \
+    -e "s|{{ rocksmq_data_dir }}|${DIR[$name]}/local/rocksmq|" -e "s|{{ [a-z_]*_dir }}|${DIR[$name]}/local|" \
+    -e 's/{{ [a-z_()]*: \([^ ]*\) }}/\1/' "$home/milvus.yaml" >"${DIR[$name]}/configs/milvus.yaml"
+  cp "$home/glog.conf" "${DIR[$name]}/configs/"
+  URL[$name]=http://127.0.0.1:${p[0]}
+  MANAGEMENT[$name]=http://127.0.0.1:${p[9]}
+  _launch "$name" env -C "${DIR[$name]}" DEPLOY_MODE=STANDALONE MILVUSCONF="${DIR[$name]}/configs" \
+    LD_LIBRARY_PATH="$home/bin" METRICS_PORT="${p[9]}" "${setting[@]}" "$home/bin/milvus" run standalone
+  _await "$name" curl -fsS "${MANAGEMENT[$name]}/healthz"
 }
 
 # s3_args NAME: the options of dump.py and fill.py for it, one a line.

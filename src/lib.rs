@@ -14,6 +14,7 @@ pub mod fault;
 pub mod forget;
 pub mod format;
 pub mod id;
+pub mod milvus;
 pub mod pool;
 pub mod progress;
 pub mod proof;

@@ -18,7 +18,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("3", &["store"]),
     ("4", &["tree", "source", "target"]),
     ("5", &["repository"]),
-    ("5", &["proof"]),
+    ("5", &["proof", "milvus"]),
     ("6", &["backup", "restore", "check", "browse", "forget"]),
     ("8", &["cli"]),
     ("9", &["main"]),
@@ -45,7 +45,7 @@ const MOST_FUNCTION_LINES: usize = 70;
 const PANICS: &[&str] = &[".unwrap()", ".expect(", "panic!", "todo!", "unimplemented!", "unreachable!"];
 
 /// This room and those on floors below it answer with an error.
-const TOP_WITHOUT_PANIC: &str = "repository";
+const TOP_WITHOUT_PANIC: &str = "milvus";
 
 /// (file, a part of the line, why it cannot happen)
 const MAY_PANIC: &[(&str, &str, &str)] = &[

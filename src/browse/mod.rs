@@ -2,6 +2,7 @@
 
 mod diff;
 mod log;
+mod milvus;
 mod prefixes;
 mod revisions;
 mod stats;
@@ -20,6 +21,7 @@ use crate::tree::{self, Nodes, ReadWrite};
 
 pub use diff::{DiffLine, DiffStat, Summary, diff};
 pub use log::{Keys, LogLine, Logged, log};
+pub use milvus::{Changed, Listed, Milvus, Totals, milvus_diff};
 pub use prefixes::{Prefix, Prefixes};
 pub use revisions::{Knowledge, Reason, Revisions, revisions};
 pub use stats::{Held, Stats, Volume, alone, held, stats};

@@ -146,6 +146,14 @@ pub enum Command {
         #[arg(required = true, value_name = "POINT")]
         points: Vec<String>,
     },
+    /// Look into what a Milvus held
+    Milvus {
+        /// The milvus.yaml that says the root path in the bucket; else it is found from the objects
+        #[arg(long, global = true, value_name = "FILE")]
+        milvus_config: Option<PathBuf>,
+        #[command(subcommand)]
+        command: Milvus,
+    },
     /// Manage passphrases
     Key {
         #[command(subcommand)]
@@ -159,6 +167,33 @@ pub enum Command {
 pub enum Side {
     Etcd,
     Objects,
+}
+
+#[derive(Subcommand)]
+pub enum Milvus {
+    /// List databases and collections: rows, segments, bytes, indexes
+    Ls {
+        point: String,
+        /// Schemas, partitions, aliases, users and roles too
+        #[arg(short, long)]
+        long: bool,
+    },
+    /// Is every object there that live segments and indexes need?
+    Check {
+        /// What to check
+        #[arg(required_unless_present = "all", value_name = "POINT")]
+        points: Vec<String>,
+        /// Every snapshot of the series, oldest first
+        #[arg(long, conflicts_with = "points")]
+        all: bool,
+    },
+    /// Show what differs between two snapshots: collections and rows, not keys
+    Diff { before: String, after: String },
+    /// Show the life of a collection across the snapshots of a series
+    History {
+        /// NAME or DATABASE.NAME, as it was in any of the snapshots
+        collection: String,
+    },
 }
 
 #[derive(Subcommand)]

@@ -7,6 +7,7 @@ mod config;
 mod failure;
 mod history;
 mod keys;
+mod milvus;
 mod read;
 mod show;
 mod stats;
@@ -122,6 +123,9 @@ fn dispatch(session: &Session, command: Command) -> Result<Outcome, Failure> {
         Command::Stats { point: Some(point), .. } => stats::snapshot(session, &point),
         Command::Stats { snapshots: true, .. } => stats::snapshots(session),
         Command::Stats { .. } => stats::repository(session),
+        Command::Milvus { milvus_config, command } => {
+            milvus::run(session, milvus_config.as_deref(), &command)
+        }
         Command::Key { command } => keys::run(session, &command),
         Command::Completions { shell } => completions(shell),
     }

@@ -1,0 +1,466 @@
+//! icecore milvus: what a Milvus held, and whether it is all there.
+
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use icecore::browse::{Browser, Changed, Listed, Milvus, Totals, milvus_diff};
+use icecore::context::Nanos;
+use icecore::milvus::{Checked, Collection, Lack, Missing, bucket_root};
+use icecore::repository::{Repository, SnapshotInfo};
+use serde_json::{Value, json};
+
+use super::args;
+use super::failure::Failure;
+use super::read::find;
+use super::show::{local_time, number, size, utc};
+use super::{Outcome, Session};
+
+/// Missing objects that are named for each snapshot; `--json` names all that are kept.
+const NAMED: usize = 20;
+
+pub fn run(session: &Session, config: Option<&Path>, command: &args::Milvus) -> Result<Outcome, Failure> {
+    let root = config.map(read_root).transpose()?;
+    let repository = session.open()?;
+    let look = Look { session, repository: &repository, browser: Browser::open(&repository)?, root };
+    match command {
+        args::Milvus::Ls { point, long } => look.ls(point, *long),
+        args::Milvus::Check { points, .. } => look.check(points),
+        args::Milvus::Diff { before, after } => look.diff(before, after),
+        args::Milvus::History { collection } => look.history(collection),
+    }
+}
+
+/// The root path in the bucket that a `milvus.yaml` says.
+pub fn read_root(path: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|e| Failure::usage(format!("cannot read {}: {e}", path.display())))?;
+    bucket_root(&text)
+        .ok_or_else(|| Failure::usage(format!("{} has no rootPath below minio", path.display())))
+}
+
+/// What every command looks through.
+struct Look<'a> {
+    session: &'a Session,
+    repository: &'a Repository,
+    browser: Browser<'a>,
+    root: Option<String>,
+}
+
+impl Look<'_> {
+    fn milvus(&self, info: &SnapshotInfo) -> Result<Vec<Milvus>, Failure> {
+        Ok(self.browser.milvus(info, self.root.as_deref())?)
+    }
+
+    fn find(&self, point: &str) -> Result<SnapshotInfo, Failure> {
+        find(self.session, self.repository, point)
+    }
+
+    /// Every snapshot of the series, oldest first.
+    fn series(&self) -> Result<Vec<SnapshotInfo>, Failure> {
+        let all = self.repository.view()?.snapshots;
+        let series = &self.session.settings.series;
+        Ok(all
+            .into_iter()
+            .filter(|info| info.snapshot.series == *series && info.snapshot.etcd.is_some())
+            .collect())
+    }
+
+    fn ls(&self, point: &str, long: bool) -> Result<Outcome, Failure> {
+        let found = self.milvus(&self.find(point)?)?;
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        for milvus in &found {
+            let collections = milvus.collections();
+            if self.session.json {
+                for listed in &collections {
+                    writeln!(out, "{}", collection_json(milvus, listed, long))?;
+                }
+                continue;
+            }
+            print_head(&mut out, milvus)?;
+            print_table(&mut out, milvus, &collections)?;
+            if long {
+                print_long(&mut out, milvus, &collections)?;
+            }
+        }
+        out.flush()?;
+        Ok(Outcome::Done)
+    }
+
+    fn check(&self, points: &[String]) -> Result<Outcome, Failure> {
+        let infos = match points.is_empty() {
+            true => self.series()?,
+            false => points.iter().map(|point| self.find(point)).collect::<Result<_, _>>()?,
+        };
+        let mut out = std::io::stdout().lock();
+        let mut complete = true;
+        for info in &infos {
+            for milvus in self.milvus(info)? {
+                let Some(checked) = &milvus.checked else {
+                    return Err(Failure::usage(format!(
+                        "snapshot {} has no objects to check against",
+                        info.id
+                    )));
+                };
+                complete &= checked.is_complete();
+                match self.session.json {
+                    true => writeln!(out, "{}", checked_json(info, &milvus, checked))?,
+                    false => print_checked(&mut out, info, &milvus, checked)?,
+                }
+            }
+        }
+        Ok(if complete { Outcome::Done } else { Outcome::Warnings })
+    }
+
+    fn diff(&self, before: &str, after: &str) -> Result<Outcome, Failure> {
+        let (before, after) = (self.milvus(&self.find(before)?)?, self.milvus(&self.find(after)?)?);
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        for change in milvus_diff(&before, &after) {
+            match self.session.json {
+                true => writeln!(out, "{}", change_json(&change))?,
+                false => writeln!(out, "{}", change_line(&change))?,
+            }
+        }
+        out.flush()?;
+        Ok(Outcome::Done)
+    }
+
+    /// A collection is one by its id, also where it was renamed; several of one name came one after another.
+    fn history(&self, wanted: &str) -> Result<Outcome, Failure> {
+        let mut last: BTreeMap<(String, i64), Listed> = BTreeMap::new();
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        let mut any = false;
+        for info in self.series()? {
+            let mut gone = std::mem::take(&mut last);
+            for milvus in self.milvus(&info)? {
+                for listed in milvus.collections() {
+                    let key = (milvus.instance.root.clone(), listed.id);
+                    let before = gone.remove(&key);
+                    if before.is_none() && !is_called(&listed, wanted) {
+                        continue;
+                    }
+                    any = true;
+                    let change = match &before {
+                        None => "first seen",
+                        Some(before) if is_same(before, &listed) => "",
+                        Some(_) => "changed",
+                    };
+                    if !change.is_empty() || self.session.json {
+                        self.history_line(&mut out, &info, &listed, change)?;
+                    }
+                    last.insert(key, listed);
+                }
+            }
+            for listed in gone.into_values() {
+                self.history_line(&mut out, &info, &listed, "gone")?;
+            }
+        }
+        out.flush()?;
+        if any {
+            return Ok(Outcome::Done);
+        }
+        let why =
+            format!("no snapshot of series {:?} has a collection {wanted:?}", self.session.settings.series);
+        Err(Failure::new(icecore::fault::Kind::PointNotFound, why))
+    }
+
+    fn history_line(
+        &self,
+        out: &mut dyn Write,
+        info: &SnapshotInfo,
+        listed: &Listed,
+        change: &str,
+    ) -> std::io::Result<()> {
+        let Listed { id, totals, .. } = listed;
+        if self.session.json {
+            let line = json!({
+                "snapshot": info.id.to_string(), "time": utc(info.snapshot.time), "change": change, "id": id,
+                "database": listed.database, "name": listed.collection.name,
+                "totals": totals_json(totals),
+            });
+            return writeln!(out, "{line}");
+        }
+        writeln!(
+            out,
+            "{}  {}  {:<10}  {}  {} rows, {} deleted, {} segments, {}",
+            info.id.short(),
+            local_time(info.snapshot.time),
+            change,
+            full_name(listed),
+            number(totals.rows),
+            number(totals.deletes),
+            number(totals.segments),
+            size(totals.held.bytes)
+        )
+    }
+}
+
+fn is_called(listed: &Listed, wanted: &str) -> bool {
+    listed.collection.name == wanted || full_name(listed) == wanted || listed.id.to_string() == wanted
+}
+
+fn is_same(a: &Listed, b: &Listed) -> bool {
+    (&a.database, &a.collection, a.totals) == (&b.database, &b.collection, b.totals)
+}
+
+fn full_name(listed: &Listed) -> String {
+    format!("{}.{}", listed.database, listed.collection.name)
+}
+
+fn millis(time: u64) -> Nanos {
+    Nanos::try_from(time).unwrap_or_default().saturating_mul(1_000_000)
+}
+
+fn totals_json(totals: &Totals) -> Value {
+    json!({
+        "rows": totals.rows, "deletes": totals.deletes, "segments": totals.segments,
+        "growing_segments": totals.growing, "objects": totals.held.objects, "bytes": totals.held.bytes,
+        "index_bytes": totals.held.index_bytes, "missing": totals.held.missing,
+    })
+}
+
+fn collection_json(milvus: &Milvus, listed: &Listed, long: bool) -> Value {
+    let Collection { state, created, shards, consistency, replicas, .. } = &listed.collection;
+    let indexes: Vec<Value> = indexes(&listed.collection)
+        .map(|(name, field, parameters)| json!({"name": name, "field": field, "parameters": parameters}))
+        .collect();
+    let mut line = json!({
+        "root": milvus.instance.root, "version": milvus.instance.version, "database": listed.database,
+        "name": listed.collection.name, "id": listed.id, "state": state, "created": utc(millis(*created)),
+        "shards": shards, "consistency": consistency, "replicas": replicas, "totals": totals_json(&listed.totals),
+        "indexes": indexes, "partitions": listed.collection.partitions.values().collect::<Vec<_>>(),
+        "aliases": listed.collection.aliases,
+    });
+    if let Some(line) = line.as_object_mut().filter(|_| long) {
+        let fields: Vec<Value> = listed.collection.fields.values().map(|field| {
+            json!({"id": field.id, "name": field.name, "type": field.data_type, "roles": field.roles, "parameters": field.parameters})
+        }).collect();
+        line.insert("fields".into(), json!(fields));
+        line.insert("dynamic".into(), json!(listed.collection.dynamic));
+        line.insert("functions".into(), json!(listed.collection.functions));
+        line.insert("properties".into(), json!(listed.collection.properties));
+    }
+    line
+}
+
+/// Name, field and parameters of each index.
+fn indexes(collection: &Collection) -> impl Iterator<Item = (&str, &str, &BTreeMap<String, String>)> {
+    collection.indexes.values().map(|index| {
+        let field = collection.fields.get(&index.field).map_or("", |field| &field.name);
+        (&index.name[..], field, &index.parameters)
+    })
+}
+
+fn print_head(out: &mut dyn Write, milvus: &Milvus) -> std::io::Result<()> {
+    let instance = &milvus.instance;
+    let version = instance.version.as_deref().unwrap_or("of unknown version (no server was running)");
+    write!(out, "Milvus {version}, root {:?} in etcd", instance.root)?;
+    match &milvus.checked {
+        None => writeln!(out, "; the snapshot has no objects")?,
+        Some(checked) => writeln!(out, ", {:?} in the bucket", checked.bucket_root)?,
+    }
+    for (part, keys) in &instance.unknown {
+        writeln!(
+            out,
+            "not known to icecore, and captured as it is: {} keys below meta/{part}",
+            number(*keys)
+        )?;
+    }
+    if instance.unreadable_count > 0 {
+        writeln!(
+            out,
+            "{} values could not be read, for example of {}",
+            number(instance.unreadable_count),
+            instance.unreadable[0]
+        )?;
+    }
+    Ok(())
+}
+
+fn print_table(out: &mut dyn Write, milvus: &Milvus, collections: &[Listed]) -> std::io::Result<()> {
+    let width = collections.iter().map(|listed| full_name(listed).chars().count()).max().unwrap_or(0).max(10);
+    writeln!(
+        out,
+        "{:<width$}  {:>12}  {:>10}  {:>8}  {:>10}  {:>10}  STATE",
+        "COLLECTION", "ROWS", "DELETED", "SEGMENTS", "SIZE", "INDEXES"
+    )?;
+    for listed in collections {
+        let totals = &listed.totals;
+        let mut state = vec![listed.collection.state.to_owned()];
+        state.extend(listed.collection.replicas.map(|_| "loaded".to_owned()));
+        let kinds = indexes(&listed.collection)
+            .filter_map(|(_, _, parameters)| parameters.get("index_type").cloned());
+        state.extend(kinds);
+        if totals.growing > 0 {
+            state.push(format!("{} segments not flushed", totals.growing));
+        }
+        if totals.held.missing > 0 {
+            state.push(format!("INCOMPLETE: {} objects missing", number(totals.held.missing)));
+        }
+        writeln!(
+            out,
+            "{:<width$}  {:>12}  {:>10}  {:>8}  {:>10}  {:>10}  {}",
+            full_name(listed),
+            number(totals.rows),
+            number(totals.deletes),
+            number(totals.segments),
+            size(totals.held.bytes - totals.held.index_bytes),
+            size(totals.held.index_bytes),
+            state.join(", ")
+        )?;
+    }
+    let catalog = &milvus.instance.catalog;
+    writeln!(
+        out,
+        "{} databases, {} collections, {} users, {} roles",
+        catalog.databases.len().max(1),
+        collections.len(),
+        catalog.users.len(),
+        catalog.roles.len()
+    )
+}
+
+fn print_long(out: &mut dyn Write, milvus: &Milvus, collections: &[Listed]) -> std::io::Result<()> {
+    for listed in collections {
+        let collection = &listed.collection;
+        writeln!(
+            out,
+            "\n{} (id {}), made {}, {} shards, consistency {}",
+            full_name(listed),
+            listed.id,
+            local_time(millis(collection.created)),
+            collection.shards,
+            collection.consistency
+        )?;
+        for field in collection.fields.values() {
+            let mut notes: Vec<String> = field.roles.iter().map(|role| (*role).to_owned()).collect();
+            notes.extend(field.parameters.iter().map(|(key, value)| format!("{key}={value}")));
+            writeln!(out, "  field {:<20} {:<14} {}", field.name, field.data_type, notes.join(", "))?;
+        }
+        for (name, field, parameters) in indexes(collection) {
+            let parameters: Vec<String> =
+                parameters.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            writeln!(out, "  index {name} on {field}: {}", parameters.join(", "))?;
+        }
+        print_names(out, "partitions", collection.partitions.values())?;
+        print_names(out, "aliases", collection.aliases.iter())?;
+        print_names(out, "functions", collection.functions.iter())?;
+        let properties: Vec<String> = collection.properties.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        print_names(out, "properties", properties.iter())?;
+    }
+    let catalog = &milvus.instance.catalog;
+    writeln!(out)?;
+    print_names(out, "users", catalog.users.iter())?;
+    for (name, role) in &catalog.roles {
+        writeln!(out, "  role {name}")?;
+        print_names(out, "  users", role.users.iter())?;
+        print_names(out, "  may", role.grants.iter())?;
+    }
+    print_names(out, "resource groups", catalog.resource_groups.iter())
+}
+
+fn print_names<'a>(
+    out: &mut dyn Write,
+    what: &str,
+    names: impl Iterator<Item = &'a String>,
+) -> std::io::Result<()> {
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    if names.is_empty() { Ok(()) } else { writeln!(out, "  {what}: {}", names.join(", ")) }
+}
+
+/// What is wrong with an object, in words.
+fn lack_text(lack: Lack) -> String {
+    match lack {
+        Lack::Missing => "is not there".into(),
+        Lack::Unread => "could not be read".into(),
+        Lack::Size { recorded, found } => format!("has {found} bytes; Milvus recorded {recorded}"),
+    }
+}
+
+fn missing_json(milvus: &Milvus, missing: &Missing) -> Value {
+    json!({
+        "key": missing.key, "collection": milvus.name_of(missing.collection), "collection_id": missing.collection,
+        "segment": missing.segment, "what": lack_text(missing.lack),
+    })
+}
+
+fn checked_json(info: &SnapshotInfo, milvus: &Milvus, checked: &Checked) -> Value {
+    let sum = |of: fn(&icecore::milvus::Held) -> u64| checked.held.values().map(of).sum::<u64>();
+    let missing: Vec<Value> = checked.missing.iter().map(|missing| missing_json(milvus, missing)).collect();
+    json!({
+        "id": info.id.to_string(), "root": milvus.instance.root, "bucket_root": checked.bucket_root,
+        "complete": checked.is_complete(), "objects": sum(|held| held.objects), "bytes": sum(|held| held.bytes),
+        "missing_count": checked.missing_count, "missing": missing, "unchecked_segments": checked.unchecked_segments,
+    })
+}
+
+fn print_checked(
+    out: &mut dyn Write,
+    info: &SnapshotInfo,
+    milvus: &Milvus,
+    checked: &Checked,
+) -> std::io::Result<()> {
+    let objects: u64 = checked.held.values().map(|held| held.objects).sum();
+    let segments = milvus.instance.catalog.segments.values().filter(|s| s.state.is_live()).count();
+    let id = info.id.short();
+    let root = &milvus.instance.root;
+    if checked.is_complete() {
+        writeln!(
+            out,
+            "{id}  {root}: complete: {} objects of {} segments are there",
+            number(objects),
+            number(segments as u64)
+        )?;
+    } else {
+        writeln!(
+            out,
+            "{id}  {root}: INCOMPLETE: {} objects are not as Milvus needs them",
+            number(checked.missing_count)
+        )?;
+        for missing in checked.missing.iter().take(NAMED) {
+            let (name, segment) = (milvus.name_of(missing.collection), missing.segment);
+            writeln!(out, "  {name}, segment {segment}: {} {}", missing.key, lack_text(missing.lack))?;
+        }
+    }
+    match checked.unchecked_segments {
+        0 => Ok(()),
+        n => writeln!(out, "  {} segments list their files in manifests, which are not read", number(n)),
+    }
+}
+
+fn change_json(change: &Changed) -> Value {
+    let sides = |totals: &Option<Totals>| match (totals, change.kind) {
+        (Some(totals), "collection") => totals_json(totals),
+        (totals, _) => json!(totals.is_some()),
+    };
+    json!({
+        "root": change.root, "kind": change.kind, "name": change.name, "change": change_word(change).0,
+        "what": change.what, "before": sides(&change.before), "after": sides(&change.after),
+    })
+}
+
+fn change_word(change: &Changed) -> (&'static str, char) {
+    match (&change.before, &change.after) {
+        (None, _) => ("added", '+'),
+        (_, None) => ("removed", '-'),
+        _ => ("changed", '*'),
+    }
+}
+
+fn change_line(change: &Changed) -> String {
+    let mut line = format!("{} {} {}", change_word(change).1, change.kind, change.name);
+    if change.kind == "collection" {
+        let rows = |totals: &Totals| number(totals.rows.saturating_sub(totals.deletes));
+        match (&change.before, &change.after) {
+            (Some(before), Some(after)) if rows(before) != rows(after) => {
+                line += &format!("  {} → {} rows", rows(before), rows(after));
+            }
+            (_, Some(totals)) | (Some(totals), _) => line += &format!("  {} rows", rows(totals)),
+            _ => {}
+        }
+    }
+    if !change.what.is_empty() {
+        line += &format!("  ({})", change.what.join(", "));
+    }
+    line
+}

@@ -1,0 +1,276 @@
+//! Every Milvus in an etcd, from its keys.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use prost::{DecodeError, Message};
+
+use super::catalog::{Catalog, TOMBSTONE};
+use super::key::{self, Key};
+use super::proto::{
+    Binlog, CollectionLoadInfo, FieldBinlog, FieldIndex, MsgPosition, SegmentIndex, SegmentInfo,
+};
+use super::reference::{Object, Reference};
+use crate::format::EtcdCapture;
+use crate::repository::{self, Error, Result, content_bytes};
+use crate::sorter::Sorter;
+use crate::tree::Nodes;
+
+/// Memory for sorting what one Milvus refers to.
+const SORT_BYTES: usize = 16 << 20;
+/// Roots that are told apart in one etcd.
+const MOST_ROOTS: usize = 16;
+/// Parts that are not known, and values that cannot be read, named for each Milvus; more are counted.
+const NAMED: usize = 20;
+
+/// One Milvus, as its keys say.
+pub struct Instance {
+    /// Its root path in etcd.
+    pub root: String,
+    /// The version of the server that ran when the keys were captured, where one ran.
+    pub version: Option<String>,
+    /// What it holds.
+    pub catalog: Catalog,
+    /// Parts below `<root>/meta/` that are not known, and how many keys each has.
+    pub unknown: BTreeMap<String, u64>,
+    /// Keys whose values could not be read.
+    pub unreadable: Vec<String>,
+    /// How many there are.
+    pub unreadable_count: u64,
+    /// Keys that its servers keep for as long as they run.
+    pub sessions: u64,
+    /// The root path in the bucket, where its keys say so.
+    pub(super) bucket_root: Option<String>,
+    pub(super) references: Sorter,
+    /// Rows that delta logs delete, by segment.
+    deletes: HashMap<i64, u64>,
+    recognised: bool,
+}
+
+/// Looks for Milvus among keys.
+pub struct Survey {
+    spool: PathBuf,
+    instances: BTreeMap<String, Instance>,
+    left_out: BTreeSet<String>,
+}
+
+/// Every Milvus in an etcd.
+pub struct Found {
+    /// Those that were looked at, by their roots.
+    pub instances: Vec<Instance>,
+    /// Roots that were too many to look at.
+    pub left_out: BTreeSet<String>,
+}
+
+/// Every Milvus in what was captured of an etcd.
+pub fn survey(nodes: &dyn Nodes, capture: &EtcdCapture, spool: &Path) -> Result<Found> {
+    let mut survey = Survey::new(spool);
+    for entry in repository::state(nodes, capture, &[], spool)? {
+        let (key, state) = entry?;
+        if survey.wants(&key) {
+            survey.add(&key, &content_bytes(nodes, &state.value)?)?;
+        }
+    }
+    Ok(survey.finish())
+}
+
+impl Survey {
+    /// Of no keys yet; what it sorts goes to `spool`.
+    pub fn new(spool: &Path) -> Survey {
+        Survey { spool: spool.to_owned(), instances: BTreeMap::new(), left_out: BTreeSet::new() }
+    }
+
+    /// Whether the value of this key is of interest.
+    pub fn wants(&self, key: &[u8]) -> bool {
+        key::parse(key).is_some()
+    }
+
+    /// One more key; they come in order.
+    pub fn add(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        let Some(key) = key::parse(key) else { return Ok(()) };
+        if !self.instances.contains_key(key.root) {
+            if self.instances.len() >= MOST_ROOTS {
+                self.make_room();
+            }
+            if self.instances.len() >= MOST_ROOTS {
+                if self.left_out.len() < NAMED && key.known {
+                    self.left_out.insert(key.root.into());
+                }
+                return Ok(());
+            }
+            self.instances.insert(key.root.into(), Instance::new(key.root, &self.spool));
+        }
+        match self.instances.get_mut(key.root) {
+            Some(instance) => instance.add(key, value, &self.spool),
+            None => Ok(()),
+        }
+    }
+
+    /// Keys come in order, so the keys of a root that was no Milvus so far may be over.
+    fn make_room(&mut self) {
+        self.instances.retain(|_, instance| instance.recognised);
+    }
+
+    /// Every Milvus that was found.
+    pub fn finish(self) -> Found {
+        let found = self.instances.into_values().filter(|instance| instance.recognised);
+        let finished = found.map(|mut instance| {
+            instance.catalog.join_grants();
+            for (segment, deletes) in std::mem::take(&mut instance.deletes) {
+                if let Some(segment) = instance.catalog.segments.get_mut(&segment) {
+                    segment.deletes = deletes;
+                }
+            }
+            instance
+        });
+        Found { instances: finished.collect(), left_out: self.left_out }
+    }
+}
+
+impl Instance {
+    fn new(root: &str, spool: &Path) -> Instance {
+        Instance {
+            root: root.into(),
+            version: None,
+            catalog: Catalog::default(),
+            unknown: BTreeMap::new(),
+            unreadable: Vec::new(),
+            unreadable_count: 0,
+            sessions: 0,
+            bucket_root: None,
+            references: Sorter::new(spool, SORT_BYTES),
+            deletes: HashMap::new(),
+            recognised: false,
+        }
+    }
+
+    fn add(&mut self, key: Key, value: &[u8], spool: &Path) -> Result<()> {
+        let parts: Vec<&str> = key.rest.split('/').collect();
+        // Of a key that was deleted the old forms are still there.
+        if value == TOMBSTONE {
+            return Ok(());
+        }
+        match self.read(&parts, value) {
+            Ok(Some(references)) => {
+                for (object, reference) in references {
+                    let pushed = self.references.push(object.into_bytes(), reference.encode());
+                    pushed.map_err(|e| Error::File(spool.display().to_string(), e.to_string()))?;
+                }
+            }
+            Ok(None) => self.note_unknown(&parts),
+            Err(_) => {
+                self.unreadable_count += 1;
+                if self.unreadable.len() < NAMED {
+                    self.unreadable.push(format!("{}/meta/{}", key.root, key.rest));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note_unknown(&mut self, parts: &[&str]) {
+        let two = parts.iter().take(2).copied().collect::<Vec<_>>().join("/");
+        // Of the second part only its kind is of interest, not an id.
+        let part = if parts.len() > 2 { two } else { parts[0].to_owned() };
+        if self.unknown.len() < NAMED || self.unknown.contains_key(&part) {
+            *self.unknown.entry(part).or_default() += 1;
+        }
+    }
+
+    /// What a key says; `None` for one that is not known.
+    fn read(
+        &mut self,
+        parts: &[&str],
+        value: &[u8],
+    ) -> std::result::Result<Option<Vec<(String, Reference)>>, DecodeError> {
+        let nothing = Ok(Some(Vec::new()));
+        match parts {
+            ["root-coord", rest @ ..] => {
+                self.recognised = true;
+                let known = self.catalog.add_root_coord(rest, value)?;
+                return Ok(known.then(Vec::new));
+            }
+            ["datacoord-meta", "s", _, _, _] => self.catalog.add_segment(SegmentInfo::decode(value)?),
+            ["datacoord-meta", kind @ ("binlog" | "deltalog" | "statslog" | "bm25log"), c, p, s, _] => {
+                let place = [c, p, s].map(|id| id.parse().unwrap_or(0));
+                return Ok(Some(self.logs(kind, place, FieldBinlog::decode(value)?)));
+            }
+            ["datacoord-meta", "channel-cp", channel] => {
+                self.catalog.add_checkpoint(channel, MsgPosition::decode(value)?);
+            }
+            // Work that is under way or done; it begins anew or is over.
+            [
+                "datacoord-meta",
+                "channel-removal"
+                | "compaction-task"
+                | "import-job"
+                | "import-task"
+                | "preimport-task"
+                | "stats-task"
+                | "analyze-task"
+                | "partition-stats"
+                | "partition-stats-info"
+                | "gc-info"
+                | "file-resource_info",
+                ..,
+            ] => {}
+            ["field-index", _, _] => self.catalog.add_index(FieldIndex::decode(value)?),
+            ["segment-index", _, _, _, _] => {
+                let index = SegmentIndex::decode(value)?;
+                return Ok(Some(Object::of_index(&index)));
+            }
+            ["querycoord-collection-loadinfo", _] => {
+                self.catalog.add_load(CollectionLoadInfo::decode(value)?)
+            }
+            ["queryCoord-ResourceGroup", group] => drop(self.catalog.resource_groups.insert((*group).into())),
+            ["querycoord-partition-loadinfo" | "querycoord-replica" | "queryCoord-Collection-Target", ..] => {
+            }
+            ["session", ..] => {
+                self.sessions += 1;
+                self.read_session(value);
+            }
+            [
+                "snapshots"
+                | "channelwatch"
+                | "session-id"
+                | "streamingcoord-meta"
+                | "streamingnode-meta"
+                | "wal-meta"
+                | "replicating-meta",
+                ..,
+            ] => {}
+            _ => return Ok(None),
+        }
+        nothing
+    }
+
+    /// Running servers say their version.
+    fn read_session(&mut self, value: &[u8]) {
+        let json: Option<serde_json::Value> = serde_json::from_slice(value).ok();
+        let version = json.as_ref().and_then(|json| json.get("Version")?.as_str());
+        if let Some(version) = version.filter(|version| !version.is_empty()) {
+            self.version = Some(version.to_owned());
+        }
+    }
+
+    fn logs(&mut self, kind: &str, place: [i64; 3], logs: FieldBinlog) -> Vec<(String, Reference)> {
+        let [collection, partition, segment] = place;
+        if kind == "deltalog" {
+            let deletes: i64 = logs.binlogs.iter().map(|log| log.entries.max(0)).sum();
+            *self.deletes.entry(segment).or_default() += deletes.unsigned_abs();
+        }
+        let field = logs.field;
+        let object = |log: &Binlog| {
+            let object = Object::of_log(kind, [collection, partition, segment], field, log);
+            let reference = Reference { collection, segment, index: 0, size: object.size };
+            (object, reference)
+        };
+        let found: Vec<_> = logs.binlogs.iter().map(object).collect();
+        for (object, _) in &found {
+            if self.bucket_root.is_none() {
+                self.bucket_root.clone_from(&object.root);
+            }
+        }
+        found.into_iter().map(|(object, reference)| (object.key, reference)).collect()
+    }
+}
