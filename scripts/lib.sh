@@ -339,7 +339,7 @@ start_milvus() {
     -e 's/^  ip: .*/  ip: 127.0.0.1/' -e "s|{{ system_log_path }}|${DIR[$name]}/logs|" \
     -e "s|{{ rocksmq_data_dir }}|${DIR[$name]}/local/rocksmq|" -e "s|{{ [a-z_]*_dir }}|${DIR[$name]}/local|" \
     -e 's/{{ [a-z_()]*: \([^ ]*\) }}/\1/' "$home/milvus.yaml" >"${DIR[$name]}/configs/milvus.yaml"
-  cp "$home/glog.conf" "${DIR[$name]}/configs/"
+  [[ ! -f $home/glog.conf ]] || cp "$home/glog.conf" "${DIR[$name]}/configs/"
   URL[$name]=http://127.0.0.1:${p[0]}
   MANAGEMENT[$name]=http://127.0.0.1:${p[9]}
   _launch "$name" env -C "${DIR[$name]}" DEPLOY_MODE=STANDALONE MILVUSCONF="${DIR[$name]}/configs" \

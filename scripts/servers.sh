@@ -278,7 +278,8 @@ unpack_milvus() {
   pip_fetch "milvus==$1" "$tmp/wheel-milvus"
   mkdir -p "$out/bin"
   cp "$tmp/wheel-milvus/milvus/data/config.yaml.template" "$out/milvus.yaml"
-  cp "$tmp/wheel-milvus/milvus/data/glog.conf" "$out/"
+  # Older ones have none.
+  [[ ! -f $tmp/wheel-milvus/milvus/data/glog.conf ]] || cp "$tmp/wheel-milvus/milvus/data/glog.conf" "$out/"
   python3 - "$tmp/wheel-milvus/milvus/data/bin" "$out/bin" <<'PYTHON'
 import lzma, pathlib, shutil, sys
 source, target = map(pathlib.Path, sys.argv[1:])

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Browser, Result};
-use crate::milvus::{Catalog, Checked, Collection, Held, Instance, SegmentState, survey};
-use crate::repository::{self, SnapshotInfo};
+use crate::milvus::{Catalog, Checked, Collection, Held, Instance, Objects, SegmentState, survey};
+use crate::repository::{self, Moment};
 
 /// A Milvus in a snapshot.
 pub struct Milvus {
@@ -43,24 +43,23 @@ pub struct Listed {
 }
 
 impl Browser<'_> {
-    /// Every Milvus in a snapshot; `bucket_root` where the user knows it.
-    pub fn milvus(&self, info: &SnapshotInfo, bucket_root: Option<&str>) -> Result<Vec<Milvus>> {
-        let capture = info.snapshot.etcd.as_ref().ok_or_else(|| super::lacks(info, super::Side::Etcd))?;
+    /// Every Milvus at a moment; `bucket_root` where the user knows it.
+    pub fn milvus(&self, moment: &Moment, bucket_root: Option<&str>) -> Result<Vec<Milvus>> {
         let (nodes, spool) = (self.nodes(), self.repository.spool());
-        let instances = survey(&nodes, capture, &spool)?.instances;
+        let instances = survey(&nodes, super::etcd_of(moment)?, &spool)?.instances;
         if instances.is_empty() {
-            let why = format!("snapshot {} has no Milvus: no key is <root>/meta/root-coord/…", info.id);
+            let why = format!("{} has no Milvus: no key is <root>/meta/root-coord/…", super::name(moment));
             return Err(repository::Error::PointNotFound(why).into());
         }
-        let mut found = Vec::new();
-        for mut instance in instances {
-            let checked = match &info.snapshot.objects {
-                Some(objects) => Some(instance.check(&nodes, objects.root.as_ref(), bucket_root, &spool)?),
-                None => None,
+        let check = |mut instance: Instance| {
+            let objects = Objects::At(moment);
+            let checked = match moment.info.snapshot.objects.is_some() {
+                true => Some(instance.check(&nodes, objects, bucket_root, &spool)?),
+                false => None,
             };
-            found.push(Milvus { instance, checked });
-        }
-        Ok(found)
+            Ok(Milvus { instance, checked })
+        };
+        instances.into_iter().map(check).collect()
     }
 }
 
@@ -120,6 +119,13 @@ fn totals(catalog: &Catalog) -> BTreeMap<i64, Totals> {
     all
 }
 
+impl Listed {
+    /// Whether clients see it; one that is being dropped is gone for everybody but Milvus.
+    pub fn is_there(&self) -> bool {
+        self.collection.state == "created"
+    }
+}
+
 /// A collection that differs between two points.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
@@ -152,12 +158,8 @@ pub fn milvus_diff(before: &[Milvus], after: &[Milvus]) -> Vec<Changed> {
 
 fn compare_collections(root: &str, old: Option<&Milvus>, new: Option<&Milvus>, changes: &mut Vec<Changed>) {
     let by_id = |milvus: Option<&Milvus>| -> BTreeMap<i64, Listed> {
-        milvus
-            .map(Milvus::collections)
-            .unwrap_or_default()
-            .into_iter()
-            .map(|listed| (listed.id, listed))
-            .collect()
+        let all = milvus.map(Milvus::collections).unwrap_or_default();
+        all.into_iter().filter(Listed::is_there).map(|listed| (listed.id, listed)).collect()
     };
     let (mut old, new) = (by_id(old), by_id(new));
     let name = |listed: &Listed| format!("{}.{}", listed.database, listed.collection.name);

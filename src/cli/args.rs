@@ -411,6 +411,9 @@ pub struct Restore {
     /// Write over what differs in the target
     #[arg(long)]
     pub overwrite: bool,
+    /// Restore what belonged to running servers of a Milvus too: <root>/meta/session/
+    #[arg(long)]
+    pub keep_sessions: bool,
     /// Only show what would be done
     #[arg(long)]
     pub dry_run: bool,

@@ -7,7 +7,7 @@ use std::path::Path;
 use icecore::browse::{Browser, Changed, Listed, Milvus, Totals, milvus_diff};
 use icecore::context::Nanos;
 use icecore::milvus::{Checked, Collection, Lack, Missing, bucket_root};
-use icecore::repository::{Repository, SnapshotInfo};
+use icecore::repository::{self, Moment, Repository};
 use serde_json::{Value, json};
 
 use super::args;
@@ -48,22 +48,20 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn milvus(&self, info: &SnapshotInfo) -> Result<Vec<Milvus>, Failure> {
-        Ok(self.browser.milvus(info, self.root.as_deref())?)
+    fn milvus(&self, moment: &Moment) -> Result<Vec<Milvus>, Failure> {
+        Ok(self.browser.milvus(moment, self.root.as_deref())?)
     }
 
-    fn find(&self, point: &str) -> Result<SnapshotInfo, Failure> {
+    fn find(&self, point: &str) -> Result<Moment, Failure> {
         find(self.session, self.repository, point)
     }
 
-    /// Every snapshot of the series, oldest first.
-    fn series(&self) -> Result<Vec<SnapshotInfo>, Failure> {
+    /// Every snapshot of the series with etcd, oldest first.
+    fn series(&self) -> Result<Vec<Moment>, Failure> {
         let all = self.repository.view()?.snapshots;
-        let series = &self.session.settings.series;
-        Ok(all
-            .into_iter()
-            .filter(|info| info.snapshot.series == *series && info.snapshot.etcd.is_some())
-            .collect())
+        let lines = repository::lines(&all, &self.session.settings.series);
+        let snapshots = lines.iter().flat_map(|line| &line.snapshots);
+        Ok(snapshots.map(|(info, _)| Moment::from((*info).clone())).collect())
     }
 
     fn ls(&self, point: &str, long: bool) -> Result<Outcome, Failure> {
@@ -88,24 +86,24 @@ impl Look<'_> {
     }
 
     fn check(&self, points: &[String]) -> Result<Outcome, Failure> {
-        let infos = match points.is_empty() {
+        let moments = match points.is_empty() {
             true => self.series()?,
             false => points.iter().map(|point| self.find(point)).collect::<Result<_, _>>()?,
         };
         let mut out = std::io::stdout().lock();
         let mut complete = true;
-        for info in &infos {
-            for milvus in self.milvus(info)? {
+        for moment in &moments {
+            for milvus in self.milvus(moment)? {
                 let Some(checked) = &milvus.checked else {
                     return Err(Failure::usage(format!(
                         "snapshot {} has no objects to check against",
-                        info.id
+                        moment.info.id
                     )));
                 };
                 complete &= checked.is_complete();
                 match self.session.json {
-                    true => writeln!(out, "{}", checked_json(info, &milvus, checked))?,
-                    false => print_checked(&mut out, info, &milvus, checked)?,
+                    true => writeln!(out, "{}", checked_json(moment, &milvus, checked))?,
+                    false => print_checked(&mut out, moment, &milvus, checked)?,
                 }
             }
         }
@@ -130,10 +128,10 @@ impl Look<'_> {
         let mut last: BTreeMap<(String, i64), Listed> = BTreeMap::new();
         let mut out = BufWriter::new(std::io::stdout().lock());
         let mut any = false;
-        for info in self.series()? {
+        for moment in self.series()? {
             let mut gone = std::mem::take(&mut last);
-            for milvus in self.milvus(&info)? {
-                for listed in milvus.collections() {
+            for milvus in self.milvus(&moment)? {
+                for listed in milvus.collections().into_iter().filter(Listed::is_there) {
                     let key = (milvus.instance.root.clone(), listed.id);
                     let before = gone.remove(&key);
                     if before.is_none() && !is_called(&listed, wanted) {
@@ -146,13 +144,13 @@ impl Look<'_> {
                         Some(_) => "changed",
                     };
                     if !change.is_empty() || self.session.json {
-                        self.history_line(&mut out, &info, &listed, change)?;
+                        self.history_line(&mut out, &moment, &listed, change)?;
                     }
                     last.insert(key, listed);
                 }
             }
             for listed in gone.into_values() {
-                self.history_line(&mut out, &info, &listed, "gone")?;
+                self.history_line(&mut out, &moment, &listed, "gone")?;
             }
         }
         out.flush()?;
@@ -167,14 +165,14 @@ impl Look<'_> {
     fn history_line(
         &self,
         out: &mut dyn Write,
-        info: &SnapshotInfo,
+        moment: &Moment,
         listed: &Listed,
         change: &str,
     ) -> std::io::Result<()> {
         let Listed { id, totals, .. } = listed;
         if self.session.json {
             let line = json!({
-                "snapshot": info.id.to_string(), "time": utc(info.snapshot.time), "change": change, "id": id,
+                "snapshot": moment.info.id.to_string(), "time": utc(moment.info.snapshot.time), "change": change, "id": id,
                 "database": listed.database, "name": listed.collection.name,
                 "totals": totals_json(totals),
             });
@@ -183,8 +181,8 @@ impl Look<'_> {
         writeln!(
             out,
             "{}  {}  {:<10}  {}  {} rows, {} deleted, {} segments, {}",
-            info.id.short(),
-            local_time(info.snapshot.time),
+            moment.info.id.short(),
+            local_time(moment.info.snapshot.time),
             change,
             full_name(listed),
             number(totals.rows),
@@ -384,11 +382,11 @@ fn missing_json(milvus: &Milvus, missing: &Missing) -> Value {
     })
 }
 
-fn checked_json(info: &SnapshotInfo, milvus: &Milvus, checked: &Checked) -> Value {
+fn checked_json(moment: &Moment, milvus: &Milvus, checked: &Checked) -> Value {
     let sum = |of: fn(&icecore::milvus::Held) -> u64| checked.held.values().map(of).sum::<u64>();
     let missing: Vec<Value> = checked.missing.iter().map(|missing| missing_json(milvus, missing)).collect();
     json!({
-        "id": info.id.to_string(), "root": milvus.instance.root, "bucket_root": checked.bucket_root,
+        "id": moment.info.id.to_string(), "revision": moment.revision, "root": milvus.instance.root, "bucket_root": checked.bucket_root,
         "complete": checked.is_complete(), "objects": sum(|held| held.objects), "bytes": sum(|held| held.bytes),
         "missing_count": checked.missing_count, "missing": missing, "unchecked_segments": checked.unchecked_segments,
     })
@@ -396,25 +394,26 @@ fn checked_json(info: &SnapshotInfo, milvus: &Milvus, checked: &Checked) -> Valu
 
 fn print_checked(
     out: &mut dyn Write,
-    info: &SnapshotInfo,
+    moment: &Moment,
     milvus: &Milvus,
     checked: &Checked,
 ) -> std::io::Result<()> {
     let objects: u64 = checked.held.values().map(|held| held.objects).sum();
     let segments = milvus.instance.catalog.segments.values().filter(|s| s.state.is_live()).count();
-    let id = info.id.short();
+    let id = moment.info.id.short();
+    let at = moment.revision.unwrap_or_default();
     let root = &milvus.instance.root;
     if checked.is_complete() {
         writeln!(
             out,
-            "{id}  {root}: complete: {} objects of {} segments are there",
+            "{id}  rev:{at}  {root}: complete: {} objects of {} segments are there",
             number(objects),
             number(segments as u64)
         )?;
     } else {
         writeln!(
             out,
-            "{id}  {root}: INCOMPLETE: {} objects are not as Milvus needs them",
+            "{id}  rev:{at}  {root}: INCOMPLETE: {} objects are not as Milvus needs them",
             number(checked.missing_count)
         )?;
         for missing in checked.missing.iter().take(NAMED) {

@@ -261,6 +261,7 @@ pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failur
         objects_maps,
         delete_extra: arguments.delete_extra,
         overwrite: arguments.overwrite,
+        keep_sessions: arguments.keep_sessions,
         dry_run: arguments.dry_run,
     };
     let repository = session.open()?;

@@ -7,7 +7,7 @@ use super::catalog::Catalog;
 use super::proto::{Binlog, SegmentIndex};
 use super::survey::Instance;
 use crate::format::{Item, ItemState, Root};
-use crate::repository::{Error, Result};
+use crate::repository::{self, Error, Moment, Result};
 use crate::sorter::{Sorted, Sorter};
 use crate::tree::{self, Nodes};
 
@@ -179,9 +179,60 @@ impl Catalog {
     }
 }
 
-/// Root paths in a bucket that hold folders of Milvus.
-fn bucket_roots(nodes: &dyn Nodes, objects: Option<&Root>) -> Result<Vec<String>> {
-    let mut roots: Vec<String> = Vec::new();
+/// Objects to look among.
+#[derive(Clone, Copy)]
+pub enum Objects<'a> {
+    /// Those of a moment.
+    At(&'a Moment),
+    /// Those of a tree.
+    Tree(Option<&'a Root>),
+}
+
+/// Keys and encoded items, in order.
+type Entries<'a> = Box<dyn Iterator<Item = Result<(Vec<u8>, Vec<u8>)>> + 'a>;
+
+impl<'a> Objects<'a> {
+    fn trees(self) -> Vec<Option<&'a Root>> {
+        let Objects::At(moment) = self else {
+            let Objects::Tree(root) = self else { return Vec::new() };
+            return vec![root];
+        };
+        let infos = [Some(&moment.info), moment.earlier.as_ref()];
+        let captures = infos.into_iter().flatten().filter_map(|info| info.snapshot.objects.as_ref());
+        captures.map(|objects| objects.root.as_ref()).collect()
+    }
+
+    fn get(self, nodes: &dyn Nodes, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(match self {
+            Objects::At(moment) => repository::object(nodes, moment, key)?.map(|(value, _)| value),
+            Objects::Tree(root) => tree::get(nodes, root, key)?,
+        })
+    }
+
+    fn below<'n>(self, nodes: &'n dyn Nodes, prefix: &[u8]) -> Result<Entries<'n>> {
+        Ok(match self {
+            Objects::At(moment) => {
+                let all = repository::objects(nodes, moment, prefix)?;
+                Box::new(all.map(|entry| entry.map(|(key, value, _)| (key, value))))
+            }
+            Objects::Tree(root) => {
+                let all = tree::scan(nodes, root, prefix)?;
+                Box::new(all.map(|entry| entry.map(|e| (e.key, e.value)).map_err(Error::from)))
+            }
+        })
+    }
+
+    /// Root paths that hold folders of Milvus.
+    fn bucket_roots(self, nodes: &dyn Nodes) -> Result<Vec<String>> {
+        let mut roots = Vec::new();
+        for tree in self.trees() {
+            bucket_roots(nodes, tree, &mut roots)?;
+        }
+        Ok(roots)
+    }
+}
+
+fn bucket_roots(nodes: &dyn Nodes, objects: Option<&Root>, roots: &mut Vec<String>) -> Result<()> {
     let mut from = Vec::new();
     'hop: loop {
         for entry in tree::scan(nodes, objects, &from)? {
@@ -195,7 +246,7 @@ fn bucket_roots(nodes: &dyn Nodes, objects: Option<&Root>) -> Result<Vec<String>
                 continue 'hop;
             }
         }
-        return Ok(roots);
+        return Ok(());
     }
 }
 
@@ -226,7 +277,7 @@ impl Instance {
     pub fn check(
         &mut self,
         nodes: &dyn Nodes,
-        objects: Option<&Root>,
+        objects: Objects,
         bucket_root: Option<&str>,
         spool: &Path,
     ) -> Result<Checked> {
@@ -244,14 +295,14 @@ impl Instance {
             bucket_root: root.clone(),
             ..Checked::default()
         };
-        let mut there = tree::scan(nodes, objects, &below(&root, b""))?.peekable();
+        let mut there = objects.below(nodes, &below(&root, b""))?.peekable();
         for needed in sample.into_iter().map(Ok).chain(needed) {
             let (key, reference) = needed.map_err(failed)?;
             let key = below(&root, &key);
-            while there.next_if(|entry| entry.as_ref().is_ok_and(|entry| entry.key < key)).is_some() {}
+            while there.next_if(|entry| entry.as_ref().is_ok_and(|(there, _)| *there < key)).is_some() {}
             let found = match there.peek() {
-                Some(Ok(entry)) if entry.key == key => Some(Item::decode(&entry.value)?),
-                Some(Err(error)) => return Err(error.clone().into()),
+                Some(Ok((there, value))) if *there == key => Some(Item::decode(value)?),
+                Some(Err(error)) => return Err(error.clone()),
                 _ => None,
             };
             checked.note(key, &reference, self.catalog.size_of(&reference), found);
@@ -284,12 +335,12 @@ impl Iterator for Needed<'_> {
 }
 
 /// The root path under which most of the sample is found.
-fn choose_root(nodes: &dyn Nodes, objects: Option<&Root>, sample: &[(Vec<u8>, Reference)]) -> Result<String> {
+fn choose_root(nodes: &dyn Nodes, objects: Objects, sample: &[(Vec<u8>, Reference)]) -> Result<String> {
     let mut best = (0, String::new());
-    for root in bucket_roots(nodes, objects)? {
+    for root in objects.bucket_roots(nodes)? {
         let mut found = 0;
         for (key, _) in sample {
-            found += usize::from(tree::get(nodes, objects, &below(&root, key))?.is_some());
+            found += usize::from(objects.get(nodes, &below(&root, key))?.is_some());
         }
         if found > best.0 || best.1.is_empty() {
             best = (found, root);

@@ -11,8 +11,7 @@ use super::proto::{
     Binlog, CollectionLoadInfo, FieldBinlog, FieldIndex, MsgPosition, SegmentIndex, SegmentInfo,
 };
 use super::reference::{Object, Reference};
-use crate::format::EtcdCapture;
-use crate::repository::{self, Error, Result, content_bytes};
+use crate::repository::{self, Error, EtcdAt, Result, content_bytes};
 use crate::sorter::Sorter;
 use crate::tree::Nodes;
 
@@ -40,7 +39,7 @@ pub struct Instance {
     /// Keys that its servers keep for as long as they run.
     pub sessions: u64,
     /// The root path in the bucket, where its keys say so.
-    pub(super) bucket_root: Option<String>,
+    pub bucket_root: Option<String>,
     pub(super) references: Sorter,
     /// Rows that delta logs delete, by segment.
     deletes: HashMap<i64, u64>,
@@ -63,9 +62,9 @@ pub struct Found {
 }
 
 /// Every Milvus in what was captured of an etcd.
-pub fn survey(nodes: &dyn Nodes, capture: &EtcdCapture, spool: &Path) -> Result<Found> {
+pub fn survey(nodes: &dyn Nodes, etcd: EtcdAt, spool: &Path) -> Result<Found> {
     let mut survey = Survey::new(spool);
-    for entry in repository::state(nodes, capture, &[], spool)? {
+    for entry in repository::state(nodes, etcd, &[], spool)? {
         let (key, state) = entry?;
         if survey.wants(&key) {
             survey.add(&key, &content_bytes(nodes, &state.value)?)?;
@@ -244,10 +243,10 @@ impl Instance {
         nothing
     }
 
-    /// Running servers say their version.
+    /// Running servers say their version, in a JSON of many fields.
     fn read_session(&mut self, value: &[u8]) {
-        let json: Option<serde_json::Value> = serde_json::from_slice(value).ok();
-        let version = json.as_ref().and_then(|json| json.get("Version")?.as_str());
+        let text = String::from_utf8_lossy(value);
+        let version = text.split_once("\"Version\":\"").and_then(|(_, rest)| rest.split('"').next());
         if let Some(version) = version.filter(|version| !version.is_empty()) {
             self.version = Some(version.to_owned());
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::mapping::Scope;
 use super::{Error, Result, Run};
 use crate::etcd_file::{FileWriter, KeyHash, SYSTEM_BUCKETS};
 use crate::format::{EtcdCapture, HashKv, Root};
@@ -136,7 +137,8 @@ impl<'a> Run<'a> {
     fn make_file(&self, options: &FileOptions, line: &Line) -> Result<(FileReport, Vec<String>)> {
         let context = self.repository.context();
         let keyspace = self.keyspace(options, line)?;
-        let scope = self.options.etcd_scope();
+        // The file is etcd's own: what a live restore leaves out belongs to it.
+        let scope = Scope { left_out: &[], ..self.etcd_scope() };
         let takes = |key: &[u8]| scope.takes(key);
         context.progress.begin(Phase { name: "sorting keys", unit: "keys" });
         let (compacted, most) = (keyspace.compacted(), keyspace.most());

@@ -33,7 +33,7 @@ impl<'a> Run<'a> {
     }
 
     fn wanted(&self) -> Result<Wanted<'_>> {
-        let scope = self.options.etcd_scope();
+        let scope = self.etcd_scope();
         let spool = self.repository.spool();
         let all = state(&self.nodes, self.at()?, &scope.beginning(), &spool)?;
         let chosen = all.filter(move |entry| entry.as_ref().map_or(true, |(key, _)| scope.takes(key)));
@@ -63,7 +63,7 @@ impl<'a> Run<'a> {
 
     /// Shows every key of both sides, in order.
     fn pairs(&self, target: &EtcdTarget, mut show: impl FnMut(Pair) -> Result<()>) -> Result<()> {
-        let present = target.keys(&self.options.etcd_scope().target_beginning());
+        let present = target.keys(&self.etcd_scope().target_beginning());
         let present = present.map(|present| {
             let present = present.map_err(crate::target::Error::from)?;
             Ok((present.key.clone(), present))
@@ -121,7 +121,7 @@ impl<'a> Run<'a> {
                 false => Verdict::Put,
             },
             (Some(_), None) => Verdict::Put,
-            (None, _) if self.options.etcd_scope().holds(key) => Verdict::Extra,
+            (None, _) if self.etcd_scope().holds(key) => Verdict::Extra,
             (None, _) => Verdict::Leave,
         })
     }

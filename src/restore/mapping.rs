@@ -36,6 +36,8 @@ pub(super) struct Scope<'a> {
     pub keys: &'a BTreeSet<Vec<u8>>,
     pub selection: &'a Selection,
     pub maps: &'a [Map],
+    /// Beginnings of keys that are restored only by their names.
+    pub left_out: &'a [Vec<u8>],
 }
 
 impl Scope<'_> {
@@ -46,8 +48,9 @@ impl Scope<'_> {
 
     /// Whether a key of the snapshot is restored.
     pub fn takes(&self, key: &[u8]) -> bool {
+        let left_out = self.left_out.iter().any(|beginning| key.starts_with(beginning));
         let in_range = self.is_range() && key.starts_with(self.prefix) && self.selection.takes(key);
-        in_range || self.keys.contains(key)
+        in_range && !left_out || self.keys.contains(key)
     }
 
     /// The key's name in the target: under the map with the longest beginning that fits.
@@ -119,6 +122,7 @@ mod tests {
         keys: BTreeSet<Vec<u8>>,
         selection: Selection,
         maps: Vec<Map>,
+        left_out: Vec<Vec<u8>>,
     }
 
     impl Choice {
@@ -129,17 +133,28 @@ mod tests {
                 keys: keys.iter().map(|key| key.as_bytes().to_vec()).collect(),
                 selection: Selection::new(globs, vec![]).unwrap(),
                 maps: maps.iter().map(|map| map.parse().unwrap()).collect(),
+                left_out: Vec::new(),
             }
         }
 
         fn scope(&self) -> Scope<'_> {
-            let Choice { prefix, keys, selection, maps } = self;
-            Scope { prefix, keys, selection, maps }
+            let Choice { prefix, keys, selection, maps, left_out } = self;
+            Scope { prefix, keys, selection, maps, left_out }
         }
 
         fn holds(&self, key: &str) -> bool {
             self.scope().holds(key.as_bytes())
         }
+    }
+
+    #[test]
+    fn what_is_left_out_is_restored_only_by_name() {
+        let mut all = Choice::new("", &[], &[], &[]);
+        all.left_out = vec![b"a/session/".to_vec()];
+        assert!(all.scope().takes(b"a/x") && !all.scope().takes(b"a/session/1"));
+        assert!(!all.holds("a/session/1"), "one in the target is not superfluous");
+        all.keys = [b"a/session/1".to_vec()].into();
+        assert!(all.scope().takes(b"a/session/1") && !all.scope().takes(b"a/session/2"));
     }
 
     #[test]
@@ -211,7 +226,7 @@ mod tests {
         ) {
             let maps: Vec<Map> = maps.into_iter().map(|(from, to)| Map { from, to }).collect();
             prop_assume!(conflict(&maps).is_none());
-            let choice = Choice { prefix, keys, selection: Selection::default(), maps };
+            let choice = Choice { prefix, keys, maps, ..Choice::default() };
             let scope = choice.scope();
             if scope.takes(&key) {
                 let target = scope.renamed(&key);

@@ -9,6 +9,7 @@ mod etcd;
 mod files;
 mod layout;
 mod mapping;
+mod milvus;
 mod objects;
 
 use std::collections::BTreeSet;
@@ -65,26 +66,20 @@ pub struct Options {
     pub delete_extra: bool,
     /// Write over what differs.
     pub overwrite: bool,
+    /// Restore what belonged to running servers of a Milvus, too.
+    pub keep_sessions: bool,
     /// Only say what would be done.
     pub dry_run: bool,
 }
 
 impl Options {
-    fn etcd_scope(&self) -> Scope<'_> {
-        Scope {
-            prefix: &self.etcd_prefix,
-            keys: &self.etcd_keys,
-            selection: &self.etcd_selection,
-            maps: &self.etcd_maps,
-        }
-    }
-
     fn objects_scope(&self) -> Scope<'_> {
         Scope {
             prefix: self.objects_prefix.as_bytes(),
             keys: &self.object_keys,
             selection: &self.objects_selection,
             maps: &self.objects_maps,
+            left_out: &[],
         }
     }
 }
@@ -136,7 +131,7 @@ pub struct Report {
     pub seconds: f64,
     /// What the user should know.
     pub warnings: Vec<String>,
-    /// What cannot be otherwise, and is no fault.
+    /// What was done as it should be and may surprise, or cannot be otherwise.
     pub notes: Vec<String>,
 }
 
@@ -197,6 +192,8 @@ struct Run<'a> {
     show: &'a (dyn Fn(Change) + Sync),
     warnings: Vec<String>,
     notes: Vec<String>,
+    /// Beginnings of keys that are not restored.
+    left_out: Vec<Vec<u8>>,
     /// Objects that are only the nearest known.
     nearest: u64,
 }
@@ -306,9 +303,10 @@ pub fn run(
     let view = repository.view()?;
     let reader = repository.reader(&view)?;
     let nodes = ReadWrite::new(&reader, None);
-    let mut run =
-        Run { repository, options, moment, nodes, show, warnings: Vec::new(), notes: Vec::new(), nearest: 0 };
+    let (warnings, notes, left_out) = Default::default();
+    let mut run = Run { repository, options, moment, nodes, show, warnings, notes, left_out, nearest: 0 };
     let line = line_of(&view.snapshots, &moment.info);
+    run.look_at_milvus()?;
     // All targets answer before any is written to.
     let _more_sessions = run.plan_file(&line)?;
     let etcd = run.plan_etcd()?;

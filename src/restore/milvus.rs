@@ -1,0 +1,58 @@
+//! What a Milvus needs beside its bytes: some keys must not come back, and some point elsewhere.
+
+use super::mapping::Scope;
+use super::{Result, Run};
+use crate::milvus::{Instance, session_prefix, survey};
+
+/// Bytes of a message's id in rocksmq and Kafka; Pulsar's are longer.
+const SHORT_MESSAGE_ID: usize = 8;
+
+impl Run<'_> {
+    /// What of etcd is restored.
+    pub(super) fn etcd_scope(&self) -> Scope<'_> {
+        Scope {
+            prefix: &self.options.etcd_prefix,
+            keys: &self.options.etcd_keys,
+            selection: &self.options.etcd_selection,
+            maps: &self.options.etcd_maps,
+            left_out: &self.left_out,
+        }
+    }
+
+    /// Finds every Milvus that is restored, leaves its servers' sessions out, and says what to look after.
+    pub(super) fn look_at_milvus(&mut self) -> Result<()> {
+        let Some(etcd) = self.moment.etcd().filter(|_| self.options.etcd.is_some()) else { return Ok(()) };
+        for instance in survey(&self.nodes, etcd, &self.repository.spool())?.instances {
+            let sessions = session_prefix(&instance.root);
+            if instance.sessions > 0 && !self.options.keep_sessions {
+                self.notes.push(format!(
+                    "left out: {} keys below {}, which belonged to servers that ran then (--keep-sessions)",
+                    instance.sessions,
+                    String::from_utf8_lossy(&sessions)
+                ));
+                self.left_out.push(sessions);
+            }
+            self.say_positions(&instance);
+        }
+        Ok(())
+    }
+
+    fn say_positions(&mut self, instance: &Instance) {
+        let root = &instance.root;
+        let positions = instance.catalog.checkpoints.values();
+        let elsewhere = positions.filter(|position| position.message.len() > SHORT_MESSAGE_ID).count();
+        if elsewhere > 0 {
+            self.warnings.push(format!(
+                "Milvus at {root:?} goes on reading {elsewhere} channels of Pulsar where it had stopped: it needs the \
+                 topics that it used then; docs/milvus.md, \"Message queues\""
+            ));
+        }
+        let Some(files) = &instance.bucket_root else { return };
+        if self.options.objects_maps.iter().any(|map| map.from.starts_with(files.as_bytes())) {
+            self.warnings.push(format!(
+                "Milvus at {root:?} has the root path {files:?} of its bucket inside of its keys; --map does not \
+                 change it there"
+            ));
+        }
+    }
+}

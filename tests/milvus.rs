@@ -1,0 +1,280 @@
+//! What real Milvus servers stored, read back: keys as `etcdctl get` gave them (values in base64) and the
+//! listing of the bucket, each trimmed to a part of its segments.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use icecore::format::{Attributes, Content, Item, ItemState, ObjectAttributes, Root, TreeShape};
+use icecore::id::{ChunkId, ChunkKind};
+use icecore::milvus::{Checked, Found, Instance, Lack, Objects, SegmentState, Survey};
+use icecore::secret::{ChunkNamer, ContentSecret};
+use icecore::store;
+use icecore::tree::{Builder, Nodes, Shape};
+
+struct Memory {
+    namer: ChunkNamer,
+    chunks: RefCell<HashMap<ChunkId, Bytes>>,
+}
+
+impl Nodes for Memory {
+    fn get(&self, kind: ChunkKind, id: &ChunkId) -> store::Result<Bytes> {
+        self.chunks.borrow().get(id).cloned().ok_or(store::Error::Missing { kind, id: *id })
+    }
+
+    fn put(&self, kind: ChunkKind, bytes: Vec<u8>) -> store::Result<ChunkId> {
+        let id = self.namer.name(kind, &bytes);
+        self.chunks.borrow_mut().insert(id, bytes.into());
+        Ok(id)
+    }
+}
+
+type Keys = BTreeMap<String, Vec<u8>>;
+type Sizes = BTreeMap<String, u64>;
+
+const WORDS: i64 = 470688361406267576;
+
+fn keys() -> Keys {
+    let lines = include_str!("milvus/2.3.5.keys").lines().filter_map(|line| line.split_once(' '));
+    lines.map(|(key, value)| (key.to_owned(), BASE64.decode(value.as_bytes()).unwrap())).collect()
+}
+
+fn sizes() -> Sizes {
+    let lines = include_str!("milvus/2.3.5.objects").lines().filter_map(|line| line.split_once(' '));
+    lines.map(|(size, key)| (key.to_owned(), size.parse().unwrap())).collect()
+}
+
+fn survey(keys: &Keys) -> Found {
+    let mut survey = Survey::new(Path::new("/nowhere"));
+    for (key, value) in keys {
+        assert!(survey.wants(key.as_bytes()), "{key}");
+        survey.add(key.as_bytes(), value).unwrap();
+    }
+    survey.finish()
+}
+
+fn only(keys: &Keys) -> Instance {
+    let mut instances = survey(keys).instances;
+    assert_eq!(instances.len(), 1);
+    instances.remove(0)
+}
+
+fn tree(nodes: &Memory, sizes: &Sizes) -> Option<Root> {
+    let key = ContentSecret::from_bytes([1; 32]).boundary();
+    let shape = Shape { sizes: TreeShape { window: 16, most: 256, key_bytes: 1 << 20 }, key };
+    let mut builder = Builder::new(nodes, shape);
+    for (key, &size) in sizes {
+        let item = Item {
+            state: if size == u64::MAX { ItemState::Gone } else { ItemState::Present },
+            size,
+            modified: 0,
+            content: Content::Inline(Vec::new()),
+            attributes: Attributes::Object(Box::new(ObjectAttributes::default())),
+        };
+        builder.push(key.clone().into_bytes(), item.encode(), 0).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+fn check(instance: &mut Instance, sizes: &Sizes, root: Option<&str>) -> Checked {
+    let nodes = Memory { namer: ContentSecret::from_bytes([1; 32]).namer(), chunks: RefCell::default() };
+    let tree = tree(&nodes, sizes);
+    instance.check(&nodes, Objects::Tree(tree.as_ref()), root, Path::new("/nowhere")).unwrap()
+}
+
+fn names<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<&'a str> {
+    names.into_iter().map(String::as_str).collect()
+}
+
+#[test]
+fn the_catalog_is_what_the_client_had_made() {
+    let Instance { root, version, catalog, unknown, unreadable, .. } = only(&keys());
+    assert_eq!((root.as_str(), version.as_deref()), ("by-dev", Some("2.3.5")));
+    assert!(unknown.is_empty() && unreadable.is_empty(), "{unknown:?} {unreadable:?}");
+    assert_eq!(names(catalog.databases.values().map(|database| &database.name)), ["default", "library"]);
+    let words = &catalog.collections[&WORDS];
+    assert_eq!((&words.name[..], words.state, words.shards, words.dynamic), ("words", "created", 2, true));
+    assert_eq!((words.consistency, words.replicas), ("Bounded", Some(1)));
+    let fields =
+        words.fields.values().map(|field| (&field.name[..], &field.data_type[..])).collect::<Vec<_>>();
+    assert_eq!(fields, [("id", "Int64"), ("word", "VarChar"), ("vector", "FloatVector"), ("$meta", "JSON")]);
+    assert_eq!(words.fields[&100].roles, ["primary key"]);
+    assert_eq!(words.fields[&102].parameters["dim"], "32");
+    assert_eq!(names(words.partitions.values()), ["_default", "new", "newer"]);
+    assert_eq!(names(&words.aliases), ["w"]);
+    assert_eq!(words.properties["collection.ttl.seconds"], "0");
+    let index = words.indexes.values().next().unwrap();
+    assert_eq!(
+        (&index.name[..], index.field, &index.parameters["index_type"][..]),
+        ("by_vector", 102, "IVF_FLAT")
+    );
+    let dropped = catalog.collections.values().find(|c| c.name == "cold").unwrap();
+    assert!(dropped.state == "dropping" && dropped.indexes.is_empty());
+    let pages = catalog.collections.values().find(|c| c.name == "pages").unwrap();
+    assert_eq!(catalog.databases[&pages.database].name, "library");
+    assert_eq!(pages.fields[&101].roles, ["partition key"]);
+    assert_eq!(names(&catalog.users), ["late", "reader", "root", "writer"]);
+    let readers = &catalog.roles["readers"];
+    assert_eq!(names(&readers.users), ["reader"]);
+    assert_eq!(
+        names(&readers.grants),
+        ["Query on Collection default.words", "Search on Collection default.words"]
+    );
+    assert_eq!(names(&catalog.resource_groups), ["__default_resource_group"]);
+    assert_eq!(catalog.checkpoints.len(), 7);
+}
+
+#[test]
+fn segments_have_their_rows_deletes_and_states() {
+    let catalog = only(&keys()).catalog;
+    let words: Vec<_> = catalog.segments.values().filter(|segment| segment.collection == WORDS).collect();
+    assert_eq!(words.iter().map(|s| s.rows).sum::<u64>(), 3000 + 1500);
+    assert_eq!(words.iter().map(|s| s.deletes).sum::<u64>(), 15 + 3);
+    assert!(words.iter().all(|s| s.state == SegmentState::Flushed));
+    let dropped = catalog.segments.values().filter(|s| s.state == SegmentState::Dropped).count();
+    assert_eq!(dropped, 2, "those of the dropped collection");
+}
+
+#[test]
+fn what_is_there_is_complete_and_counted() {
+    let checked = check(&mut only(&keys()), &sizes(), None);
+    assert!(checked.is_complete(), "{:?}", checked.missing);
+    assert_eq!(checked.bucket_root, "files");
+    let words = checked.held[&WORDS];
+    let own = |folder: &str| {
+        let fits = |key: &&String| key.starts_with(folder) && key.contains(&WORDS.to_string());
+        sizes().iter().filter(|(key, _)| fits(key)).map(|(_, size)| size).sum::<u64>()
+    };
+    let logs: u64 = ["files/insert_log/", "files/delta_log/", "files/stats_log/"].map(own).iter().sum();
+    assert_eq!(words.bytes - words.index_bytes, logs);
+    assert_eq!(words.index_bytes, 178_900 + 178_138);
+}
+
+#[test]
+fn any_object_that_is_missing_is_named_unless_only_what_is_dropped_needs_it() {
+    let all = sizes();
+    let cold = only(&keys()).catalog;
+    let dropped: BTreeSet<String> =
+        cold.segments.iter().filter(|(_, s)| !s.state.is_live()).map(|(id, _)| id.to_string()).collect();
+    for key in all.keys() {
+        let mut without = all.clone();
+        without.remove(key);
+        let checked = check(&mut only(&keys()), &without, None);
+        if dropped.iter().any(|segment| key.contains(segment)) {
+            assert!(checked.is_complete(), "{key}");
+            continue;
+        }
+        assert_eq!(checked.missing_count, 1, "{key}");
+        let missing = &checked.missing[0];
+        assert_eq!((&missing.key, missing.lack), (key, Lack::Missing));
+        assert!(key.contains(&missing.segment.to_string()), "{missing:?}");
+    }
+}
+
+#[test]
+fn an_object_that_could_not_be_read_or_has_another_size_is_named() {
+    let of_stats = |key: &&String| key.contains("/stats_log/") && key.contains(&WORDS.to_string());
+    let key = sizes().keys().find(of_stats).unwrap().clone();
+    let mut gone = sizes();
+    gone.insert(key.clone(), u64::MAX);
+    assert_eq!(check(&mut only(&keys()), &gone, None).missing[0].lack, Lack::Unread);
+    let mut short = sizes();
+    let recorded = short.insert(key, 7).unwrap();
+    assert_eq!(check(&mut only(&keys()), &short, None).missing[0].lack, Lack::Size { recorded, found: 7 });
+}
+
+#[test]
+fn values_that_are_cut_off_are_counted_and_hide_nothing_else() {
+    let whole = only(&keys()).catalog;
+    for (key, value) in
+        keys().iter().filter(|(key, value)| !value.is_empty() && !key.contains("/credential/"))
+    {
+        for length in [0, 1, value.len() / 2, value.len() - 1] {
+            let mut cut = keys();
+            cut.insert(key.clone(), value[..length].to_vec());
+            let instance = only(&cut);
+            assert!(instance.unreadable_count <= 1);
+            assert!(instance.unreadable.iter().all(|unreadable| unreadable == key));
+            assert!(instance.catalog.users == whole.users);
+        }
+    }
+}
+
+#[test]
+fn fields_that_newer_versions_add_are_passed_over() {
+    // Field 3000, a number; and field 3001, bytes.
+    let more = [0xc0, 0xbb, 0x01, 0x2a, 0xca, 0xbb, 0x01, 0x02, 0x01, 0x02];
+    let text =
+        |key: &str| ["/credential/", "/session/", "/channelwatch/"].iter().any(|part| key.contains(part));
+    let newer = keys().into_iter().map(|(key, value)| match text(&key) {
+        true => (key, value),
+        false => (key, [&value[..], &more].concat()),
+    });
+    let newer: Keys = newer.collect();
+    let (old, mut new) = (only(&keys()), only(&newer));
+    assert_eq!(new.unreadable_count, 0);
+    assert_eq!(old.catalog, new.catalog);
+    assert!(check(&mut new, &sizes(), None).is_complete());
+}
+
+#[test]
+fn parts_that_are_not_known_are_counted_and_tombstones_are_no_values() {
+    let mut keys = keys();
+    keys.insert("by-dev/meta/a-new-part/1".into(), b"x".to_vec());
+    keys.insert("by-dev/meta/root-coord/a-new-thing/7/8".into(), b"x".to_vec());
+    keys.insert("by-dev/meta/root-coord/database/aliases/1/w".into(), vec![0xe2, 0x9b, 0xbc]);
+    let instance = only(&keys);
+    let unknown: Vec<_> = instance.unknown.iter().map(|(part, count)| (&part[..], *count)).collect();
+    assert_eq!(unknown, [("a-new-part", 1), ("root-coord/a-new-thing", 1)]);
+    assert!(instance.catalog.collections[&WORDS].aliases.is_empty() && instance.unreadable_count == 0);
+}
+
+#[test]
+fn two_milvus_in_one_etcd_and_one_bucket_are_told_apart() {
+    let rename = |key: &String| key.replacen("by-dev/", "deep/er/", 1);
+    let (mut keys, mut objects) = (keys(), sizes());
+    keys.extend(keys.clone().iter().map(|(key, value)| (rename(key), value.clone())));
+    // The same ids in another place of the bucket, but for one object.
+    let other: Sizes = objects.iter().map(|(key, size)| (key.replacen("files/", "a/b/", 1), *size)).collect();
+    objects.insert("a/insert_log/readme".into(), 1);
+    objects.extend(other.clone());
+    let key = objects
+        .keys()
+        .find(|key| key.starts_with("a/b/insert_log/") && key.contains("/100/"))
+        .unwrap()
+        .clone();
+    objects.remove(&key);
+    let found = survey(&keys);
+    let roots: Vec<&str> = found.instances.iter().map(|instance| &instance.root[..]).collect();
+    assert_eq!(roots, ["by-dev", "deep/er"]);
+    for mut instance in found.instances {
+        // Of two roots that hold the same ids the user has to say which.
+        let root = if instance.root == "by-dev" { "files" } else { "a/b" };
+        let checked = check(&mut instance, &objects, Some(root));
+        let missing = checked.missing.iter().map(|missing| &missing.key).collect::<Vec<_>>();
+        assert_eq!(missing, if root == "files" { vec![] } else { vec![&key] });
+    }
+}
+
+#[test]
+fn a_bucket_without_root_path_is_found_and_an_empty_one_lacks_everything() {
+    let top: Sizes = sizes().iter().map(|(key, size)| (key.replacen("files/", "", 1), *size)).collect();
+    let checked = check(&mut only(&keys()), &top, None);
+    assert!(checked.is_complete() && checked.bucket_root.is_empty(), "{checked:?}");
+    let checked = check(&mut only(&keys()), &Sizes::new(), None);
+    assert!(checked.missing_count > 50, "{}", checked.missing_count);
+}
+
+#[test]
+fn an_etcd_of_others_has_no_milvus() {
+    let mut survey = Survey::new(Path::new("/nowhere"));
+    for key in ["/registry/pods/meta/x", "app/meta/session/1", "meta/thing"] {
+        survey.add(key.as_bytes(), b"value").unwrap();
+    }
+    for n in 0..1000 {
+        survey.add(format!("z{n:04}/meta/session/1").as_bytes(), b"value").unwrap();
+    }
+    assert!(survey.finish().instances.is_empty());
+}
