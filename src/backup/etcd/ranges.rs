@@ -33,6 +33,7 @@ impl Run<'_> {
     pub(super) fn by_ranges(&mut self, etcd: &Etcd, line: &Line) -> Result<Found> {
         let Scanned { mark, keys, count, leases } = self.scan(etcd, line)?;
         self.check_forward(line, mark.revision)?;
+        self.repository.context().progress.begin(Phase { name: "comparing keys", unit: "events" });
         let sorted = keys.finish().map_err(|e| self.spool_error(e))?;
         let mut events = self.events();
         let (base, gap) = match line.parent {
