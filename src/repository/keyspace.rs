@@ -69,20 +69,16 @@ impl<'a> Keyspace<'a> {
     ) -> std::result::Result<Keyspace<'a>, i64> {
         let (mut base, mut stretches) = (at, Vec::new());
         loop {
-            let after = base.capture.anchor.revision.max(compacted);
-            if missing(base.capture, after, base.revision) {
-                return Err(base.revision);
-            }
+            let begin = oldest(base.capture, base.revision);
+            let after = begin.max(compacted);
             stretches.push(Stretch { capture: base.capture, after, until: base.revision });
             base.revision = after;
             if after == compacted {
                 break;
             }
-            let reaches = |capture: &&&EtcdCapture| {
-                let anchor = capture.anchor.revision;
-                anchor < after && after <= capture.revision && !missing(capture, anchor.max(compacted), after)
-            };
-            let earlier = line.iter().filter(reaches).min_by_key(|capture| capture.anchor.revision);
+            let reaches =
+                |capture: &&&EtcdCapture| after <= capture.revision && oldest(capture, after) < after;
+            let earlier = line.iter().filter(reaches).min_by_key(|capture| oldest(capture, after));
             base.capture = earlier.ok_or(after)?;
         }
         stretches.reverse();
@@ -147,9 +143,10 @@ impl<'a> Keyspace<'a> {
     }
 }
 
-/// Whether revisions are missing from a capture's history between two of them.
-fn missing(capture: &EtcdCapture, after: i64, until: i64) -> bool {
-    capture.gaps.iter().any(|gap| gap.after < until && after < gap.until)
+/// The revision that a capture's history leads back to from `revision`: its anchor's, or the end of a gap.
+pub(super) fn oldest(capture: &EtcdCapture, revision: i64) -> i64 {
+    let gaps = capture.gaps.iter().filter(|gap| gap.after < revision).map(|gap| gap.until);
+    gaps.max().unwrap_or(0).max(capture.anchor.revision).min(revision)
 }
 
 type EventAt = (Vec<u8>, Vec<u8>, Option<KeyState>);

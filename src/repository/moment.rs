@@ -52,6 +52,11 @@ impl<'a> EtcdAt<'a> {
         EtcdAt { capture, revision: capture.revision }
     }
 
+    /// The oldest revision from which its history leads to this one.
+    pub fn oldest(self) -> i64 {
+        super::keyspace::oldest(self.capture, self.revision)
+    }
+
     /// A state, and the history whose events up to the revision are to be folded into it, if any.
     pub fn base(self) -> (Option<&'a Root>, Option<&'a Root>) {
         let EtcdCapture { anchor, history, state, .. } = self.capture;

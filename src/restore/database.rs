@@ -89,7 +89,7 @@ impl<'a> Run<'a> {
         let captures: Vec<&EtcdCapture> = line.iter().map(|(_, capture)| *capture).collect();
         let since = |revision| Keyspace::new(&self.nodes, at, &captures, revision, &self.repository.spool());
         let compacted = match options.history {
-            History::Snapshot => at.capture.anchor.revision,
+            History::Snapshot => at.oldest(),
             History::Full => since(0).err().unwrap_or(0),
             History::None => at.revision,
             History::Since(since) if since <= at.revision => since,
