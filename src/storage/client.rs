@@ -213,7 +213,7 @@ where
             if says(&tls) && !says(&broken) {
                 Cause::Refused(Kind::Tls, why)
             } else if lower.contains("credentials") {
-                Cause::Refused(Kind::Denied, why)
+                Cause::Refused(Kind::Denied, format!("no credentials were found ({why})"))
             } else {
                 unclear(why)
             }
