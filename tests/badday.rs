@@ -150,7 +150,7 @@ fn a_listing_that_lags_shows_an_older_state_or_damage_and_never_other_data() {
         for (key, body) in objects(40) {
             let mut found = Vec::new();
             let browser = Browser::open(&repository).unwrap();
-            match browser.cat(&info.clone().into(), Side::Objects, key.as_bytes(), &mut found) {
+            match browser.cat(&info.clone().into(), Side::Objects, key.as_bytes(), None, &mut found) {
                 Ok(_) => assert!(found == body, "{hidden}: {key}"),
                 Err(error) => assert_eq!(error.kind(), Kind::Damage, "{hidden}: {key}: {error}"),
             }

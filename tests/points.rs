@@ -613,6 +613,7 @@ fn between_two_snapshots_objects_are_those_of_the_later_but_for_what_it_dropped_
         bucket: "data".into(),
         prefix: String::new(),
         selection: Selection::default(),
+        versions: false,
     };
     let options = backup::Options { objects: Some(objects), ..world.options() };
     world.step(0);
@@ -647,7 +648,7 @@ fn between_two_snapshots_objects_are_those_of_the_later_but_for_what_it_dropped_
     assert_eq!(listed, expected.map(|(key, certainty)| (key.to_owned(), certainty)));
     let cat = |key: &str| {
         let mut body = Vec::new();
-        browser.cat(&moment, Side::Objects, key.as_bytes(), &mut body).unwrap();
+        browser.cat(&moment, Side::Objects, key.as_bytes(), None, &mut body).unwrap();
         String::from_utf8(body).unwrap()
     };
     assert_eq!(

@@ -61,7 +61,7 @@ fn an_interrupted_first_backup_is_gone_on_with_and_reads_only_what_it_had_not_re
         let (key, body) = objects(COUNT).nth(number).unwrap();
         let mut found = Vec::new();
         browser
-            .cat(&info.clone().into(), icecore::browse::Side::Objects, key.as_bytes(), &mut found)
+            .cat(&info.clone().into(), icecore::browse::Side::Objects, key.as_bytes(), None, &mut found)
             .unwrap();
         assert!(found == body, "{key}");
     }
@@ -107,11 +107,16 @@ fn an_object_that_changed_since_it_was_read_is_read_again_and_one_that_vanished_
     let browser = icecore::browse::Browser::open(&repository).unwrap();
     let mut found = Vec::new();
     browser
-        .cat(&info.clone().into(), icecore::browse::Side::Objects, changed.as_bytes(), &mut found)
+        .cat(&info.clone().into(), icecore::browse::Side::Objects, changed.as_bytes(), None, &mut found)
         .unwrap();
     assert!(found == content(COUNT, 5000));
-    let gone =
-        browser.cat(&info.clone().into(), icecore::browse::Side::Objects, vanished.as_bytes(), &mut found);
+    let gone = browser.cat(
+        &info.clone().into(),
+        icecore::browse::Side::Objects,
+        vanished.as_bytes(),
+        None,
+        &mut found,
+    );
     assert!(gone.is_err());
     world.is_whole();
 }

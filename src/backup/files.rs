@@ -145,7 +145,7 @@ impl Run<'_> {
             gone,
             unreadable,
         };
-        Ok(Objects { capture, counts, checkpoint })
+        Ok(Objects { capture, counts, versions: None, checkpoint })
     }
 }
 

@@ -9,6 +9,8 @@ mod etcd;
 mod files;
 mod objects;
 mod prove;
+mod settings;
+mod versions;
 
 use std::time::Instant;
 
@@ -79,16 +81,20 @@ pub struct Report {
     pub gaps: Vec<Gap>,
     /// What was captured of the bucket or directory, and what was done for it.
     pub objects: Option<(ObjectCapture, Counts)>,
+    /// What was done for its versions, where they were captured.
+    pub versions: Option<Counts>,
     /// What was stored.
     pub stored: Stored,
-    /// Requests to the source: lists, gets, heads.
-    pub source_requests: (u64, u64, u64),
+    /// Requests to the source: lists, gets, heads, settings.
+    pub source_requests: (u64, u64, u64, u64),
     /// Seconds it took.
     pub seconds: f64,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// What was captured is not what the source says.
     pub damage: Vec<String>,
+    /// What is as it should be, and worth a line.
+    pub notes: Vec<String>,
 }
 
 /// Why a backup failed. Nothing was committed.
@@ -144,9 +150,14 @@ struct Run<'a> {
     nodes: ReadWrite<'a>,
     cutter: Cutter,
     warnings: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl Run<'_> {
+    fn sorter(&self) -> crate::sorter::Sorter {
+        crate::sorter::Sorter::new(&self.repository.spool(), objects::SORT_BYTES)
+    }
+
     fn spool_error(&self, error: std::io::Error) -> Error {
         Error::Spool(self.repository.spool().display().to_string(), error)
     }
@@ -157,6 +168,7 @@ struct Captured {
     etcd: Option<EtcdCapture>,
     objects: Option<Objects>,
     warnings: Vec<String>,
+    notes: Vec<String>,
 }
 
 /// Backs up.
@@ -184,9 +196,11 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
     let Finished { segment, mut stored } = writer.finish()?;
     let damage = prove::prove(repository, options, &sources, parent.as_ref(), &mut captured, &segment)?;
     let requests = sources.bucket.as_ref().map(|bucket| bucket.requests());
-    let (objects, checkpoint) = match captured.objects {
-        Some(Objects { capture, counts, checkpoint }) => (Some((capture, counts)), Some(checkpoint)),
-        None => (None, None),
+    let (objects, versions, checkpoint) = match captured.objects {
+        Some(Objects { capture, counts, versions, checkpoint }) => {
+            (Some((capture, counts)), versions, Some(checkpoint))
+        }
+        None => (None, None, None),
     };
     let snapshot = Snapshot {
         series: options.series.clone(),
@@ -220,11 +234,18 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
         parent: parent.map(|parent| parent.id),
         etcd: captured.etcd,
         objects,
+        versions,
         stored,
-        source_requests: (count(|r| &r.lists), count(|r| &r.gets), count(|r| &r.heads)),
+        source_requests: (
+            count(|r| &r.lists),
+            count(|r| &r.gets),
+            count(|r| &r.heads),
+            count(|r| &r.settings),
+        ),
         seconds: begun.elapsed().as_secs_f64(),
         warnings: captured.warnings,
         damage,
+        notes: captured.notes,
     })
 }
 
@@ -319,8 +340,15 @@ fn capture(
     writer: &Writer,
 ) -> Result<Captured> {
     let nodes = ReadWrite::new(reader, Some(writer));
-    let mut run =
-        Run { repository, options, writer, nodes, cutter: repository.cutter(), warnings: Vec::new() };
+    let mut run = Run {
+        repository,
+        options,
+        writer,
+        nodes,
+        cutter: repository.cutter(),
+        warnings: Vec::new(),
+        notes: Vec::new(),
+    };
     let parent_etcd = parent.and_then(|parent| parent.snapshot.etcd.as_ref());
     let etcd = match (&sources.etcd, &options.etcd) {
         (Some((etcd, status)), Some(wanted)) => Some(run.etcd(etcd, status, wanted, parent_etcd)?),
@@ -333,5 +361,5 @@ fn capture(
         (None, None) => None,
     };
     repository.context().cancel.check()?;
-    Ok(Captured { etcd, objects, warnings: run.warnings })
+    Ok(Captured { etcd, objects, warnings: run.warnings, notes: run.notes })
 }

@@ -57,17 +57,21 @@ pub struct Counts {
 pub(super) struct Objects {
     pub capture: ObjectCapture,
     pub counts: Counts,
+    /// What was done for its versions.
+    pub versions: Option<Counts>,
     /// To be dropped once the snapshot is there.
     pub checkpoint: Checkpoint,
 }
 
 /// What workers share.
-struct Work<'a, 'r> {
-    run: &'a Run<'r>,
-    bucket: &'a Bucket,
+pub(super) struct Work<'a, 'r> {
+    pub run: &'a Run<'r>,
+    pub bucket: &'a Bucket,
     reading: Arc<Reading>,
-    checkpoint: &'a Checkpoint,
+    checkpoint: Option<&'a Checkpoint>,
     edits: Mutex<Sorter>,
+    /// What was read, once more, where versions are captured too: the current ones among them.
+    read: Option<Mutex<Sorter>>,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
     gone: AtomicU64,
@@ -75,7 +79,24 @@ struct Work<'a, 'r> {
     unreadable: Mutex<Vec<String>>,
 }
 
-type Arrival = (Listed, source::Result<Fetched>);
+/// An object that is to be read, and the key of its entry.
+pub(super) struct Wish {
+    pub entry: Vec<u8>,
+    pub listed: Listed,
+}
+
+type Arrival = (Wish, source::Result<Fetched>);
+
+/// What a bucket's work came to.
+pub(super) struct Worked {
+    pub root: Option<Root>,
+    pub counts: Counts,
+    pub gone: u64,
+    /// Why objects could not be read.
+    pub unreadable: Vec<String>,
+    /// See [`Work`].
+    pub read: Option<Sorter>,
+}
 
 /// Unreadable objects named in the warnings; more are counted.
 const NAMED: usize = 20;
@@ -85,7 +106,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Run<'_> {
-    /// Captures a bucket against the parent's capture.
+    /// Captures a bucket against the parent's capture; its versions, too, where they are wanted.
     pub(super) fn objects(&mut self, bucket: &Bucket, parent: Option<&ObjectCapture>) -> Result<Objects> {
         let prefix = self.options.objects.as_ref().map(|o| o.prefix.clone()).unwrap_or_default();
         let selection = self.options.objects.as_ref().map(|o| o.selection.clone()).unwrap_or_default();
@@ -97,39 +118,29 @@ impl Run<'_> {
         let (checkpoint, earlier) = self.checkpoint(&place)?;
         let listed = self.repository.context().clock.now();
         self.repository.context().progress.begin(Phase { name: "reading objects", unit: "objects" });
-        let work = Work {
-            run: self,
-            bucket,
-            reading: Arc::new(bucket.reading()),
-            checkpoint: &checkpoint,
-            edits: Mutex::new(Sorter::new(&self.repository.spool(), SORT_BYTES)),
-            failure: Mutex::default(),
-            failed: AtomicBool::new(false),
-            gone: AtomicU64::new(0),
-            read_bytes: AtomicU64::new(0),
-            unreadable: Mutex::default(),
-        };
-        let mut counts = work.all(before.as_ref(), earlier)?;
-        let Work { edits, gone, read_bytes, unreadable, .. } = work;
-        let edits = edits.into_inner().unwrap_or_else(|e| e.into_inner());
-        let unreadable = unreadable.into_inner().unwrap_or_else(|e| e.into_inner());
-        let root = self.apply_objects(before, edits)?;
-        (counts.count, counts.bytes) = (tree::count(root.as_ref()), tree::weight(root.as_ref()));
-        counts.read_bytes = read_bytes.into_inner();
-        let capture = ObjectCapture {
+        let settings = self.ask_settings(bucket);
+        let mut work = Work::new(self, bucket);
+        work.checkpoint = Some(&checkpoint);
+        let versions = self.options.objects.as_ref().is_some_and(|options| options.versions);
+        work.read = versions.then(|| Mutex::new(self.sorter()));
+        let worked = work.run(before, |work, wanted| work.compare(before.as_ref(), earlier, wanted))?;
+        let mut capture = ObjectCapture {
             place,
             include,
             exclude,
-            root,
+            root: worked.root,
             with_versions: false,
             versions: None,
             settings: Vec::new(),
             listed,
-            gone: gone.into_inner(),
-            unreadable: unreadable.len() as u64,
+            gone: worked.gone,
+            unreadable: worked.unreadable.len() as u64,
         };
-        self.warn_about(unreadable, &capture, &prefix);
-        Ok(Objects { capture, counts, checkpoint })
+        self.settle_settings(settings, &mut capture);
+        self.warn_about(worked.unreadable, "objects");
+        self.warn_about_nothing(&capture, &prefix);
+        let versions = self.versions(bucket, parent, &mut capture, worked.read)?;
+        Ok(Objects { capture, counts: worked.counts, versions, checkpoint })
     }
 
     /// The parent's capture, if it is of the same place.
@@ -152,8 +163,11 @@ impl Run<'_> {
         )))
     }
 
-    fn warn_about(&mut self, unreadable: Vec<String>, capture: &ObjectCapture, prefix: &str) {
-        self.warn_each(unreadable, "objects could not be read");
+    pub(super) fn warn_about(&mut self, unreadable: Vec<String>, what: &str) {
+        self.warn_each(unreadable, &format!("{what} could not be read"));
+    }
+
+    fn warn_about_nothing(&mut self, capture: &ObjectCapture, prefix: &str) {
         let chosen = !capture.include.is_empty() || !capture.exclude.is_empty();
         if capture.root.is_none() && chosen {
             self.warnings.push("no object was selected by --include and --exclude".into());
@@ -173,7 +187,7 @@ impl Run<'_> {
 
     /// Applies edits: key → the item, or nothing where it goes. Of several of one key the last counts.
     pub(super) fn apply_objects(&self, before: Option<Root>, edits: Sorter) -> Result<Option<Root>> {
-        let spool = |e| Error::Spool(self.repository.spool().display().to_string(), e);
+        let spool = |e| self.spool_error(e);
         let shape = self.repository.shape(self.repository.config().trees.objects);
         let edits = last_of_each(edits.finish().map_err(spool)?).map(|record| {
             let (key, value) = record.map_err(|e| tree::Error::Input(e.to_string()))?;
@@ -187,13 +201,50 @@ impl Run<'_> {
     }
 }
 
-impl Work<'_, '_> {
+impl<'a, 'r> Work<'a, 'r> {
+    pub fn new(run: &'a Run<'r>, bucket: &'a Bucket) -> Work<'a, 'r> {
+        Work {
+            run,
+            bucket,
+            reading: Arc::new(bucket.reading()),
+            checkpoint: None,
+            edits: Mutex::new(run.sorter()),
+            read: None,
+            failure: Mutex::default(),
+            failed: AtomicBool::new(false),
+            gone: AtomicU64::new(0),
+            read_bytes: AtomicU64::new(0),
+            unreadable: Mutex::default(),
+        }
+    }
+
+    /// Has read what `compare` wants, and applies what came of it to the tree before.
+    pub fn run(
+        self,
+        before: Option<Root>,
+        compare: impl FnOnce(&Self, mpsc::Sender<Wish>) -> Result<Counts>,
+    ) -> Result<Worked> {
+        let mut counts = self.all(|wanted| compare(&self, wanted))?;
+        let Work { run, edits, gone, read_bytes, unreadable, read, .. } = self;
+        let edits = edits.into_inner().unwrap_or_else(|e| e.into_inner());
+        let root = run.apply_objects(before, edits)?;
+        (counts.count, counts.bytes) = (tree::count(root.as_ref()), tree::weight(root.as_ref()));
+        counts.read_bytes = read_bytes.into_inner();
+        Ok(Worked {
+            root,
+            counts,
+            gone: gone.into_inner(),
+            unreadable: unreadable.into_inner().unwrap_or_else(|e| e.into_inner()),
+            read: read.map(|read| read.into_inner().unwrap_or_else(|e| e.into_inner())),
+        })
+    }
+
     fn fail(&self, error: Error) {
         lock(&self.failure).get_or_insert(error);
         self.failed.store(true, Ordering::SeqCst);
     }
 
-    fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         self.run.repository.context().cancel.check()?;
         // The failure itself is told once everybody has stopped.
         match self.failed.load(Ordering::SeqCst) {
@@ -202,21 +253,21 @@ impl Work<'_, '_> {
         }
     }
 
-    /// Lists, compares, and has everything read that changed.
-    fn all(&self, before: Option<&Root>, earlier: Earlier) -> Result<Counts> {
+    /// Has everything read that `compare` wants.
+    fn all(&self, compare: impl FnOnce(mpsc::Sender<Wish>) -> Result<Counts>) -> Result<Counts> {
         let runtime = &self.run.repository.context().runtime;
-        let (wanted, mut wishes) = mpsc::channel::<Listed>(QUEUE);
+        let (wanted, mut wishes) = mpsc::channel::<Wish>(QUEUE);
         let (arrived, arrivals) = mpsc::channel::<Arrival>(QUEUE);
         let reading = self.reading.clone();
         runtime.spawn(async move {
             let places = Arc::new(Semaphore::new(FETCHES));
-            while let Some(mut listed) = wishes.recv().await {
+            while let Some(mut wish) = wishes.recv().await {
                 let Ok(place) = places.clone().acquire_owned().await else { return };
                 let (reading, arrived) = (reading.clone(), arrived.clone());
                 tokio::spawn(async move {
-                    let fetched = reading.fetch(&mut listed).await;
+                    let fetched = reading.fetch(&mut wish.listed).await;
                     // Nobody waits for it any more once the backup failed.
-                    let _ = arrived.send((listed, fetched)).await;
+                    let _ = arrived.send((wish, fetched)).await;
                     drop(place);
                 });
             }
@@ -227,7 +278,7 @@ impl Work<'_, '_> {
             for _ in 0..workers {
                 scope.spawn(|| self.work(&arrivals));
             }
-            self.compare(before, earlier, wanted).map_err(|error| self.fail(error))
+            compare(wanted).map_err(|error| self.fail(error))
         });
         // The first failure is the cause; that others stopped is only its consequence.
         match (lock(&self.failure).take(), counts) {
@@ -238,9 +289,14 @@ impl Work<'_, '_> {
 
     /// The objects that are to be backed up.
     fn list(&self) -> Result<impl Iterator<Item = source::Result<Listed>>> {
-        let selection = self.run.options.objects.as_ref().map(|options| &options.selection);
-        let takes = move |listed: &Listed| selection.is_none_or(|s| s.takes(listed.key.as_bytes()));
+        let takes = |listed: &Listed| self.takes(&listed.key);
         Ok(self.bucket.list()?.filter(move |listed| listed.as_ref().map_or(true, takes)))
+    }
+
+    /// Whether the key was chosen.
+    pub fn takes(&self, key: &str) -> bool {
+        let options = self.run.options.objects.as_ref();
+        options.is_none_or(|options| options.selection.takes(key.as_bytes()))
     }
 
     /// Merges the listing with the parent's tree; what is new or changed goes to `wanted`.
@@ -248,7 +304,7 @@ impl Work<'_, '_> {
         &self,
         before: Option<&Root>,
         mut earlier: Earlier,
-        wanted: mpsc::Sender<Listed>,
+        wanted: mpsc::Sender<Wish>,
     ) -> Result<Counts> {
         let progress = &self.run.repository.context().progress;
         let mut counts = Counts::default();
@@ -284,7 +340,8 @@ impl Work<'_, '_> {
                 continue;
             }
             counts.read_count += 1;
-            if wanted.blocking_send(listed).is_err() {
+            let entry = listed.key.clone().into_bytes();
+            if wanted.blocking_send(Wish { entry, listed }).is_err() {
                 return Err(crate::context::Interrupted.into());
             }
         }
@@ -292,29 +349,37 @@ impl Work<'_, '_> {
         for entry in old {
             self.removed(entry?.key, &mut counts)?;
         }
-        self.confirm(before, &counts)?;
+        self.confirm(before, &counts, || self.list())?;
         Ok(counts)
     }
 
-    fn removed(&self, key: Vec<u8>, counts: &mut Counts) -> Result<()> {
+    pub fn removed(&self, key: Vec<u8>, counts: &mut Counts) -> Result<()> {
         counts.removed += 1;
         self.edit(key, Vec::new())
     }
 
-    fn edit(&self, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
-        let spool = |e| Error::Spool(self.run.repository.spool().display().to_string(), e);
+    pub fn edit(&self, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
+        let spool = |e| self.run.spool_error(e);
+        if let Some(read) = self.read.as_ref().filter(|_| !value.is_empty()) {
+            lock(read).push(key.clone(), value.clone()).map_err(spool)?;
+        }
         lock(&self.edits).push(key, value).map_err(spool)
     }
 
     /// Servers have listed wrongly: a large part that is missing is believed only where a second listing
     /// does not find it either. What others put and delete meanwhile is no contradiction.
-    fn confirm(&self, before: Option<&Root>, counts: &Counts) -> Result<()> {
+    pub fn confirm<I: Iterator<Item = source::Result<T>>, T>(
+        &self,
+        before: Option<&Root>,
+        counts: &Counts,
+        again: impl FnOnce() -> Result<I>,
+    ) -> Result<()> {
         if counts.removed < 100 || counts.removed * SUSPICIOUS < tree::count(before) {
             return Ok(());
         }
         let first = counts.added + counts.changed + counts.unchanged;
         let mut second = 0;
-        for listed in self.list()? {
+        for listed in again()? {
             listed?;
             self.run.repository.context().cancel.check()?;
             second += 1;
@@ -335,18 +400,19 @@ impl Work<'_, '_> {
     fn work(&self, arrivals: &Mutex<mpsc::Receiver<Arrival>>) {
         loop {
             let arrival = lock(arrivals).blocking_recv();
-            let Some((listed, fetched)) = arrival else { return };
+            let Some((wish, fetched)) = arrival else { return };
             // After a failure arrivals are only taken, so that nobody waits for ever.
             if self.failed.load(Ordering::SeqCst) {
                 continue;
             }
-            if let Err(error) = self.one(listed, fetched) {
+            if let Err(error) = self.one(wish, fetched) {
                 self.fail(error);
             }
         }
     }
 
-    fn one(&self, mut listed: Listed, mut fetched: source::Result<Fetched>) -> Result<()> {
+    fn one(&self, wish: Wish, mut fetched: source::Result<Fetched>) -> Result<()> {
+        let Wish { entry, mut listed } = wish;
         let runtime = &self.run.repository.context().runtime;
         let progress = &self.run.repository.context().progress;
         for tries in 1.. {
@@ -364,7 +430,7 @@ impl Work<'_, '_> {
             match stored {
                 // It changed or broke in the middle: from the beginning, as it is now.
                 Err(Error::Source(error)) if tries < TRIES && may_pass(&error) => {
-                    match runtime.block_on(self.bucket.look(&listed.key))? {
+                    match runtime.block_on(self.bucket.look(&listed.key, listed.version.as_ref()))? {
                         Some(now) => listed = now,
                         None => {
                             fetched = Ok(Fetched::Gone);
@@ -376,11 +442,11 @@ impl Work<'_, '_> {
                 Err(error) => return Err(error),
                 Ok(item) => {
                     progress.advance(Amount { items: 1, bytes: item.weight() });
-                    let entry = item.encode();
-                    if item.state == ItemState::Present {
-                        self.checkpoint.keep(listed.key.as_bytes(), &entry);
+                    let value = item.encode();
+                    if let Some(checkpoint) = self.checkpoint.filter(|_| item.state == ItemState::Present) {
+                        checkpoint.keep(&entry, &value);
                     }
-                    return self.edit(listed.key.into_bytes(), entry);
+                    return self.edit(entry, value);
                 }
             }
         }
@@ -404,7 +470,8 @@ impl Work<'_, '_> {
             true => Content::Inline(inline),
             false => storing.finish(&self.run.nodes, self.run.content_shape())?,
         };
-        let attributes = ObjectAttributes { shown: listed.shown, ..head.attributes };
+        let version = version_of(listed).or(head.attributes.version);
+        let attributes = ObjectAttributes { shown: listed.shown, version, ..head.attributes };
         Ok(Item {
             state: ItemState::Present,
             size: head.size,
@@ -428,10 +495,19 @@ fn may_pass(error: &source::Error) -> bool {
     matches!(cause, Cause::Exists | Cause::NotFound | Cause::Transient(_) | Cause::Uncertain(_))
 }
 
+/// The listed version, as items name it.
+pub(super) fn version_of(listed: &Listed) -> Option<String> {
+    listed.version.as_ref().map(|version| version.id.clone()).filter(|id| id != "null")
+}
+
 /// An object without content.
-fn absent(listed: &Listed, state: ItemState) -> Item {
-    let attributes =
-        ObjectAttributes { etag: listed.etag.clone(), shown: listed.shown, ..ObjectAttributes::default() };
+pub(super) fn absent(listed: &Listed, state: ItemState) -> Item {
+    let attributes = ObjectAttributes {
+        etag: listed.etag.clone(),
+        version: version_of(listed),
+        shown: listed.shown,
+        ..ObjectAttributes::default()
+    };
     Item {
         state,
         size: listed.size,

@@ -6,6 +6,7 @@ mod milvus;
 mod prefixes;
 mod revisions;
 mod stats;
+mod versions;
 
 use std::io::Write;
 
@@ -25,6 +26,7 @@ pub use milvus::{Changed, Listed, Milvus, Totals, milvus_diff};
 pub use prefixes::{Prefix, Prefixes};
 pub use revisions::{Knowledge, Reason, Revisions, revisions};
 pub use stats::{Held, Stats, Volume, alone, held, stats};
+pub use versions::version_id;
 
 /// Why a snapshot could not be looked into.
 #[derive(Debug, thiserror::Error)]
@@ -111,8 +113,15 @@ impl<'a> Browser<'a> {
         Ok(())
     }
 
-    /// Writes the value of a key, or the body of an object.
-    pub fn cat(&self, moment: &Moment, side: Side, key: &[u8], out: &mut dyn Write) -> Result<()> {
+    /// Writes the value of a key, or the body of an object or of one of its versions.
+    pub fn cat(
+        &self,
+        moment: &Moment,
+        side: Side,
+        key: &[u8],
+        version: Option<&str>,
+        out: &mut dyn Write,
+    ) -> Result<()> {
         let nodes = self.nodes();
         let missing = || {
             let key = String::from_utf8_lossy(key).into_owned();
@@ -126,8 +135,13 @@ impl<'a> Browser<'a> {
             }
             Side::Objects => {
                 check_objects(moment)?;
-                let (value, _) = object(&nodes, moment, key)?.ok_or_else(missing)?;
-                let entry = unlinked(&nodes, moment, Item::decode(&value)?)?;
+                let entry = match version {
+                    Some(id) => self.version(moment, key, id)?,
+                    None => {
+                        let (value, _) = object(&nodes, moment, key)?.ok_or_else(missing)?;
+                        unlinked(&nodes, moment, Item::decode(&value)?)?
+                    }
+                };
                 if let Attributes::File(file) = &entry.attributes
                     && file.kind != FileKind::Regular
                 {

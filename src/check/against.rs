@@ -446,7 +446,7 @@ impl Run<'_> {
     fn is_md5_in(&self, bucket: &Bucket, key: &[u8], item: &Item) -> Result<Option<bool>> {
         let runtime = &self.repository.context().runtime;
         let Attributes::Object(attributes) = &item.attributes else { return Ok(None) };
-        let Some(listed) = runtime.block_on(bucket.look(&String::from_utf8_lossy(key)))? else {
+        let Some(listed) = runtime.block_on(bucket.look(&String::from_utf8_lossy(key), None))? else {
             return Ok(None);
         };
         let (Some(mut etag), mut listed) = (Etag::of(attributes, item.size), listed) else { return Ok(None) };

@@ -303,7 +303,12 @@ impl Session {
         let ca = arguments.s3_ca.clone().or_else(|| file("ca").map(PathBuf::from));
         let prefix = arguments.prefix.clone().or_else(|| file("prefix")).unwrap_or_default();
         let access = s3(&endpoint, ca, credentials("ICECORE_S3"));
-        Ok(Some(BucketOptions { access, bucket, prefix, selection }))
+        let versions = match file("versions").as_deref() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => return Err(Failure::usage(format!("versions in [objects] is no {other:?}"))),
+        };
+        Ok(Some(BucketOptions { access, bucket, prefix, selection, versions }))
     }
 
     pub fn directory_source(

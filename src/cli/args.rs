@@ -82,6 +82,12 @@ pub enum Command {
         /// PREFIX is in base64
         #[arg(long)]
         base64: bool,
+        /// Every version and delete marker of the objects, the oldest first
+        #[arg(long)]
+        versions: bool,
+        /// The settings of the bucket instead
+        #[arg(long, conflicts_with = "versions")]
+        settings: bool,
     },
     /// Write the value of a key or the body of an object to stdout
     Cat {
@@ -91,6 +97,9 @@ pub enum Command {
         /// KEY is in base64
         #[arg(long)]
         base64: bool,
+        /// This version of the object (ls --versions shows them)
+        #[arg(long, value_name = "ID")]
+        version: Option<String>,
     },
     /// Show what differs between two points
     Diff {
@@ -316,6 +325,9 @@ pub struct Backup {
     /// How etcd is read, where it is not to be chosen
     #[arg(long, value_name = "HOW")]
     pub etcd_capture: Option<EtcdCapture>,
+    /// Every version and delete marker of the bucket, too
+    #[arg(long)]
+    pub versions: bool,
     /// A name for the snapshot
     #[arg(long)]
     pub name: Option<String>,
@@ -405,6 +417,15 @@ pub struct Restore {
     /// New beginnings: etcd:FROM=TO or objects:FROM=TO, the longest match counts; may be given several times
     #[arg(long, value_name = "MAP")]
     pub map: Vec<String>,
+    /// Every version and delete marker of the objects, in their order, to a bucket that keeps versions
+    #[arg(long)]
+    pub versions: bool,
+    /// Retention and legal hold of objects, too, to a bucket with object lock
+    #[arg(long)]
+    pub object_locks: bool,
+    /// Policy, lifecycle and the other settings of the bucket, too
+    #[arg(long)]
+    pub bucket_settings: bool,
     /// Delete what the target has and the snapshot has not
     #[arg(long)]
     pub delete_extra: bool,

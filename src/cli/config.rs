@@ -22,7 +22,18 @@ const TABLES: [(&str, &[&str]); 3] = [
     ("etcd", &["url", "prefix", "user", "password-file", "password-command", "ca", "cert", "key", "capture"]),
     (
         "objects",
-        &["s3", "bucket", "prefix", "ca", "dir", "exclude-caches", "one-file-system", "include", "exclude"],
+        &[
+            "s3",
+            "bucket",
+            "prefix",
+            "ca",
+            "dir",
+            "exclude-caches",
+            "one-file-system",
+            "include",
+            "exclude",
+            "versions",
+        ],
     ),
 ];
 

@@ -12,6 +12,7 @@ mod read;
 mod show;
 mod stats;
 mod verify;
+mod versions;
 mod write;
 
 use std::io::{IsTerminal, Write};
@@ -105,11 +106,15 @@ fn dispatch(session: &Session, command: Command) -> Result<Outcome, Failure> {
         Command::Restore(arguments) => write::restore(session, &arguments),
         Command::Forget { points } => write::forget(session, &points),
         Command::Snapshots { tag } => read::snapshots(session, tag.as_deref()),
-        Command::Ls { point, side, prefix, long, globs, base64 } => {
+        Command::Ls { versions: true, point, side, prefix, long, globs, base64, .. } => {
+            versions::ls(session, &point, side, &key_bytes(&prefix, base64)?, long, globs)
+        }
+        Command::Ls { settings: true, point, side, .. } => versions::settings(session, &point, side),
+        Command::Ls { point, side, prefix, long, globs, base64, .. } => {
             read::ls(session, &point, side, &key_bytes(&prefix, base64)?, long, globs)
         }
-        Command::Cat { point, side, key, base64 } => {
-            read::cat(session, &point, side, &key_bytes(&key, base64)?)
+        Command::Cat { point, side, key, base64, version } => {
+            read::cat(session, &point, side, &key_bytes(&key, base64)?, version.as_deref())
         }
         Command::Diff { before, after, side, prefix, stat, base64 } => {
             read::diff(session, (&before, &after), side, &key_bytes(&prefix, base64)?, stat)

@@ -165,7 +165,7 @@ fn key_line(session: &Session, key: &[u8], state: &KeyState, long: bool) -> Stri
 }
 
 /// What `ls` calls it.
-fn kind_of(item: &Item) -> &'static str {
+pub fn kind_of(item: &Item) -> &'static str {
     match (item.state, &item.attributes) {
         (ItemState::Gone, _) => "gone",
         (ItemState::Unreadable, _) => "unreadable",
@@ -257,12 +257,21 @@ fn rights(file: &FileAttributes) -> String {
     format!("{text}  {:<8} {:<8} ", name(&file.user, file.uid), name(&file.group, file.gid))
 }
 
-pub fn cat(session: &Session, point: &str, side: Side, key: &[u8]) -> Result<Outcome, Failure> {
+pub fn cat(
+    session: &Session,
+    point: &str,
+    side: Side,
+    key: &[u8],
+    version: Option<&str>,
+) -> Result<Outcome, Failure> {
+    if version.is_some() && side == Side::Etcd {
+        return Err(Failure::usage("--version is of an object; rev:N is etcd at a revision"));
+    }
     let repository = session.open()?;
     let moment = find(session, &repository, point)?;
     let browser = Browser::open(&repository)?;
     let mut out = std::io::stdout().lock();
-    browser.cat(&moment, side_of(side), key, &mut out)?;
+    browser.cat(&moment, side_of(side), key, version, &mut out)?;
     out.flush()?;
     Ok(Outcome::Done)
 }

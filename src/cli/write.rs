@@ -46,12 +46,20 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
     let selection = session.selection(&arguments.include, &arguments.exclude)?;
     let capture = session.etcd_capture(arguments.etcd_capture)?;
     let etcd = session.etcd_source(&arguments.sources)?;
+    let mut objects = session.bucket_source(&arguments.sources, selection.clone())?;
+    match &mut objects {
+        Some(bucket) => bucket.versions |= arguments.versions,
+        None if arguments.versions => {
+            return Err(Failure::usage("--versions is of a bucket, and none was named"));
+        }
+        None => {}
+    }
     let options = backup::Options {
         series: session.settings.series.clone(),
         name: arguments.name.clone(),
         tags: arguments.tag.clone(),
         etcd: etcd.map(|etcd| EtcdOptions { capture, ..etcd }),
-        objects: session.bucket_source(&arguments.sources, selection.clone())?,
+        objects,
         directory: session.directory_source(&arguments.sources, selection)?,
         new_line: arguments.new_line,
         prove: arguments.prove,
@@ -80,6 +88,7 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
         false => print_backup(&mut out, &report),
     };
     Failure::of_report(&format!("snapshot {} is there", report.id), printed)?;
+    note(session, &report.notes);
     warn(session, &report.warnings);
     if !report.damage.is_empty() {
         report.damage.iter().filter(|_| !session.json).for_each(|damage| say(&format!("damage: {damage}")));
@@ -99,6 +108,12 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
 fn warn(session: &Session, warnings: &[String]) {
     if !session.json {
         warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+    }
+}
+
+fn note(session: &Session, notes: &[String]) {
+    if !session.json && !session.quiet {
+        notes.iter().for_each(|note| say(&format!("note: {note}")));
     }
 }
 
@@ -129,14 +144,22 @@ fn backup_json(repository: &Repository, report: &backup::Report) -> Value {
             "gaps": gaps,
         })
     });
+    let versions = |counts: &backup::Counts| {
+        json!({
+            "count": counts.count, "bytes": counts.bytes, "added": counts.added, "changed": counts.changed,
+            "removed": counts.removed, "unchanged": counts.unchanged, "read_count": counts.read_count,
+            "read_bytes": counts.read_bytes,
+        })
+    };
     let objects = report.objects.as_ref().map(|(capture, counts)| {
         json!({
             "count": counts.count, "bytes": counts.bytes, "added": counts.added, "changed": counts.changed,
             "removed": counts.removed, "unchanged": counts.unchanged, "resumed": counts.resumed, "read_count": counts.read_count,
             "read_bytes": counts.read_bytes, "gone": capture.gone,
+            "versions": report.versions.as_ref().map(versions),
         })
     });
-    let (lists, gets, heads) = report.source_requests;
+    let (lists, gets, heads, settings) = report.source_requests;
     let requests = repository.requests();
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     json!({
@@ -148,10 +171,11 @@ fn backup_json(repository: &Repository, report: &backup::Report) -> Value {
         },
         "requests": {
             "source_list": lists, "source_get": gets, "source_head": heads,
+            "source_settings": settings,
             "repository_put": count(&requests.puts), "repository_get": count(&requests.gets),
             "repository_list": count(&requests.lists),
         },
-        "seconds": report.seconds, "warnings": report.warnings, "damage": report.damage,
+        "seconds": report.seconds, "warnings": report.warnings, "damage": report.damage, "notes": report.notes,
     })
 }
 
@@ -170,10 +194,11 @@ fn print_backup(out: &mut dyn Write, report: &backup::Report) -> std::io::Result
             writeln!(out, "         proved: member {member} has the same HashKV ({hash})")?;
         }
     }
-    if let Some((_, counts)) = &report.objects {
+    let captured = report.objects.as_ref().map(|(_, counts)| ("objects: ", counts));
+    for (what, counts) in captured.into_iter().chain(report.versions.as_ref().map(|c| ("versions: ", c))) {
         writeln!(
             out,
-            "objects: {} ({}): {} added, {} changed, {} removed, {} unchanged; read {}",
+            "{what}{} ({}): {} added, {} changed, {} removed, {} unchanged; read {}",
             number(counts.count),
             size(counts.bytes),
             number(counts.added),
@@ -259,6 +284,9 @@ pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failur
         objects_selection: Selection::new(objects_include, objects_exclude)?,
         etcd_maps,
         objects_maps,
+        versions: arguments.versions,
+        object_locks: arguments.object_locks,
+        bucket_settings: arguments.bucket_settings,
         delete_extra: arguments.delete_extra,
         overwrite: arguments.overwrite,
         keep_sessions: arguments.keep_sessions,
@@ -283,9 +311,7 @@ pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failur
     };
     let done = if options.dry_run { "nothing was changed" } else { "everything was restored" };
     Failure::of_report(done, printed)?;
-    if !session.json && !session.quiet {
-        report.notes.iter().for_each(|note| say(&format!("note: {note}")));
-    }
+    note(session, &report.notes);
     warn(session, &report.warnings);
     Ok(if report.warnings.is_empty() { Outcome::Done } else { Outcome::Warnings })
 }
@@ -295,13 +321,14 @@ fn restore_json(report: &restore::Report, dry_run: bool) -> Value {
         json!({
             "written": counts.written, "overwritten": counts.overwritten, "identical": counts.identical,
             "deleted": counts.deleted, "extra": counts.extra, "bytes": counts.bytes,
+            "refused": counts.refused,
         })
     };
     json!({
         "id": report.id.to_string(), "revision": report.revision, "nearest": report.nearest,
         "etcd": report.etcd.as_ref().map(side), "etcd_file": report.file.as_ref().map(file_json),
         "objects": report.objects.as_ref().map(side), "dry_run": dry_run, "seconds": report.seconds,
-        "warnings": report.warnings, "notes": report.notes,
+        "warnings": report.warnings, "notes": report.notes, "settings": report.settings,
     })
 }
 

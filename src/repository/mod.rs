@@ -11,6 +11,7 @@ mod point;
 mod reach;
 mod session;
 mod state;
+mod versions;
 mod view;
 
 use crate::context::Interrupted;
@@ -30,6 +31,7 @@ pub use point::{BadPoint, Point, check_name};
 pub use reach::{Reached, for_each_chunk, for_each_chunk_of};
 pub use session::{ReadSession, WriteSession};
 pub use state::{content_bytes, dated, events, for_each_event, keys_at, outcome, state, undated};
+pub use versions::{VersionsOf, versions};
 pub use view::{SnapshotInfo, Validity, View};
 
 /// Why a repository could not be used.

@@ -12,7 +12,7 @@ pub struct Reached<'a> {
     pub kind: ChunkKind,
     /// Its name.
     pub id: ChunkId,
-    /// The tree it was found in: `anchor`, `history`, `state`, `system`, `objects`.
+    /// The tree it was found in: `anchor`, `history`, `state`, `system`, `objects`, `versions`.
     pub tree: &'static str,
     /// The key of the entry that refers to it; a node's first key.
     pub key: &'a [u8],
@@ -57,6 +57,7 @@ pub fn for_each_chunk(
     }
     if let Some(objects) = &snapshot.objects {
         trees.push(("objects", objects.root, object_contents));
+        trees.push(("versions", objects.versions, object_contents));
     }
     for (tree, root, contents) in trees {
         if let Some(root) = root {

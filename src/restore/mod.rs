@@ -11,6 +11,9 @@ mod layout;
 mod mapping;
 mod milvus;
 mod objects;
+mod put;
+mod settings;
+mod versions;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -22,6 +25,7 @@ use crate::format::Malformed;
 use crate::id::SessionId;
 use crate::repository::{self, Moment, Repository, line_of};
 use crate::selection::Selection;
+use crate::source;
 use crate::storage::S3Access;
 use crate::store;
 use crate::target;
@@ -62,6 +66,12 @@ pub struct Options {
     pub etcd_maps: Vec<Map>,
     /// New beginnings for objects' keys.
     pub objects_maps: Vec<Map>,
+    /// Every version and delete marker of the objects.
+    pub versions: bool,
+    /// Lock objects as they were.
+    pub object_locks: bool,
+    /// The settings of the bucket, too.
+    pub bucket_settings: bool,
     /// Delete what the target has and the snapshot has not.
     pub delete_extra: bool,
     /// Write over what differs.
@@ -87,9 +97,9 @@ impl Options {
 /// What happens, or would happen, to one key or object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// `etcd` or `objects`.
+    /// `etcd`, `objects` or `settings`.
     pub side: &'static str,
-    /// `put`, `overwrite` or `delete`.
+    /// `put`, `overwrite`, `delete` or `lock`.
     pub action: &'static str,
     /// The key in the target.
     pub key: Vec<u8>,
@@ -110,6 +120,8 @@ pub struct Counts {
     pub extra: u64,
     /// Bytes written.
     pub bytes: u64,
+    /// Of what was to be written: refused by the target.
+    pub refused: u64,
 }
 
 /// What was done.
@@ -127,6 +139,8 @@ pub struct Report {
     pub file: Option<FileReport>,
     /// Objects.
     pub objects: Option<Counts>,
+    /// Names of the bucket's settings that were set.
+    pub settings: Vec<String>,
     /// Seconds it took.
     pub seconds: f64,
     /// What the user should know.
@@ -144,6 +158,12 @@ pub enum Error {
     /// The target.
     #[error(transparent)]
     Target(#[from] target::Error),
+    /// The target, where it is read as a source is.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// The target's settings could not be compared.
+    #[error("cannot compare the bucket's settings: {0}")]
+    Settings(String),
     /// The target holds something else.
     #[error(
         "{target} is not empty: {differs} {unit} differ from the snapshot and {extra} are not in it; nothing was written (for example {example:?})"
@@ -174,6 +194,8 @@ impl Error {
         match self {
             Error::Repository(error) => error.kind(),
             Error::Target(error) => error.kind(),
+            Error::Source(error) => error.kind(),
+            Error::Settings(_) => Kind::Failed,
             Error::NotEmpty { .. } => Kind::TargetNotEmpty,
             Error::Spool(_, error) => on_this_machine(&error.to_string()),
         }
@@ -194,6 +216,8 @@ struct Run<'a> {
     notes: Vec<String>,
     /// Beginnings of keys that are not restored.
     left_out: Vec<Vec<u8>>,
+    /// Settings that were set.
+    settings: Vec<String>,
     /// Objects that are only the nearest known.
     nearest: u64,
 }
@@ -279,6 +303,13 @@ fn check_options(moment: &Moment, options: &Options) -> Result<()> {
     if options.directory.is_some() && snapshot.objects.is_none() {
         return usage("this snapshot has no objects to restore with --to-dir".into());
     }
+    if options.bucket.is_none() && (options.versions || options.object_locks || options.bucket_settings) {
+        let words = "--versions, --object-locks and --bucket-settings";
+        return usage(format!("{words} are of a bucket: name it with --to-s3 and --to-bucket"));
+    }
+    if options.versions {
+        moment.with_versions()?;
+    }
     if let Some(map) = conflict(&options.etcd_maps).or(conflict(&options.objects_maps)) {
         let from = String::from_utf8_lossy(&map.from);
         return usage(format!("two maps give {from:?} different new beginnings"));
@@ -303,8 +334,9 @@ pub fn run(
     let view = repository.view()?;
     let reader = repository.reader(&view)?;
     let nodes = ReadWrite::new(&reader, None);
-    let (warnings, notes, left_out) = Default::default();
-    let mut run = Run { repository, options, moment, nodes, show, warnings, notes, left_out, nearest: 0 };
+    let (warnings, notes, left_out, settings) = Default::default();
+    let mut run =
+        Run { repository, options, moment, nodes, show, warnings, notes, left_out, settings, nearest: 0 };
     let line = line_of(&view.snapshots, &moment.info);
     run.look_at_milvus()?;
     // All targets answer before any is written to.
@@ -323,6 +355,7 @@ pub fn run(
         etcd,
         file,
         objects,
+        settings: run.settings,
         seconds: begun.elapsed().as_secs_f64(),
         warnings: run.warnings,
         notes: run.notes,

@@ -4,29 +4,42 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use tokio::sync::mpsc;
 
-use super::{Change, Counts, Error, Listed, NAMED, Plan, Result, Run, text};
+use super::put::{Putting, of_object};
+use super::settings::Planned;
+use super::{Change, Counts, Error, Listed, Plan, Result, Run, text};
 use crate::context::Nanos;
-use crate::format::{Attributes, Content, FileKind, Headers, Item, ItemState, Malformed, ObjectAttributes};
-use crate::id::ChunkKind;
+use crate::format::{Attributes, FileKind, Headers, Item, ItemState, Malformed, ObjectAttributes};
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, Certainty, object, objects};
 use crate::sorter::Sorter;
-use crate::target::{BucketTarget, Upload};
-use crate::tree::{self, Nodes};
+use crate::target::BucketTarget;
 
-const SORT_BYTES: usize = 32 << 20;
+pub(super) const SORT_BYTES: usize = 32 << 20;
 const SECOND: Nanos = 1_000_000_000;
 /// Objects put at once.
-const AT_ONCE: usize = 12;
+pub(super) const AT_ONCE: usize = 12;
 /// Objects whose metadata is asked for together.
 const ALIKE: usize = 256;
 
+/// Begins the record of a lock; those of puts begin with 0 or 1.
+const LOCK: u8 = 2;
+
 /// What is to be done with one object.
 enum Job {
-    Put { key: String, item: Box<Item>, replaces: bool },
-    Delete { key: String },
+    Put {
+        key: String,
+        item: Box<Item>,
+        replaces: bool,
+    },
+    /// It is there, and may not be locked yet.
+    Lock {
+        key: String,
+        item: Box<Item>,
+    },
+    Delete {
+        key: String,
+    },
 }
 
 impl Job {
@@ -35,10 +48,9 @@ impl Job {
         match self {
             Job::Delete { key } => (key.into_bytes(), Vec::new()),
             Job::Put { key, item, replaces } => {
-                let mut record = vec![u8::from(replaces)];
-                record.extend_from_slice(&item.encode());
-                (key.into_bytes(), record)
+                (key.into_bytes(), [&[u8::from(replaces)][..], &item.encode()].concat())
             }
+            Job::Lock { key, item } => (key.into_bytes(), [&[LOCK][..], &item.encode()].concat()),
         }
     }
 
@@ -46,6 +58,7 @@ impl Job {
         let key = String::from_utf8_lossy(&key).into_owned();
         Ok(match record.split_first() {
             None => Job::Delete { key },
+            Some((&LOCK, item)) => Job::Lock { key, item: Box::new(Item::decode(item)?) },
             Some((replaces, item)) => {
                 Job::Put { key, item: Box::new(Item::decode(item)?), replaces: *replaces == 1 }
             }
@@ -69,24 +82,18 @@ struct Unfit {
 const MOST_KEY: usize = 1024;
 
 /// What workers share.
-struct Work<'a, 'r> {
-    run: &'a Run<'r>,
+struct Work<'a> {
+    putting: Putting<'a>,
+    run: &'a Run<'a>,
     target: &'a BucketTarget,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
-    bytes: AtomicU64,
-    other_etag: Mutex<Vec<String>>,
+    /// Refused by the target: those that are not there, and those that are.
+    refused: [AtomicU64; 2],
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-fn of_object(item: &Item) -> Result<&ObjectAttributes> {
-    match &item.attributes {
-        Attributes::Object(attributes) => Ok(attributes),
-        Attributes::File(_) => Err(Malformed::Decode("a file among objects".into()).into()),
-    }
 }
 
 impl Run<'_> {
@@ -96,11 +103,29 @@ impl Run<'_> {
         let context = self.repository.context();
         let target = BucketTarget::open(&context.runtime, access, bucket)?;
         self.check_named_objects()?;
+        if self.options.object_locks && !target.has_object_lock()? {
+            return Err(repository::Error::Usage(format!(
+                "objects in bucket {bucket} cannot be locked: make it with object lock, or leave out --object-locks"
+            ))
+            .into());
+        }
+        let settings = self.plan_settings(&target)?;
+        let counts = match self.options.versions {
+            true => self.restore_versions(&target, &settings)?,
+            false => self.restore_current(&target, &settings)?,
+        };
+        self.set_after(&target, &settings)?;
+        Ok(Some(counts))
+    }
+
+    /// The current objects.
+    fn restore_current(&mut self, target: &BucketTarget, settings: &Planned) -> Result<Counts> {
+        let context = self.repository.context();
         context.progress.begin(Phase { name: "comparing objects", unit: "objects" });
         let (mut plan, mut expected) = (Plan::default(), Amount::default());
         let mut jobs = Sorter::new(&self.repository.spool(), SORT_BYTES);
         let mut unfit = Unfit::default();
-        let identical = self.compare_objects(&target, &mut unfit, |job| {
+        let identical = self.compare_objects(target, &mut unfit, |job| {
             match &job {
                 Job::Put { key, replaces: true, .. } => {
                     plan.counts.overwritten += 1;
@@ -110,7 +135,7 @@ impl Run<'_> {
                     plan.counts.extra += 1;
                     plan.note(key.as_bytes());
                 }
-                Job::Put { .. } => {}
+                Job::Put { .. } | Job::Lock { .. } => {}
             }
             if let Job::Put { item, .. } = &job {
                 expected.items += 1;
@@ -120,14 +145,16 @@ impl Run<'_> {
             jobs.push(key, record).map_err(|e| self.spool_failed(e))
         })?;
         plan.check(self.options, "the bucket", "objects")?;
+        self.set_before(target, settings)?;
+        let context = self.repository.context();
         context.progress.begin(Phase { name: "restoring objects", unit: "objects" });
         context.progress.expect(expected);
         context.progress.settled();
-        let mut counts = self.write_objects(&target, jobs)?;
+        let mut counts = self.write_objects(target, jobs)?;
         counts.identical = identical;
         self.look_at_chosen()?;
         self.say_unfit(unfit);
-        Ok(Some(counts))
+        Ok(counts)
     }
 
     fn say_unfit(&mut self, unfit: Unfit) {
@@ -145,27 +172,21 @@ impl Run<'_> {
 
     /// Counts objects that are only the nearest, and warns of those that have no content.
     pub(super) fn look_at_chosen(&mut self) -> Result<()> {
-        let (mut absent, mut nearest) = (Vec::new(), 0);
+        let (mut absent, mut nearest) = (Listed::default(), 0);
         self.for_each_chosen(|key, value, certainty| {
             if Item::decode(&value)?.state == ItemState::Unreadable {
-                absent.push(String::from_utf8_lossy(&key).into_owned());
+                absent.add(|| text(&key));
             }
             nearest += u64::from(certainty != Certainty::Exact);
             Ok(())
         })?;
         self.nearest = nearest;
-        if !absent.is_empty() {
-            let names =
-                absent.iter().take(NAMED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-            self.warnings.push(format!(
-                "{} objects could not be read when the snapshot was taken and were not restored: {names}",
-                absent.len()
-            ));
-        }
+        let what = "objects could not be read when the snapshot was taken and were not restored";
+        self.warnings.extend(absent.warning(what));
         Ok(())
     }
 
-    fn target_key(&self, key: &[u8]) -> Result<String> {
+    pub(super) fn target_key(&self, key: &[u8]) -> Result<String> {
         let to_prefix = self.options.bucket.as_ref().map_or("", |(_, _, prefix)| prefix);
         let mapped = self.options.objects_scope().renamed(key);
         let key = String::from_utf8(mapped)
@@ -340,47 +361,51 @@ impl Run<'_> {
         let mut identical = 0;
         for ((key, item), same) in alike.drain(..).zip(same) {
             match same {
-                true => identical += 1,
+                true => {
+                    identical += 1;
+                    let attributes = of_object(&item)?;
+                    let locked = attributes.retention.is_some() || attributes.legal_hold;
+                    if locked && self.options.object_locks {
+                        show(Job::Lock { key, item: Box::new(item) })?;
+                    }
+                }
                 false => show(Job::Put { key, item: Box::new(item), replaces: true })?,
             }
         }
         Ok(identical)
     }
 
-    fn extra(&self, key: Vec<u8>, show: &mut impl FnMut(Job) -> Result<()>) -> Result<()> {
+    /// Whether a key of the target is in scope.
+    pub(super) fn holds(&self, key: &[u8]) -> bool {
         let to_prefix = self.options.bucket.as_ref().map_or("", |(_, _, prefix)| prefix);
-        let inner = key.strip_prefix(to_prefix.as_bytes()).unwrap_or(&key);
-        match self.options.objects_scope().holds(inner) {
+        self.options.objects_scope().holds(key.strip_prefix(to_prefix.as_bytes()).unwrap_or(key))
+    }
+
+    fn extra(&self, key: Vec<u8>, show: &mut impl FnMut(Job) -> Result<()>) -> Result<()> {
+        match self.holds(&key) {
             true => show(Job::Delete { key: String::from_utf8_lossy(&key).into_owned() }),
             false => Ok(()),
         }
     }
 
     fn write_objects(&mut self, target: &BucketTarget, jobs: Sorter) -> Result<Counts> {
-        let work = Work {
-            run: self,
-            target,
-            failure: Mutex::default(),
-            failed: AtomicBool::new(false),
-            bytes: AtomicU64::new(0),
-            other_etag: Mutex::default(),
-        };
+        let putting = Putting::new(self, target);
+        let failure = Mutex::default();
+        let refused = Default::default();
+        let work = Work { putting, run: self, target, failure, failed: AtomicBool::new(false), refused };
         let mut counts = work.all(jobs)?;
-        counts.bytes = work.bytes.load(Ordering::Relaxed);
-        let other = work.other_etag.into_inner().unwrap_or_else(|e| e.into_inner());
-        if !other.is_empty() {
-            let names =
-                other.iter().take(NAMED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-            self.warnings.push(format!(
-                "{} objects have another ETag than before in this target: {names}",
-                other.len()
-            ));
-        }
+        let [new, there] = work.refused.map(AtomicU64::into_inner);
+        counts.written -= new;
+        counts.overwritten -= there;
+        let done = work.putting.finish();
+        (counts.bytes, counts.refused) = (done.bytes, done.refused);
+        self.warnings.extend(done.warnings);
+        self.notes.extend(done.notes);
         Ok(counts)
     }
 }
 
-impl Work<'_, '_> {
+impl Work<'_> {
     fn all(&self, plan: Sorter) -> Result<Counts> {
         let (jobs, queue) = bounded::<Job>(2 * AT_ONCE);
         let given = std::thread::scope(|scope| {
@@ -408,7 +433,9 @@ impl Work<'_, '_> {
             context.cancel.check()?;
             let (key, record) = record.map_err(failed)?;
             let job = Job::of_record(key, &record)?;
+            let mut locks = 0;
             let (action, key, counter) = match &job {
+                Job::Lock { key, .. } => ("lock", key, &mut locks),
                 Job::Put { key, replaces: true, .. } => ("overwrite", key, &mut counts.overwritten),
                 Job::Put { key, replaces: false, .. } => ("put", key, &mut counts.written),
                 Job::Delete { .. } if !options.delete_extra => {
@@ -433,7 +460,14 @@ impl Work<'_, '_> {
                 continue;
             }
             let done = match job {
-                Job::Put { key, item, .. } => self.put(&key, &item),
+                Job::Put { key, item, replaces } => self.putting.put(&key, &item).map(|put| {
+                    if !put {
+                        self.refused[usize::from(replaces)].fetch_add(1, Ordering::Relaxed);
+                    }
+                }),
+                Job::Lock { key, item } => {
+                    of_object(&item).and_then(|attributes| self.putting.lock_object(&key, None, attributes))
+                }
                 Job::Delete { key } => {
                     let runtime = &self.run.repository.context().runtime;
                     runtime.block_on(self.target.delete(&key)).map_err(Error::from)
@@ -444,58 +478,5 @@ impl Work<'_, '_> {
                 self.failed.store(true, Ordering::SeqCst);
             }
         }
-    }
-
-    /// Puts one object: this thread reads its chunks, a task sends them.
-    fn put(&self, key: &str, item: &Item) -> Result<()> {
-        let context = self.run.repository.context();
-        context.cancel.check()?;
-        let (pieces, arriving) = mpsc::channel(4);
-        let attributes = of_object(item)?;
-        let (target, key_there, sent, size) =
-            (self.target.clone(), key.to_owned(), attributes.clone(), item.size);
-        let sending = context.runtime.spawn(async move {
-            let upload = Upload { key: &key_there, size, attributes: &sent };
-            target.put(&upload, arriving).await
-        });
-        let fed = self.feed(&item.content, &pieces);
-        if let Err(error) = &fed {
-            let _ = pieces.blocking_send(Err(error.to_string()));
-        }
-        drop(pieces);
-        let answer = context.runtime.block_on(sending);
-        fed?;
-        let etag = match answer {
-            Ok(etag) => etag?,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        };
-        if !attributes.etag.is_empty() && etag != attributes.etag {
-            lock(&self.other_etag).push(key.to_owned());
-        }
-        self.bytes.fetch_add(item.size, Ordering::Relaxed);
-        context.progress.advance(Amount { items: 1, bytes: item.size });
-        Ok(())
-    }
-
-    fn feed(
-        &self,
-        content: &Content,
-        pieces: &mpsc::Sender<std::result::Result<bytes::Bytes, String>>,
-    ) -> Result<()> {
-        let cancel = &self.run.repository.context().cancel;
-        if let Content::Inline(bytes) = content {
-            let _ = pieces.blocking_send(Ok(bytes.clone().into()));
-            return Ok(());
-        }
-        tree::chunks_of(&self.run.nodes, content, |id, length| {
-            cancel.check()?;
-            let chunk = self.run.nodes.get(ChunkKind::Data, &id)?;
-            if chunk.len() as u64 != length {
-                return Err(Malformed::Length(chunk.len()).into());
-            }
-            // A sender that stopped has an error of its own to tell.
-            let _ = pieces.blocking_send(Ok(chunk));
-            Ok(())
-        })
     }
 }

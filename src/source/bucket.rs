@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::types::ObjectAttributes as Asked;
+use aws_sdk_s3::types::{ObjectAttributes as Asked, ObjectLockLegalHoldStatus};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::listing::{Listed, Lister, Listing};
+use super::listing::{Listed, Lister, Listing, Version};
+use super::versions::Versions;
 use super::{Error, Result};
 use crate::context::Nanos;
 use crate::fault::{Kind, chain};
-use crate::format::{Headers, ObjectAttributes, runs_of};
+use crate::format::{Headers, ObjectAttributes, Retention, runs_of};
 use crate::selection::Selection;
 use crate::storage::{Cause, S3Access, classify, connect, impatient};
 
@@ -42,6 +43,8 @@ pub struct Requests {
     pub gets: AtomicU64,
     /// Objects asked about.
     pub heads: AtomicU64,
+    /// Settings of the bucket asked for.
+    pub settings: AtomicU64,
 }
 
 impl Requests {
@@ -61,17 +64,32 @@ pub struct BucketOptions {
     pub prefix: String,
     /// Only keys that these globs take.
     pub selection: Selection,
+    /// Every version and delete marker, too.
+    pub versions: bool,
+}
+
+/// An object, or a version of it, that is asked for.
+#[derive(Clone)]
+struct Of {
+    key: String,
+    version: Option<String>,
+}
+
+impl Of {
+    fn listed(listed: &Listed) -> Of {
+        Of { key: listed.key.clone(), version: listed.version.as_ref().map(|version| version.id.clone()) }
+    }
 }
 
 /// An open bucket.
 #[derive(Clone)]
 pub struct Bucket {
-    client: Client,
-    runtime: Handle,
-    bucket: String,
+    pub(super) client: Client,
+    pub(super) runtime: Handle,
+    pub(super) bucket: String,
     prefix: String,
     endpoint: String,
-    requests: Arc<Requests>,
+    pub(super) requests: Arc<Requests>,
     extended: bool,
 }
 
@@ -130,6 +148,20 @@ fn nanos(time: Option<&aws_smithy_types::DateTime>) -> Nanos {
     time.map_or(0, |time| time.as_nanos() as Nanos)
 }
 
+/// How the server encrypts it by itself.
+fn encryption_of(answer: &GetObjectOutput) -> Option<String> {
+    let how = answer.server_side_encryption()?.as_str();
+    Some(match answer.ssekms_key_id().filter(|_| how.starts_with("aws:kms")) {
+        Some(key) => format!("{how} {key}"),
+        None => how.to_owned(),
+    })
+}
+
+fn retention_of(answer: &GetObjectOutput) -> Option<Retention> {
+    let mode = answer.object_lock_mode()?.as_str().to_owned();
+    Some(Retention { mode, until: nanos(answer.object_lock_retain_until_date()) })
+}
+
 fn unquote(etag: Option<&str>) -> String {
     etag.unwrap_or_default().trim_matches('"').to_owned()
 }
@@ -172,15 +204,23 @@ impl Bucket {
         &self.bucket
     }
 
-    /// All objects, in order of key.
-    pub fn list(&self) -> Result<Listing> {
-        let lister = Lister {
+    fn lister(&self) -> Lister {
+        Lister {
             client: self.client.clone(),
             bucket: self.bucket.clone(),
             requests: self.requests.clone(),
             extended: self.extended,
-        };
-        Listing::begin(&self.runtime, &lister, &self.prefix)
+        }
+    }
+
+    /// All objects, in order of key.
+    pub fn list(&self) -> Result<Listing> {
+        Listing::begin(&self.runtime, &self.lister(), &self.prefix)
+    }
+
+    /// Every version and delete marker, key by key in order.
+    pub fn versions(&self) -> Versions {
+        Versions::begin(&self.runtime, self.lister(), &self.prefix)
     }
 
     /// Begins to read objects.
@@ -192,19 +232,22 @@ impl Bucket {
         Error::S3 { action, what: format!("{key:?} in bucket {} at {}", self.bucket, self.endpoint), cause }
     }
 
-    async fn get(&self, key: &str, range: Option<(u64, u64)>, etag: Option<&str>) -> Result<GetObjectOutput> {
+    async fn get(&self, of: &Of, range: Option<(u64, u64)>, etag: Option<&str>) -> Result<GetObjectOutput> {
         self.requests.gets.fetch_add(1, Ordering::Relaxed);
-        let request = self.client.get_object().bucket(&self.bucket).key(key);
+        let Of { key, version } = of;
+        let request = self.client.get_object().bucket(&self.bucket).key(key).set_version_id(version.clone());
         let request = request
             .set_range(range.map(|(from, to)| format!("bytes={from}-{}", to - 1)))
             .set_if_match(etag.map(|etag| format!("\"{etag}\"")));
         request.send().await.map_err(|e| self.fail("read", key, classify(&e, false)))
     }
 
-    /// What the server says of the object now, in a listing's words. `None` when it is gone.
-    pub async fn look(&self, key: &str) -> Result<Option<Listed>> {
+    /// What the server says of the object, or of a version of it, now, in a listing's words. `None` when it
+    /// is gone.
+    pub async fn look(&self, key: &str, version: Option<&Version>) -> Result<Option<Listed>> {
         self.requests.heads.fetch_add(1, Ordering::Relaxed);
-        let answer = self.client.head_object().bucket(&self.bucket).key(key).send().await;
+        let request = self.client.head_object().bucket(&self.bucket).key(key);
+        let answer = request.set_version_id(version.map(|version| version.id.clone())).send().await;
         match answer {
             Ok(head) => Ok(Some(Listed {
                 key: key.to_owned(),
@@ -212,6 +255,7 @@ impl Bucket {
                 etag: unquote(head.e_tag()),
                 modified: nanos(head.last_modified()),
                 shown: None,
+                version: version.cloned(),
             })),
             Err(error) => match classify(&error, false) {
                 Cause::NotFound => Ok(None),
@@ -220,9 +264,11 @@ impl Bucket {
         }
     }
 
-    async fn tags(&self, key: &str) -> Result<Vec<(String, String)>> {
+    async fn tags(&self, of: &Of) -> Result<Vec<(String, String)>> {
         self.requests.gets.fetch_add(1, Ordering::Relaxed);
-        let answer = self.client.get_object_tagging().bucket(&self.bucket).key(key).send().await;
+        let Of { key, version } = of;
+        let request = self.client.get_object_tagging().bucket(&self.bucket).key(key);
+        let answer = request.set_version_id(version.clone()).send().await;
         let answer = answer.map_err(|e| self.fail("read the tags of", key, classify(&e, false)))?;
         let mut tags: Vec<_> =
             answer.tag_set().iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned())).collect();
@@ -232,9 +278,11 @@ impl Bucket {
 
     /// Part sizes of an object whose ETag says that it has `count` parts: all in one call where the
     /// server gives them, else one by one.
-    async fn parts(&self, key: &str, count: usize) -> Result<Vec<u64>> {
+    async fn parts(&self, of: &Of, count: usize) -> Result<Vec<u64>> {
         self.requests.heads.fetch_add(1, Ordering::Relaxed);
+        let Of { key, version } = of;
         let request = self.client.get_object_attributes().bucket(&self.bucket).key(key);
+        let request = request.set_version_id(version.clone());
         let request = request.object_attributes(Asked::ObjectParts).max_parts(10_000);
         if let Ok(answer) = request.send().await {
             let parts = answer.object_parts().map(|parts| parts.parts()).unwrap_or_default();
@@ -247,14 +295,14 @@ impl Bucket {
         for number in 1..=count as i32 {
             self.requests.heads.fetch_add(1, Ordering::Relaxed);
             let request = self.client.head_object().bucket(&self.bucket).key(key).part_number(number);
-            let answer = request.send().await;
+            let answer = request.set_version_id(version.clone()).send().await;
             let answer = answer.map_err(|e| self.fail("read the parts of", key, classify(&e, false)))?;
             sizes.push(answer.content_length().unwrap_or_default().try_into().unwrap_or_default());
         }
         Ok(sizes)
     }
 
-    async fn head_of(&self, key: &str, size: u64, answer: &GetObjectOutput) -> Result<Head> {
+    async fn head_of(&self, of: &Of, size: u64, answer: &GetObjectOutput) -> Result<Head> {
         let text = |value: Option<&str>| value.filter(|v| !v.is_empty()).map(str::to_owned);
         let mut metadata: Vec<(String, String)> = answer
             .metadata()
@@ -262,11 +310,11 @@ impl Bucket {
             .unwrap_or_default();
         metadata.sort();
         let etag = unquote(answer.e_tag());
-        let tags = if answer.tag_count().unwrap_or(0) > 0 { self.tags(key).await? } else { Vec::new() };
+        let tags = if answer.tag_count().unwrap_or(0) > 0 { self.tags(of).await? } else { Vec::new() };
         let count = etag.rsplit_once('-').and_then(|(_, count)| count.parse::<usize>().ok());
         let parts = match count {
             // An ETag that no count follows is no multipart one; nor is one of more parts than bytes.
-            Some(count) if count <= 10_000 && count as u64 <= size.max(1) => self.parts(key, count).await?,
+            Some(count) if count <= 10_000 && count as u64 <= size.max(1) => self.parts(of, count).await?,
             _ => Vec::new(),
         };
         let parts = if parts.iter().sum::<u64>() == size { parts } else { Vec::new() };
@@ -287,9 +335,9 @@ impl Bucket {
             tags,
             shown: None,
             parts: runs_of(&parts),
-            encryption: None,
-            retention: None,
-            legal_hold: false,
+            encryption: encryption_of(answer),
+            retention: retention_of(answer),
+            legal_hold: answer.object_lock_legal_hold_status() == Some(&ObjectLockLegalHoldStatus::On),
         };
         Ok(Head { size, attributes })
     }
@@ -313,10 +361,12 @@ impl Reading {
         for _ in 0..TRIES {
             match self.try_fetch(listed, budget).await {
                 // Changed since it was listed: look again.
-                Err(Error::S3 { cause: Cause::Exists, .. }) => match self.bucket.look(&listed.key).await? {
-                    Some(now) => *listed = now,
-                    None => return Ok(Fetched::Gone),
-                },
+                Err(Error::S3 { cause: Cause::Exists, .. }) => {
+                    match self.bucket.look(&listed.key, listed.version.as_ref()).await? {
+                        Some(now) => *listed = now,
+                        None => return Ok(Fetched::Gone),
+                    }
+                }
                 Err(Error::S3 { cause: Cause::NotFound, .. }) => return Ok(Fetched::Gone),
                 Err(error) => match unreadable(&error) {
                     Some(why) => return Ok(Fetched::Unreadable(why)),
@@ -343,17 +393,17 @@ impl Reading {
             ),
             false => None,
         };
-        let key = listed.key.clone();
+        let of = Of::listed(listed);
         let large = listed.size > PIECE;
         let range = large.then_some((0, PIECE));
-        let answer = self.bucket.get(&key, range, large.then_some(listed.etag.as_str())).await?;
+        let answer = self.bucket.get(&of, range, large.then_some(listed.etag.as_str())).await?;
         let length: u64 = answer.content_length().unwrap_or_default().try_into().unwrap_or_default();
         if !large && length > PIECE {
             // It has become a large one since it was listed.
-            return Err(self.bucket.fail("read", &key, Cause::Exists));
+            return Err(self.bucket.fail("read", &of.key, Cause::Exists));
         }
         let size = if large { listed.size } else { length };
-        let head = self.bucket.head_of(&key, size, &answer).await?;
+        let head = self.bucket.head_of(&of, size, &answer).await?;
         if head.attributes.etag != listed.etag || head.size != listed.size {
             listed.shown = None;
             if answer.last_modified().is_some() {
@@ -368,14 +418,14 @@ impl Reading {
             let mut from = 0;
             loop {
                 let piece = match answer.take() {
-                    Some(answer) => match bucket.collect(&key, answer).await {
+                    Some(answer) => match bucket.collect(&of.key, answer).await {
                         // It broke off in the middle.
                         Err(Error::S3 { cause: Cause::Transient(_), .. }) if size > 0 => {
-                            bucket.piece(&key, 0, size.min(PIECE), &etag).await
+                            bucket.piece(&of, 0, size.min(PIECE), &etag).await
                         }
                         piece => piece,
                     },
-                    None => bucket.piece(&key, from, (from + PIECE).min(size), &etag).await,
+                    None => bucket.piece(&of, from, (from + PIECE).min(size), &etag).await,
                 };
                 from += piece.as_ref().map_or(size, |piece| piece.len() as u64);
                 let more = piece.is_ok() && from < size;
@@ -391,27 +441,27 @@ impl Reading {
 impl Bucket {
     /// A part of an object. A body that breaks off is asked for again: a large object need not be read
     /// from its beginning for that.
-    async fn piece(&self, key: &str, from: u64, to: u64, etag: &str) -> Result<Bytes> {
+    async fn piece(&self, of: &Of, from: u64, to: u64, etag: &str) -> Result<Bytes> {
         let mut pause = FIRST_PAUSE;
         for _ in 1..PIECE_TRIES {
-            match self.piece_once(key, from, to, etag).await {
+            match self.piece_once(of, from, to, etag).await {
                 Err(Error::S3 { cause: Cause::Transient(_), .. }) => {}
                 piece => return piece,
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        self.piece_once(key, from, to, etag).await
+        self.piece_once(of, from, to, etag).await
     }
 
-    async fn piece_once(&self, key: &str, from: u64, to: u64, etag: &str) -> Result<Bytes> {
-        let answer = self.get(key, Some((from, to)), Some(etag)).await?;
-        let piece = self.collect(key, answer).await?;
+    async fn piece_once(&self, of: &Of, from: u64, to: u64, etag: &str) -> Result<Bytes> {
+        let answer = self.get(of, Some((from, to)), Some(etag)).await?;
+        let piece = self.collect(&of.key, answer).await?;
         if piece.len() as u64 == to - from {
             return Ok(piece);
         }
         let why = format!("{} bytes came instead of {}", piece.len(), to - from);
-        Err(self.fail("read", key, Cause::Transient(why)))
+        Err(self.fail("read", &of.key, Cause::Transient(why)))
     }
 
     async fn collect(&self, key: &str, answer: GetObjectOutput) -> Result<Bytes> {

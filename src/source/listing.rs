@@ -12,6 +12,8 @@ use aws_sdk_s3::config::interceptors::AfterDeserializationInterceptorContextRef;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::types::EncodingType;
+use aws_smithy_runtime_api::http::Request;
+use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use quick_xml::events::Event;
 use tokio::runtime::Handle;
@@ -45,6 +47,19 @@ pub struct Listed {
     pub modified: Nanos,
     /// A hash of metadata and tags, where the listing shows them.
     pub shown: Option<[u8; 8]>,
+    /// Which version it is; `None` for the current one.
+    pub version: Option<Version>,
+}
+
+/// What a listing of versions shows beside the object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// Its id; `null` for one from before the bucket kept versions.
+    pub id: String,
+    /// It is the current one.
+    pub latest: bool,
+    /// It is a delete marker.
+    pub deleted: bool,
 }
 
 impl Listed {
@@ -79,15 +94,25 @@ pub(super) struct Lister {
 
 /// A page of a listing.
 #[derive(Debug, Default, PartialEq)]
-struct Page {
-    objects: Vec<Listed>,
+pub(super) struct Page {
+    pub objects: Vec<Listed>,
     prefixes: Vec<String>,
+    /// The token that continues the listing.
     next: Option<String>,
+    /// The key and version that continue a listing of versions.
+    pub next_version: (Option<String>, Option<String>),
 }
 
 /// Keeps the body of an answer, since the SDK knows no MinIO extensions.
 #[derive(Debug, Clone, Default)]
-struct Keep(Arc<Mutex<Bytes>>);
+pub(super) struct Keep(Arc<Mutex<Bytes>>);
+
+impl Keep {
+    /// The body.
+    pub fn body(&self) -> Bytes {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+}
 
 impl Intercept for Keep {
     fn name(&self) -> &'static str {
@@ -107,11 +132,29 @@ impl Intercept for Keep {
     }
 }
 
+/// Asks for metadata and tags, where the server may give them.
+pub(super) fn extension(extended: bool) -> impl Fn(&mut Request<SdkBody>) + Send + Sync + 'static {
+    move |request| {
+        if extended {
+            let uri = format!("{}&metadata=true", request.uri());
+            // The URI was valid before; an addition of plain letters leaves it so.
+            let _ = request.set_uri(uri);
+        }
+    }
+}
+
 impl Lister {
+    pub(super) fn fail(&self, cause: Cause) -> Error {
+        Error::S3 { action: "list", what: format!("bucket {}", self.bucket), cause }
+    }
+
+    pub(super) fn parsed(&self, body: &[u8]) -> Result<Page> {
+        parse_page(body).map_err(|why| self.fail(Cause::Transient(format!("a broken answer: {why}"))))
+    }
+
     async fn page(&self, prefix: &str, delimited: bool, token: Option<String>) -> Result<Page> {
         self.requests.list();
         let keep = Keep::default();
-        let extended = self.extended;
         let request = self
             .client
             .list_objects_v2()
@@ -122,17 +165,9 @@ impl Lister {
             .set_continuation_token(token)
             .customize()
             .interceptor(keep.clone())
-            .mutate_request(move |request| {
-                if extended {
-                    let uri = format!("{}&metadata=true", request.uri());
-                    // The URI was valid before; an addition of plain letters leaves it so.
-                    let _ = request.set_uri(uri);
-                }
-            });
-        let fail = |cause| Error::S3 { action: "list", what: format!("bucket {}", self.bucket), cause };
-        request.send().await.map_err(|e| fail(classify(&e, false)))?;
-        let body = keep.0.lock().unwrap_or_else(|e| e.into_inner()).clone();
-        parse_page(&body).map_err(|why| fail(Cause::Transient(format!("a broken answer: {why}"))))
+            .mutate_request(extension(self.extended));
+        request.send().await.map_err(|e| self.fail(classify(&e, false)))?;
+        self.parsed(&keep.body())
     }
 
     /// Everything below `prefix`, page by page.
@@ -309,7 +344,7 @@ impl Iterator for Listing {
     }
 }
 
-/// The elements of one `Contents`.
+/// The elements of one `Contents`, `Version` or `DeleteMarker`.
 #[derive(Default)]
 struct Fields {
     key: String,
@@ -317,6 +352,9 @@ struct Fields {
     etag: String,
     modified: String,
     shown: Vec<(String, String)>,
+    version: Option<String>,
+    latest: bool,
+    deleted: bool,
 }
 
 impl Fields {
@@ -338,11 +376,19 @@ impl Fields {
             etag: self.etag.trim_matches('"').to_owned(),
             modified: modified.as_nanosecond() as Nanos,
             shown: extended.then_some(shown),
+            version: self.version.map(|id| Version { id, latest: self.latest, deleted: self.deleted }),
         })
     }
 }
 
-/// An answer to ListObjectsV2.
+/// The elements that stand for one object or version.
+macro_rules! listed {
+    () => {
+        "Contents" | "Version" | "DeleteMarker"
+    };
+}
+
+/// An answer to ListObjectsV2 or ListObjectVersions.
 fn parse_page(body: &[u8]) -> std::result::Result<Page, String> {
     let mut reader = quick_xml::Reader::from_reader(body);
     let mut path: Vec<String> = Vec::new();
@@ -365,22 +411,29 @@ fn parse_page(body: &[u8]) -> std::result::Result<Page, String> {
             Event::End(_) => {
                 let names: Vec<&str> = path.iter().skip(1).map(String::as_str).collect();
                 match names[..] {
-                    ["Contents", "Key"] => fields.key = std::mem::take(&mut text),
-                    ["Contents", "Size"] => fields.size = text.parse().map_err(|_| "a size is no number")?,
-                    ["Contents", "ETag"] => fields.etag = std::mem::take(&mut text),
-                    ["Contents", "LastModified"] => fields.modified = std::mem::take(&mut text),
-                    ["Contents", "UserMetadata", name] => {
+                    [listed!(), "Key"] => fields.key = std::mem::take(&mut text),
+                    [listed!(), "Size"] => fields.size = text.parse().map_err(|_| "a size is no number")?,
+                    [listed!(), "ETag"] => fields.etag = std::mem::take(&mut text),
+                    [listed!(), "LastModified"] => fields.modified = std::mem::take(&mut text),
+                    [listed!(), "VersionId"] => fields.version = Some(std::mem::take(&mut text)),
+                    [listed!(), "IsLatest"] => fields.latest = text == "true",
+                    [listed!(), "UserMetadata", name] => {
                         fields.shown.push((name.to_owned(), std::mem::take(&mut text)));
                     }
-                    ["Contents", "UserMetadata"] => extended = true,
-                    ["Contents", "UserTags"] => {
+                    [listed!(), "UserMetadata"] => extended = true,
+                    [listed!(), "UserTags"] => {
                         extended = true;
                         fields.shown.push(("tags".into(), std::mem::take(&mut text)));
                     }
-                    ["Contents"] => contents.push(std::mem::take(&mut fields)),
+                    [listed!()] => {
+                        fields.deleted = names == ["DeleteMarker"];
+                        contents.push(std::mem::take(&mut fields));
+                    }
                     ["CommonPrefixes", "Prefix"] => prefixes.push(std::mem::take(&mut text)),
                     ["EncodingType"] => encoded = text == "url",
                     ["NextContinuationToken"] => page.next = Some(std::mem::take(&mut text)),
+                    ["NextKeyMarker"] => page.next_version.0 = Some(std::mem::take(&mut text)),
+                    ["NextVersionIdMarker"] => page.next_version.1 = Some(std::mem::take(&mut text)),
                     _ => {}
                 }
                 path.pop();
@@ -393,6 +446,9 @@ fn parse_page(body: &[u8]) -> std::result::Result<Page, String> {
     }
     for prefix in prefixes {
         page.prefixes.push(if encoded { decode_key(&prefix)? } else { prefix });
+    }
+    if let (true, Some(key)) = (encoded, &page.next_version.0) {
+        page.next_version.0 = Some(decode_key(key)?);
     }
     Ok(page)
 }

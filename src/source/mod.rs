@@ -4,6 +4,8 @@ mod bucket;
 mod directory;
 mod etcd;
 mod listing;
+mod settings;
+mod versions;
 
 use crate::context::Interrupted;
 use crate::etcd::Rights;
@@ -14,7 +16,9 @@ use crate::storage::{Cause, S3Error};
 pub use bucket::{Body, Bucket, BucketOptions, Fetched, Head, Reading, Requests};
 pub use directory::{Directory, DirectoryOptions, Seen, shows};
 pub use etcd::{Spooled, Watched, ranges, snapshot, watch};
-pub use listing::{Listed, Listing};
+pub use listing::{Listed, Listing, Version};
+pub use settings::Settings;
+pub use versions::Versions;
 
 /// Why a source could not be read.
 #[derive(Debug, thiserror::Error)]

@@ -244,6 +244,8 @@ fn classify_answer(status: u16, code: &str, said: String, unclear: impl Fn(Strin
             let hint = "is this the right scheme, http or https, and the S3 port?";
             Cause::Refused(Kind::Failed, format!("{said}; {hint}"))
         }
+        // What a server has not, it will not have on the next try.
+        (501, _) => Cause::Refused(Kind::Failed, said),
         (408 | 429, _) | (500..=599, _) => unclear(said),
         _ => Cause::Refused(Kind::Failed, said),
     }

@@ -4,7 +4,9 @@ use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType, StorageClass};
+use aws_sdk_s3::types::{
+    CompletedMultipartUpload, CompletedPart, EncodingType, ServerSideEncryption, StorageClass,
+};
 use aws_smithy_runtime_api::http::Request;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
@@ -40,10 +42,26 @@ pub type Pieces = mpsc::Receiver<std::result::Result<Bytes, String>>;
 /// A bucket.
 #[derive(Clone)]
 pub struct BucketTarget {
-    client: Client,
-    runtime: Handle,
-    bucket: String,
-    endpoint: String,
+    pub(super) client: Client,
+    pub(super) runtime: Handle,
+    pub(super) bucket: String,
+    pub(super) endpoint: String,
+}
+
+/// An object that was put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Put {
+    /// Its ETag, without quotes.
+    pub etag: String,
+    /// Its version, where the bucket keeps versions.
+    pub version: Option<String>,
+}
+
+impl Put {
+    fn new(etag: Option<&str>, version: Option<&str>) -> Put {
+        let etag = etag.unwrap_or_default().trim_matches('"').to_owned();
+        Put { etag, version: version.map(str::to_owned) }
+    }
 }
 
 /// An object to be put.
@@ -105,6 +123,8 @@ macro_rules! described_as {
             .set_metadata(Some(attributes.metadata.iter().cloned().collect()))
             .set_tagging(tagging(&attributes.tags))
             .set_storage_class(attributes.storage_class.as_deref().map(StorageClass::from))
+            .set_server_side_encryption(encryption(attributes).map(|(how, _)| how))
+            .set_ssekms_key_id(encryption(attributes).and_then(|(_, key)| key))
     }};
 }
 
@@ -116,7 +136,12 @@ impl BucketTarget {
         Ok(BucketTarget { client, runtime: runtime.clone(), bucket: bucket.into(), endpoint })
     }
 
-    fn fail(&self, action: &'static str, key: &str, cause: Cause) -> Error {
+    /// The bucket's name.
+    pub fn name(&self) -> &str {
+        &self.bucket
+    }
+
+    pub(super) fn fail(&self, action: &'static str, key: &str, cause: Cause) -> Error {
         Error::S3 { action, what: format!("{key:?} in bucket {} at {}", self.bucket, self.endpoint), cause }
     }
 
@@ -205,8 +230,8 @@ impl BucketTarget {
         }
     }
 
-    /// Puts an object; the ETag that the server gave it.
-    pub async fn put(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<String> {
+    /// Puts an object.
+    pub async fn put(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<Put> {
         if upload.attributes.parts.is_empty() {
             self.put_whole(upload, pieces).await
         } else {
@@ -228,7 +253,7 @@ impl BucketTarget {
         Ok(ByteStream::from(bytes))
     }
 
-    async fn put_whole(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<String> {
+    async fn put_whole(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<Put> {
         let (key, attributes) = (upload.key, upload.attributes);
         let body = self.body(key, pieces, upload.size).await?;
         let request = self.client.put_object().bucket(&self.bucket).key(key);
@@ -237,10 +262,10 @@ impl BucketTarget {
         let request = request.customize().mutate_request(add_expires(attributes));
         let request = if upload.size > IN_MEMORY { request.disable_payload_signing() } else { request };
         let answer = request.send().await.map_err(|e| self.fail("write", key, classify(&e, true)))?;
-        Ok(answer.e_tag().unwrap_or_default().trim_matches('"').to_owned())
+        Ok(Put::new(answer.e_tag(), answer.version_id()))
     }
 
-    async fn put_parts(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<String> {
+    async fn put_parts(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<Put> {
         let (key, attributes) = (upload.key, upload.attributes);
         let request = self.client.create_multipart_upload().bucket(&self.bucket).key(key);
         let request = described_as!(request, attributes).customize().mutate_request(add_expires(attributes));
@@ -255,7 +280,7 @@ impl BucketTarget {
         done
     }
 
-    async fn parts(&self, upload: &Upload<'_>, id: &str, pieces: Pieces) -> Result<String> {
+    async fn parts(&self, upload: &Upload<'_>, id: &str, pieces: Pieces) -> Result<Put> {
         let key = upload.key;
         let mut completed = Vec::new();
         let mut cutting = Cutting { pieces, rest: Bytes::new() };
@@ -275,7 +300,7 @@ impl BucketTarget {
         let request = self.client.complete_multipart_upload().bucket(&self.bucket).key(key).upload_id(id);
         let answer = request.multipart_upload(completed).send().await;
         let answer = answer.map_err(|e| self.fail("complete", key, classify(&e, true)))?;
-        Ok(answer.e_tag().unwrap_or_default().trim_matches('"').to_owned())
+        Ok(Put::new(answer.e_tag(), answer.version_id()))
     }
 
     async fn part(
@@ -342,6 +367,15 @@ fn add_expires(attributes: &ObjectAttributes) -> impl Fn(&mut Request<SdkBody>) 
             let _ = request.headers_mut().try_insert("expires", expires.clone());
         }
     }
+}
+
+/// How the server is to encrypt the object, and with which key.
+fn encryption(attributes: &ObjectAttributes) -> Option<(ServerSideEncryption, Option<String>)> {
+    let (how, key) = match attributes.encryption.as_deref()?.split_once(' ') {
+        Some((how, key)) => (how, Some(key.to_owned())),
+        None => (attributes.encryption.as_deref()?, None),
+    };
+    Some((ServerSideEncryption::from(how), key))
 }
 
 /// Tags in a URL's query form.

@@ -4,6 +4,7 @@ mod bucket;
 mod directory;
 mod etcd;
 mod file;
+mod settings;
 
 use std::io::ErrorKind;
 
@@ -11,7 +12,7 @@ use crate::context::Interrupted;
 use crate::fault::Kind;
 use crate::storage::{Cause, S3Error};
 
-pub use bucket::{BucketTarget, Found, Upload};
+pub use bucket::{BucketTarget, Found, Put, Upload};
 pub use directory::{DirectoryTarget, Dirs, NewFile, Unnamed, Wanted, is_leftover};
 pub use etcd::{EtcdTarget, Operation};
 pub use file::WholeFile;
@@ -76,6 +77,14 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// Why the server refuses this one object or setting, where it would take others.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Error::S3 { cause: Cause::Refused(Kind::Failed, why), .. } => Some(why),
+            _ => None,
+        }
+    }
+
     /// The kind of failure.
     pub fn kind(&self) -> Kind {
         match self {

@@ -118,7 +118,7 @@ impl World {
         let mut count = 0;
         for (key, body) in objects {
             let mut found = Vec::new();
-            browser.cat(&moment, Side::Objects, key.as_bytes(), &mut found).unwrap();
+            browser.cat(&moment, Side::Objects, key.as_bytes(), None, &mut found).unwrap();
             assert!(found == body, "{key}");
             count += 1;
         }
@@ -154,7 +154,7 @@ pub fn fill(
 /// What backs up a bucket.
 pub fn options(access: S3Access, bucket: &str) -> backup::Options {
     let (prefix, selection) = (String::new(), Selection::default());
-    let objects = BucketOptions { access, bucket: bucket.into(), prefix, selection };
+    let objects = BucketOptions { access, bucket: bucket.into(), prefix, selection, versions: false };
     backup::Options {
         series: "default".into(),
         name: None,

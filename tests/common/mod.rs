@@ -259,6 +259,17 @@ impl Server {
         })
     }
 
+    /// moto: S3 in memory, with versions, tags and storage classes.
+    pub fn moto() -> Server {
+        let python = installed_at("venv/bin/python", "moto");
+        start("moto", "/moto-api/", |_| {
+            let port = free_port();
+            let mut command = guarded(&python);
+            command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
+            (port, command, Vec::new())
+        })
+    }
+
     /// How to be let in.
     pub fn access(&self) -> S3Access {
         let address = S3Address { endpoint: Some(self.url.clone()), ..S3Address::default() };

@@ -12,14 +12,12 @@ use crate::etcd::{self, Etcd, Span, Status};
 use crate::fault::Kind;
 use crate::format::{CapturePath, EtcdCapture, Gap, Mark, Root};
 use crate::progress::Phase;
-use crate::sorter::Sorter;
 use crate::{source, tree};
 
 use events::{Base, Events};
 use watch::{file_seconds, watch_seconds};
 
 /// Memory for sorting, each.
-const SORT_BYTES: usize = 32 << 20;
 /// A new anchor is made once the events since the last weigh more than a tenth of it.
 const REANCHOR: u64 = 10;
 
@@ -51,10 +49,6 @@ struct Found {
 }
 
 impl Run<'_> {
-    fn sorter(&self) -> Sorter {
-        Sorter::new(&self.repository.spool(), SORT_BYTES)
-    }
-
     /// Captures etcd against the parent's capture.
     pub(super) fn etcd(
         &mut self,
