@@ -300,7 +300,7 @@ impl Work<'_, '_> {
     }
 
     /// A worker: reads one file, again while it changes.
-    fn file(&self, job: Job, buffer: &mut Vec<u8>) -> Result<()> {
+    fn file(&self, job: Job, buffer: &mut [u8]) -> Result<()> {
         let Job { mut entry, mut status, before } = job;
         let seen = status;
         self.read_count.fetch_add(1, Ordering::Relaxed);

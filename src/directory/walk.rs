@@ -21,10 +21,13 @@ const HELD: usize = 64;
 const CACHE_TAG: &CStr = c"CACHEDIR.TAG";
 const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
+/// Tells of a key.
+pub type Wish<'a> = Box<dyn Fn(&[u8]) -> bool + 'a>;
+
 /// What is walked over.
 pub struct Rules<'a> {
     /// Whether an entry, with everything below it, is looked at.
-    pub wanted: Box<dyn Fn(&[u8]) -> bool + 'a>,
+    pub wanted: Wish<'a>,
     /// Of a directory with a valid `CACHEDIR.TAG` only the tag.
     pub exclude_caches: bool,
     /// Nothing of other file systems but the directories they are mounted on.

@@ -297,7 +297,7 @@ impl DirectoryTarget {
             refused.xattrs = set_xattrs(file, &attributes.xattrs)?;
             let mode = Wanted::mode(attributes, &refused);
             // Giving it to another owner has taken set-id bits away.
-            if Status::of(&fstat(file)?).mode != u32::from(mode.as_raw_mode()) {
+            if Status::of(&fstat(file)?).mode != mode.as_raw_mode() {
                 fchmod(file, mode)?;
             }
         }
