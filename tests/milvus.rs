@@ -7,7 +7,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use icecore::format::{Attributes, Content, Item, ItemState, ObjectAttributes, Root, TreeShape};
+use icecore::format::{Attributes, Content, Item, ItemState, Root, TreeShape};
 use icecore::id::{ChunkId, ChunkKind};
 use icecore::milvus::{Checked, Found, Instance, Lack, Objects, SegmentState, Survey};
 use icecore::secret::{ChunkNamer, ContentSecret};
@@ -71,7 +71,7 @@ fn tree(nodes: &Memory, sizes: &Sizes) -> Option<Root> {
             size,
             modified: 0,
             content: Content::Inline(Vec::new()),
-            attributes: Attributes::Object(Box::new(ObjectAttributes::default())),
+            attributes: Attributes::Object(Box::default()),
         };
         builder.push(key.clone().into_bytes(), item.encode(), 0).unwrap();
     }

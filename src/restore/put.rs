@@ -109,12 +109,12 @@ impl<'a> Putting<'a> {
             return Ok(());
         }
         let runtime = &self.run.repository.context().runtime;
-        match runtime.block_on(self.target.lock(key, version, retention, attributes.legal_hold)) {
-            Err(error) => match error.refusal() {
+        let locked = runtime.block_on(self.target.lock(key, version, retention, attributes.legal_hold));
+        if let Err(error) = locked {
+            match error.refusal() {
                 Some(why) => lock(&self.not_locked).add(|| format!("{key:?} ({why})")),
                 None => return Err(error.into()),
-            },
-            Ok(()) => {}
+            }
         }
         Ok(())
     }
