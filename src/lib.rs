@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod browse;
 pub mod check;
+pub mod collection;
 pub mod context;
 pub mod directory;
 pub mod etcd;
@@ -18,6 +19,7 @@ pub mod milvus;
 pub mod pool;
 pub mod progress;
 pub mod proof;
+pub mod prune;
 pub mod repository;
 pub mod restore;
 pub mod secret;

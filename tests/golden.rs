@@ -17,8 +17,8 @@ use icecore::format::{
     Anchor, Attributes, CapturePath, Chunker, Claim, Closed, Condemned, Config, Content, EtcdCapture, Event,
     FORMAT, FileAttributes, FileKind, Footer, Gap, HashKv, Headers, Item, ItemState, KeySecrets, KeyState,
     Malformed, Mark, Name, ObjectAttributes, ObjectCapture, PackEntry, PackedChunk, Place, Record, Retention,
-    Root, Segment, Session, SessionKind, Setting, Snapshot, Stored, Tombstone, TreeShape, Trees, Verdict,
-    Xattr, history_key, open, open_chunk, read_clear, seal,
+    Root, Segment, SegmentName, Session, SessionKind, Setting, Snapshot, Stored, Tombstone, TreeShape, Trees,
+    Verdict, Xattr, history_key, open, open_chunk, read_clear, seal,
 };
 use icecore::id::{ChunkId, ChunkKind, PackId, RepositoryId, SessionId};
 use icecore::repository::{Access, KeyCost, Repository};
@@ -140,8 +140,8 @@ fn records() -> Vec<Golden> {
     vec![
         record("config", Name::Config, &config_clear, config()),
         record("key", Name::Key("0011223344556677"), b"parameters", key_secrets()),
-        record("segment", Name::Segment(second, 2), b"", segment()),
-        record("segment-empty", Name::Segment(first, 0), b"", Segment::default()),
+        record("segment", Name::Segment(SegmentName::Session(second, 2)), b"", segment()),
+        record("segment-empty", Name::Segment(SegmentName::Session(first, 0)), b"", Segment::default()),
         record("session-write", Name::Session(second), b"", session(SessionKind::Write, Some(first))),
         record("session-read", Name::Session(first), b"", session(SessionKind::Read, None)),
         record("snapshot", Name::Claim(second), b"", Claim::Snapshot(Box::new(snapshot()))),
@@ -580,7 +580,7 @@ fn names() -> String {
         Name::Key("0011223344556677"),
         Name::Pack(ChunkKind::Data, pack),
         Name::Pack(ChunkKind::Node, pack),
-        Name::Segment(sid, 3),
+        Name::Segment(SegmentName::Session(sid, 3)),
         Name::Session(sid),
         Name::Claim(sid),
         Name::Forgotten(sid),

@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use super::{Error, Result, Run, damage};
 use crate::fault::Kind;
 use crate::format::{
-    Claim, Condemned, Config, Malformed, Name, PackEntry, Record, Segment, Session, Tombstone, Verdict,
+    Claim, Condemned, Config, Malformed, Name, PackEntry, Record, Segment, SegmentName, Session, Tombstone,
+    Verdict,
 };
 use crate::id::{PackId, SessionId};
 use crate::progress::Amount;
@@ -17,7 +18,7 @@ pub(super) struct Segments {
     /// Pack → how it is listed.
     pub packs: HashMap<PackId, PackEntry>,
     /// Segments below `index/` that could be read.
-    pub readable: Vec<String>,
+    pub readable: Vec<SegmentName>,
     /// All could be read.
     pub whole: bool,
 }
@@ -66,15 +67,16 @@ impl Run<'_> {
         for sid in named.snapshots.into_iter().filter(|sid| view.validity.snapshot(sid)) {
             self.must_be_there("snapshot", &Name::Claim(sid).to_string())?;
         }
-        for segment in view.validity.named_segments().filter(|name| !view.segments.contains(name)) {
-            self.must_be_there("segment", &format!("index/{segment}"))?;
+        for segment in view.validity.segments.iter().filter(|name| !view.segments.contains(name)) {
+            self.must_be_there("segment", &Name::Segment(*segment).to_string())?;
         }
         // A collection begins only once the one before has its verdict.
-        if view.newest > view.validity.verdict + 1 {
-            self.must_be_there("collection", &Name::Verdict(view.newest - 1).to_string())?;
+        let newest = view.numbers.newest();
+        if newest > view.validity.verdict + 1 {
+            self.must_be_there("collection", &Name::Verdict(newest - 1).to_string())?;
         }
         // A label says which collection was the newest; the newest stays until there is a newer one.
-        if let Some(label) = named.labels.last().filter(|&&label| label > view.newest) {
+        if let Some(label) = named.labels.last().filter(|&&label| label > newest) {
             let file = format!("collections/{label}.*");
             self.note(damage("collection", file, format!("{}; a session names it", Malformed::Missing)));
         }
@@ -128,15 +130,15 @@ impl Run<'_> {
     /// Reads every valid segment.
     pub(super) fn segments(&mut self, view: &View) -> Result<Segments> {
         let mut segments = Segments { whole: true, ..Segments::default() };
-        for info in view.snapshots.iter().chain(&view.forgotten) {
+        for info in view.inline() {
             let packs = info.snapshot.segment.packs.iter().map(|pack| (pack.id, pack.clone()));
             segments.packs.extend(packs);
         }
         for name in &view.segments {
-            match self.read_one::<Segment>("segment", &format!("index/{name}"))? {
+            match self.read_one::<Segment>("segment", &Name::Segment(*name).to_string())? {
                 Some(segment) => {
                     segments.packs.extend(segment.packs.into_iter().map(|pack| (pack.id, pack)));
-                    segments.readable.push(name.clone());
+                    segments.readable.push(*name);
                 }
                 None => segments.whole = false,
             }

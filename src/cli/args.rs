@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use super::show::{parse_duration, parse_share};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Incremental, deduplicating snapshots of etcd and S3 object storage.
@@ -163,6 +165,8 @@ pub enum Command {
         #[command(subcommand)]
         command: Milvus,
     },
+    /// Remove what no snapshot needs, beside running backups and restores
+    Prune(Prune),
     /// Manage passphrases
     Key {
         #[command(subcommand)]
@@ -238,6 +242,25 @@ pub struct Globs {
     /// No keys that fit this glob, also of those included; may be given several times
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Prune {
+    /// So much of the packs may stay though nobody needs it; packs with more are rewritten [default: 5%]
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    pub max_unused: Option<f64>,
+    /// How long to wait for a backup that shows no progress before it is closed [default: 1h]
+    ///
+    /// Backups that began before the prune must end before anything is deleted. One whose process has ended on
+    /// this machine is closed at once.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub patience: Option<Duration>,
+    /// Do not wait for running backups: a later prune goes on
+    #[arg(long, conflicts_with = "patience")]
+    pub no_wait: bool,
+    /// Only show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Args)]

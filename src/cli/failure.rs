@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use icecore::fault::Kind;
-use icecore::{backup, browse, check, restore};
+use icecore::{backup, browse, check, prune, restore};
 use icecore::{repository, selection, storage};
 use serde_json::json;
 
@@ -115,7 +115,7 @@ macro_rules! from_library {
     )*};
 }
 
-from_library!(repository::Error, storage::Error, backup::Error, restore::Error, check::Error);
+from_library!(repository::Error, storage::Error, backup::Error, restore::Error, check::Error, prune::Error);
 
 macro_rules! from_usage {
     ($($error:ty),*) => {$(

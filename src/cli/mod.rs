@@ -8,6 +8,7 @@ mod failure;
 mod history;
 mod keys;
 mod milvus;
+mod prune;
 mod read;
 mod show;
 mod stats;
@@ -131,6 +132,7 @@ fn dispatch(session: &Session, command: Command) -> Result<Outcome, Failure> {
         Command::Milvus { milvus_config, command } => {
             milvus::run(session, milvus_config.as_deref(), &command)
         }
+        Command::Prune(arguments) => prune::prune(session, &arguments),
         Command::Key { command } => keys::run(session, &command),
         Command::Completions { shell } => completions(shell),
     }

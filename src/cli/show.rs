@@ -51,6 +51,21 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     if bytes.is_finite() && bytes < 9e18 { Ok(bytes as u64) } else { Err(bad()) }
 }
 
+/// A share as users write it: `5%`.
+pub fn parse_share(text: &str) -> Result<f64, String> {
+    let percent = text.strip_suffix('%').and_then(|percent| percent.trim().parse::<f64>().ok());
+    match percent {
+        Some(percent) if (0.0..=100.0).contains(&percent) => Ok(percent / 100.0),
+        _ => Err(format!("{text:?} is no share; write 5%")),
+    }
+}
+
+/// A duration as users write it: `90s`, `1h30m`.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|duration| duration.try_into().ok());
+    parsed.ok_or_else(|| format!("{text:?} is no duration; write 90s, 30m or 1h30m"))
+}
+
 /// A count with its thousands apart.
 pub fn number(n: u64) -> String {
     let digits = n.to_string();
@@ -147,6 +162,14 @@ mod tests {
         assert_eq!(size(0), "0 B");
         assert_eq!(size(1536), "1.5 KiB");
         assert_eq!(number(1_234_567), "1,234,567");
+    }
+
+    #[test]
+    fn shares_and_durations_are_read() {
+        assert_eq!(parse_share("5%"), Ok(0.05));
+        assert!(["5", "-1%", "101%", "x%"].into_iter().all(|bad| parse_share(bad).is_err()));
+        assert_eq!(parse_duration("1h30m").map(|d| d.as_secs()), Ok(5400));
+        assert!(["", "1", "-5s", "soon"].into_iter().all(|bad| parse_duration(bad).is_err()));
     }
 
     #[test]

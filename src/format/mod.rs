@@ -12,7 +12,7 @@ pub use entry::{
     parse_history_key, parse_version_key, runs_of, sizes_of, version_key,
 };
 pub use frame::{FRAME_VERSION, Record, open, read_clear, seal};
-pub use names::{Name, segment_of};
+pub use names::{Name, NotASegment, SegmentName};
 pub use pack::{
     FOOTER_POSITION, Footer, PACK_MAGIC, TRAILER_LEN, open_chunk, open_footer, parse_trailer, seal_chunk,
     seal_footer,

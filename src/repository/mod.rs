@@ -5,6 +5,7 @@ mod keyspace;
 mod link;
 mod log;
 mod moment;
+mod needed;
 mod objects;
 mod open;
 mod point;
@@ -25,14 +26,15 @@ pub use keyspace::{Keyspace, SortedKeyspace};
 pub use link::{first_name, unlinked};
 pub use log::Log;
 pub use moment::{EtcdAt, Known, Line, Marks, Moment, Stretch, line_of, lines};
+pub use needed::{Added, Needed, Used};
 pub use objects::{Certainty, ObjectAt, object, objects};
 pub use open::{Access, Repository};
 pub use point::{BadPoint, Point, check_name};
 pub use reach::{Reached, for_each_chunk, for_each_chunk_of};
-pub use session::{ReadSession, WriteSession};
+pub use session::{ReadSession, WriteSession, is_dead};
 pub use state::{content_bytes, dated, events, for_each_event, keys_at, outcome, state, undated};
 pub use versions::{VersionsOf, versions};
-pub use view::{SnapshotInfo, Validity, View};
+pub use view::{SnapshotInfo, View};
 
 /// Why a repository could not be used.
 #[derive(Debug, Clone, thiserror::Error)]

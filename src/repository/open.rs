@@ -307,6 +307,16 @@ impl Repository {
         self.seal.records()
     }
 
+    /// The bytes of all files.
+    pub fn bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        self.storage.list("", &mut |listed| {
+            bytes += listed.size;
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
     /// The name and size of every pack.
     pub fn packs(&self) -> Result<Vec<(crate::id::ChunkKind, PackId, u64)>> {
         let mut packs = Vec::new();

@@ -4,14 +4,16 @@
 //! "Collection"). Steps are numbered as there.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::view::Collections;
 use super::{Error, Repository, Result, SnapshotInfo, View};
-use crate::format::{Claim, Closed, Name, Segment, Session, SessionKind, Snapshot, segment_of};
+use crate::collection::{self, Reuse};
+use crate::fault::Kind;
+use crate::format::{Claim, Closed, Name, Segment, SegmentName, Session, SessionKind, Snapshot};
 use crate::id::SessionId;
 use crate::storage::Cause;
-use crate::store::{self, Index, Reader, Tuning, Writer, WriterParts};
+use crate::store::{self, Index, PutSegment, Reader, Tuning, Writer, WriterParts};
 
 /// A session begins again this often when collections go on meanwhile, or answers stay unclear.
 const TRIES: usize = 8;
@@ -59,7 +61,8 @@ impl Repository {
         Err(failure.map_or_else(|| Error::Busy("no session could be begun".into()), Error::from))
     }
 
-    fn close(&self, sid: SessionId, why: &str) -> Result<()> {
+    /// Ends a session without a snapshot: one's own, or one that a collector has waited for long enough.
+    pub fn close(&self, sid: SessionId, why: &str) -> Result<()> {
         let name = Name::Claim(sid).to_string();
         let closed = Claim::Closed(Closed { why: why.into(), time: self.context().clock.now() });
         match self.storage().put(&name, self.seal_record(&name, &closed).into()) {
@@ -79,7 +82,7 @@ impl Repository {
             let first = self.view()?;
             let parent = choose(&first.snapshots)?;
             let pin = parent.as_ref().map(|parent| parent.id);
-            let sid = self.put_session(SessionKind::Write, first.newest, pin)?;
+            let sid = self.put_session(SessionKind::Write, collection::label(first.numbers), pin)?;
             match self.establish(sid, parent) {
                 Ok(Some(session)) => return Ok(session),
                 // 2. A collection began, or the parent went: begin again.
@@ -95,7 +98,7 @@ impl Repository {
 
     fn establish(&self, sid: SessionId, parent: Option<SnapshotInfo>) -> Result<Option<WriteSession<'_>>> {
         let view = self.view()?;
-        if view.newest != sid.label {
+        if !collection::established(&sid, view.numbers) {
             return Ok(None);
         }
         if self.single_writer()? {
@@ -105,16 +108,13 @@ impl Repository {
         if parent.as_ref().is_some_and(gone) {
             return Ok(None);
         }
-        // 3. What may be referred to: segments that the verdict names, of our own label, or of a session
-        // that ended in a snapshot.
-        let reusable = |name: &str| {
-            let name = name.strip_prefix("index/").unwrap_or(name);
-            let committed = |owner: SessionId| {
-                owner.label == sid.label || view.snapshots.iter().any(|info| info.id == owner)
-            };
-            view.validity.names_segment(name) || segment_of(name).is_some_and(|(owner, _)| committed(owner))
+        // 3. What may be referred to.
+        let committed = view.snapshots.iter().map(|info| info.id).collect();
+        let reuse = Reuse { sid, validity: &view.validity, committed: &committed };
+        let index = match self.index(&view, Some(&reuse)) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            index => Arc::new(index?),
         };
-        let index = Arc::new(self.index(&view, reusable)?);
         let damaged = view.damaged;
         Ok(Some(WriteSession { repository: self, sid, parent, damaged, index, ended: false }))
     }
@@ -129,10 +129,8 @@ impl Repository {
             }
             let session: Session = self.record(&Name::Session(other).to_string())?;
             // A process of our own number is dead: we are it now.
-            let running =
-                session.pid != std::process::id() && Path::new(&format!("/proc/{}", session.pid)).exists();
-            let dead = session.host == super::open::host() && !running;
-            if session.kind == SessionKind::Write && !dead {
+            let ours = session.host == super::open::host() && session.pid == std::process::id();
+            if session.kind == SessionKind::Write && !ours && !is_dead(&session) {
                 return Err(Error::Busy(format!(
                     "{} cannot arbitrate between writers, and a backup on {} (process {}) has not ended; if that process is gone for good, remove sessions/{other}",
                     self.storage().medium(),
@@ -147,7 +145,7 @@ impl Repository {
     /// Begins a restore of `snapshot`, which stays readable until the session ends. Where nothing can be
     /// written the restore goes on without a pin.
     pub fn begin_read(&self, snapshot: SessionId) -> Result<ReadSession<'_>> {
-        let label = self.collections()?.newest;
+        let label = collection::label(self.numbers()?);
         let sid = match self.put_session(SessionKind::Read, label, Some(snapshot)) {
             Ok(sid) => Some(sid),
             Err(Error::Storage(error)) if matches!(error.cause, Cause::Refused(..)) => {
@@ -167,6 +165,55 @@ impl Repository {
     }
 }
 
+impl Repository {
+    /// Stores chunks for collection `number`, each anew; `listed` gets the names of segments that list them.
+    pub fn rewriter(&self, number: u64, index: Arc<Index>, listed: Arc<Mutex<Vec<SegmentName>>>) -> Writer {
+        let again = self.clone();
+        let put_segment = move |_, segment: &Segment| {
+            let (name, _) = again.put_merged(number, segment).map_err(|error| match error {
+                Error::Storage(error) => store::Error::from(error),
+                other => store::Error::Cache { directory: "index/".into(), what: other.to_string() },
+            })?;
+            listed.lock().unwrap_or_else(|e| e.into_inner()).push(name);
+            Ok(())
+        };
+        // What is left at the end is listed together with what stays.
+        let tuning = Tuning { inline_chunks: usize::MAX, ..Tuning::default() };
+        Writer::start(self.writer_parts(index, format!("collection-{number}"), Box::new(put_segment)), tuning)
+    }
+
+    /// Puts a segment of collection `number`; gives its name and size.
+    pub fn put_merged(&self, number: u64, segment: &Segment) -> Result<(SegmentName, u64)> {
+        let segment_name = SegmentName::merged(number, &*self.context().random);
+        let name = Name::Segment(segment_name).to_string();
+        let bytes = self.seal_record(&name, segment);
+        let size = bytes.len() as u64;
+        self.storage().put(&name, bytes.into())?;
+        Ok((segment_name, size))
+    }
+
+    fn writer_parts(&self, index: Arc<Index>, run: String, put_segment: PutSegment) -> WriterParts {
+        let context = self.context();
+        WriterParts {
+            storage: self.shared_storage(),
+            index,
+            namer: self.namer(),
+            seal: self.seal_secret().clone(),
+            random: context.random.clone(),
+            cache: self.pack_cache(),
+            scratch: self.cache().join("index/commands").join(format!("{}-own-{run}", std::process::id())),
+            put_segment,
+            cancel: context.cancel.clone(),
+            progress: context.progress.clone(),
+        }
+    }
+}
+
+/// Whether the session's process is known to have ended: it ran on this machine.
+pub fn is_dead(session: &Session) -> bool {
+    session.host == super::open::host() && !Path::new(&format!("/proc/{}", session.pid)).exists()
+}
+
 impl WriteSession<'_> {
     /// Stores content in this session.
     pub fn writer(&self, tuning: Tuning) -> Writer {
@@ -175,32 +222,18 @@ impl WriteSession<'_> {
             (repository.shared_storage(), repository.records_key(), repository.id(), self.sid);
         let random = repository.context().random.clone();
         let put_segment = move |k: u32, segment: &Segment| {
-            let name = Name::Segment(sid, k).to_string();
+            let name = Name::Segment(SegmentName::Session(sid, k)).to_string();
             let bytes = crate::format::seal(segment, &[], &key, id, &name, &*random);
             storage.put(&name, bytes.into()).map_err(store::Error::from)
         };
-        let parts = WriterParts {
-            storage: repository.shared_storage(),
-            index: self.index.clone(),
-            namer: repository.namer(),
-            seal: repository.seal_secret().clone(),
-            random: repository.context().random.clone(),
-            cache: repository.pack_cache(),
-            scratch: repository.cache().join("index/commands").join(format!(
-                "{}-own-{}",
-                std::process::id(),
-                self.sid
-            )),
-            put_segment: Box::new(put_segment),
-            cancel: repository.context().cancel.clone(),
-            progress: repository.context().progress.clone(),
-        };
+        let parts = repository.writer_parts(self.index.clone(), self.sid.to_string(), Box::new(put_segment));
         Writer::start(parts, tuning)
     }
 
-    /// Reads what was there when the session began.
+    /// Reads what the session may see, first of all its parent: a collection that was open when the session
+    /// began may move that.
     pub fn reader(&self) -> Reader {
-        self.repository.reader_over(self.index.clone())
+        self.repository.reloading(self.index.clone())
     }
 
     /// 4. Ends the session with a snapshot; gives the record's size.

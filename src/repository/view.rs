@@ -8,51 +8,13 @@ use std::fs;
 use std::sync::Arc;
 
 use super::{Error, Moment, Point, Repository, Result};
-use crate::format::{Claim, Condemned, Name, Segment, Snapshot, Verdict, segment_of};
+use crate::collection::{Folder, LOOK, MARK, Numbers, Reuse, Validity};
+use crate::format::{Claim, Condemned, Name, Segment, SegmentName, Snapshot, Verdict};
 use crate::id::{PackId, SessionId};
 use crate::store::{self, Index, Reader, Wanted};
 
-/// Judges names by the newest verdict.
-#[derive(Debug, Clone, Default)]
-pub struct Validity {
-    /// The newest verdict's number; 0 where there is none.
-    pub verdict: u64,
-    segments: HashSet<String>,
-    snapshots: HashSet<SessionId>,
-}
-
-impl Validity {
-    /// By the verdict `number`.
-    pub fn new(number: u64, verdict: Option<Verdict>) -> Validity {
-        let verdict = verdict.unwrap_or(Verdict { dead: vec![], segments: vec![], snapshots: vec![] });
-        Validity {
-            verdict: number,
-            segments: verdict.segments.into_iter().collect(),
-            snapshots: verdict.snapshots.into_iter().collect(),
-        }
-    }
-
-    /// Whether the verdict names this segment (its name below `index/`).
-    pub fn names_segment(&self, name: &str) -> bool {
-        self.segments.contains(name)
-    }
-
-    /// Every segment that the verdict names.
-    pub fn named_segments(&self) -> impl Iterator<Item = &String> {
-        self.segments.iter()
-    }
-
-    /// Whether a segment that is present may be believed.
-    pub fn segment(&self, name: &str) -> bool {
-        let young = segment_of(name).is_some_and(|(sid, _)| sid.label >= self.verdict);
-        young || self.names_segment(name)
-    }
-
-    /// Whether a snapshot that is present, without tombstone, may be believed.
-    pub fn snapshot(&self, sid: &SessionId) -> bool {
-        sid.label >= self.verdict || self.snapshots.contains(sid)
-    }
-}
+/// Looks again this often when what was listed is removed before it is read: collections go on meanwhile.
+const TRIES: usize = 8;
 
 /// A valid snapshot.
 #[derive(Debug, Clone)]
@@ -65,8 +27,7 @@ pub struct SnapshotInfo {
 
 /// The newest collection.
 pub(super) struct Collections {
-    /// The newest number of a condemned list or verdict.
-    pub newest: u64,
+    pub numbers: Numbers,
     pub validity: Validity,
     /// Packs that a collection without verdict may delete.
     pub condemned: HashSet<PackId>,
@@ -74,8 +35,8 @@ pub(super) struct Collections {
 
 /// What a repository holds.
 pub struct View {
-    /// The newest collection number.
-    pub newest: u64,
+    /// The newest collection.
+    pub numbers: Numbers,
     /// By which everything here was judged.
     pub validity: Validity,
     /// Packs that a running collection may delete.
@@ -84,13 +45,23 @@ pub struct View {
     pub snapshots: Vec<SnapshotInfo>,
     /// Snapshots with a tombstone. Their records still list packs, which others may share.
     pub forgotten: Vec<SnapshotInfo>,
-    /// Valid segments, names below `index/`.
-    pub segments: Vec<String>,
+    /// Valid segments.
+    pub segments: Vec<SegmentName>,
     /// Snapshot records that could not be read.
     pub damaged: Vec<Error>,
+    /// Sessions that have a claim, whatever it says.
+    pub ended: HashSet<SessionId>,
+    /// Sessions, where they were listed.
+    pub sessions: Vec<SessionId>,
 }
 
 impl View {
+    /// The packs that snapshot records list themselves.
+    pub fn inline(&self) -> impl Iterator<Item = &SnapshotInfo> {
+        let all = self.snapshots.iter().chain(&self.forgotten);
+        all.filter(|info| self.validity.inline(&info.id) && !info.snapshot.segment.packs.is_empty())
+    }
+
     /// What the point means, of `series`. Beside a record that cannot be read only an id or a name
     /// is sure: that record may be the newest.
     pub fn find(&self, point: &Point, series: &str) -> Result<Moment> {
@@ -111,26 +82,38 @@ fn ids(repository: &Repository, folder: &str) -> Result<Vec<SessionId>> {
 impl Repository {
     /// The state of collections. Listed after whatever is to be judged by it.
     pub(super) fn collections(&self) -> Result<Collections> {
-        let names = self.storage().names("collections/")?;
-        let number = |ending: &str| {
-            let numbers = names.iter().filter_map(|name| name.strip_suffix(ending)?.parse::<u64>().ok());
-            numbers.max().unwrap_or(0)
-        };
-        let (condemned, verdict) = (number(".condemned"), number(".verdict"));
-        let judged = match verdict {
-            0 => None,
-            n => Some(self.record::<Verdict>(&Name::Verdict(n).to_string())?),
-        };
-        let packs = match condemned > verdict {
-            true => self.record::<Condemned>(&Name::Condemned(condemned).to_string())?.packs,
-            false => Vec::new(),
-        };
-        let validity = Validity::new(verdict, judged);
-        Ok(Collections { newest: condemned.max(verdict), validity, condemned: packs.into_iter().collect() })
+        self.looking_again(|| {
+            let numbers = Numbers::read(&self.storage().names("collections/")?);
+            let validity = match numbers.verdict {
+                0 => Validity::default(),
+                n => Validity::new(n, &self.record::<Verdict>(&Name::Verdict(n).to_string())?),
+            };
+            let condemned = match numbers.open() {
+                Some(open) => self.record::<Condemned>(&Name::Condemned(open).to_string())?.packs,
+                None => Vec::new(),
+            };
+            Ok(Collections { numbers, validity, condemned: condemned.into_iter().collect() })
+        })
+    }
+
+    /// Does `look` again while files vanish between being listed and being read.
+    fn looking_again<T>(&self, look: impl Fn() -> Result<T>) -> Result<T> {
+        for _ in 1..TRIES {
+            match look() {
+                Err(error) if error.kind() == crate::fault::Kind::NotFound => {}
+                seen => return seen,
+            }
+        }
+        look()
+    }
+
+    /// The newest collection, and whether it has its verdict.
+    pub fn numbers(&self) -> Result<Numbers> {
+        Ok(Numbers::read(&self.storage().names("collections/")?))
     }
 
     /// How a session ended. Records are write-once, so this machine keeps them, sealed as they are.
-    pub(super) fn claim(&self, sid: SessionId) -> Result<Claim> {
+    pub fn claim(&self, sid: SessionId) -> Result<Claim> {
         let name = Name::Claim(sid).to_string();
         let kept = self.cache().join(&name);
         if let Ok(bytes) = fs::read(&kept)
@@ -146,10 +129,30 @@ impl Repository {
 
     /// Everything valid now.
     pub fn view(&self) -> Result<View> {
-        let mut claims = ids(self, "snapshots/")?;
-        let forgotten: HashSet<SessionId> = ids(self, "forgotten/")?.into_iter().collect();
-        let segments = self.storage().names("index/")?;
-        let Collections { newest, validity, condemned } = self.collections()?;
+        self.view_in(&LOOK)
+    }
+
+    /// Everything valid now, listed as a collector does before it judges.
+    pub fn view_to_judge(&self) -> Result<View> {
+        self.view_in(&MARK)
+    }
+
+    fn view_in(&self, order: &[Folder]) -> Result<View> {
+        let (mut claims, mut tombstones, mut sessions, mut segments) = (vec![], vec![], vec![], vec![]);
+        let mut collections = None;
+        for folder in order {
+            match folder {
+                Folder::Snapshots => claims = ids(self, "snapshots/")?,
+                Folder::Forgotten => tombstones = ids(self, "forgotten/")?,
+                Folder::Sessions => sessions = ids(self, "sessions/")?,
+                Folder::Index => segments = self.storage().names("index/")?,
+                Folder::Collections => collections = Some(self.collections()?),
+            }
+        }
+        let Collections { numbers, validity, condemned } =
+            collections.map_or_else(|| self.collections(), Ok)?;
+        let ended = claims.iter().copied().collect();
+        let forgotten: HashSet<SessionId> = tombstones.into_iter().collect();
         claims.retain(|sid| validity.snapshot(sid));
         let (mut snapshots, mut gone, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
         for (id, claim) in self.claims(&claims) {
@@ -166,8 +169,10 @@ impl Repository {
             }
         }
         snapshots.sort_by_key(|info| (info.snapshot.time, info.id));
-        let segments = segments.into_iter().filter(|name| validity.segment(name)).collect();
-        Ok(View { newest, validity, condemned, snapshots, forgotten: gone, segments, damaged })
+        let segments = segments.iter().filter_map(|name| name.parse().ok());
+        let segments = segments.filter(|name| validity.segment(name)).collect();
+        let forgotten = gone;
+        Ok(View { numbers, validity, condemned, snapshots, forgotten, segments, damaged, ended, sessions })
     }
 
     /// Claims, fetched several at once.
@@ -186,33 +191,22 @@ impl Repository {
         })
     }
 
-    /// The index for what `view` holds; `reusable` says which segments (by full name) new snapshots may
-    /// refer to.
-    pub fn index(&self, view: &View, reusable: impl Fn(&str) -> bool) -> Result<Index> {
-        self.index_in(&self.cache().join("index"), view, reusable)
+    /// The index for what `view` holds; by `reuse` it knows what a new snapshot may refer to.
+    pub fn index(&self, view: &View, reuse: Option<&Reuse>) -> Result<Index> {
+        self.index_in(&self.cache().join("index"), view, reuse)
     }
 
-    fn index_in(
-        &self,
-        home: &std::path::Path,
-        view: &View,
-        reusable: impl Fn(&str) -> bool,
-    ) -> Result<Index> {
+    fn index_in(&self, home: &std::path::Path, view: &View, reuse: Option<&Reuse>) -> Result<Index> {
         let mut wanted = Vec::new();
         let mut inline: HashMap<String, &Segment> = HashMap::new();
-        for info in view.snapshots.iter().chain(&view.forgotten) {
-            if !info.snapshot.segment.packs.is_empty() {
-                let name = Name::Claim(info.id).to_string();
-                inline.insert(name.clone(), &info.snapshot.segment);
-                // As a segment file of the same session would be.
-                let reusable = reusable(&Name::Segment(info.id, 0).to_string());
-                wanted.push(Wanted { name, reusable });
-            }
+        for info in view.inline() {
+            let name = Name::Claim(info.id).to_string();
+            inline.insert(name.clone(), &info.snapshot.segment);
+            wanted.push(Wanted { name, reusable: reuse.is_some_and(|reuse| reuse.inline(&info.id)) });
         }
-        for name in &view.segments {
-            let name = format!("index/{name}");
-            let reusable = reusable(&name);
-            wanted.push(Wanted { name, reusable });
+        for segment in &view.segments {
+            let name = Name::Segment(*segment).to_string();
+            wanted.push(Wanted { name, reusable: reuse.is_some_and(|reuse| reuse.segment(segment)) });
         }
         let load = |name: &str| match inline.get(name) {
             Some(segment) => Ok((*segment).clone()),
@@ -222,7 +216,7 @@ impl Repository {
     }
 
     /// A segment by its full name, in the store's words.
-    fn segment(&self, name: &str) -> store::Result<Segment> {
+    pub fn segment(&self, name: &str) -> store::Result<Segment> {
         let bytes = self.storage().get(name)?;
         let opened = crate::format::open(&bytes, &self.records_key(), self.id(), name);
         opened.map_err(|what| store::Error::Damaged { file: name.into(), what })
@@ -230,11 +224,24 @@ impl Repository {
 
     /// Reads everything that is valid now.
     pub fn reader(&self, view: &View) -> Result<Reader> {
-        let index = Arc::new(self.index(view, |_| false)?);
+        let index = match self.index(view, None) {
+            // Removed since `view` was taken: what it held stands elsewhere.
+            Err(error) if error.kind() == crate::fault::Kind::NotFound => self.index_now(),
+            index => index,
+        }?;
+        Ok(self.reloading(Arc::new(index)))
+    }
+
+    /// The index for what is valid now.
+    fn index_now(&self) -> Result<Index> {
+        self.looking_again(|| self.index(&self.view()?, None))
+    }
+
+    /// Reads by `index`, and by a new one where a collection has moved what it knows.
+    pub(super) fn reloading(&self, index: Arc<Index>) -> Reader {
         let again = self.clone();
         let reload = move || {
-            let index = again.view().and_then(|view| again.index(&view, |_| false));
-            index.map(Arc::new).map_err(|error| match error {
+            again.index_now().map(Arc::new).map_err(|error| match error {
                 Error::Store(error) => error,
                 Error::Storage(error) => error.into(),
                 other => store::Error::Cache {
@@ -243,30 +250,32 @@ impl Repository {
                 },
             })
         };
-        Ok(self.reader_over(index).reloading(Box::new(reload)))
+        self.reader_over(index).reloading(Box::new(reload))
     }
 
     /// Reads by the segments below `index/` that are `readable`, with an index that only this command has:
     /// for a repository some of whose segments are damaged.
-    pub fn reader_for_now(&self, view: &View, readable: &[String]) -> Result<Reader> {
+    pub fn reader_for_now(&self, view: &View, readable: &[SegmentName]) -> Result<Reader> {
         let home = self.cache().join(format!("for-now-{}", std::process::id()));
         let view = View {
-            newest: view.newest,
+            numbers: view.numbers,
             validity: view.validity.clone(),
             condemned: HashSet::new(),
             snapshots: view.snapshots.clone(),
             forgotten: view.forgotten.clone(),
             segments: readable.to_vec(),
             damaged: Vec::new(),
+            ended: HashSet::new(),
+            sessions: Vec::new(),
         };
-        let index = self.index_in(&home, &view, |_| false);
+        let index = self.index_in(&home, &view, None);
         // Files that are open stay readable without their names.
         let _ = fs::remove_dir_all(&home);
         Ok(self.reader_over(Arc::new(index?)))
     }
 
     /// Reads what `index` knows.
-    pub(super) fn reader_over(&self, index: Arc<Index>) -> Reader {
+    pub fn reader_over(&self, index: Arc<Index>) -> Reader {
         let seal = self.seal_secret().clone();
         Reader::new(self.shared_storage(), index, self.namer(), seal, self.pack_cache())
     }
@@ -279,29 +288,5 @@ fn keep(path: &std::path::Path, bytes: &[u8]) {
         path.parent().map(fs::create_dir_all).transpose().and_then(|_| fs::write(&temporary, bytes));
     if written.and_then(|()| fs::rename(&temporary, path)).is_err() {
         let _ = fs::remove_file(&temporary);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::context::Seeded;
-
-    /// The rules "voidsnap", "voidseg" and "mergednamed" of the collection protocol.
-    #[test]
-    fn what_is_older_than_the_verdict_is_valid_only_if_named() {
-        let random = Seeded::new(1);
-        let [old, named, young] = [1, 1, 2].map(|label| SessionId::draw(&random, label));
-        let verdict = Verdict {
-            dead: vec![],
-            segments: vec![format!("{named}-0"), "m2-00".into()],
-            snapshots: vec![named],
-        };
-        let validity = Validity::new(2, Some(verdict));
-        assert_eq!([old, named, young].map(|sid| validity.snapshot(&sid)), [false, true, true]);
-        let segments = [format!("{old}-0"), format!("{named}-0"), format!("{young}-0")];
-        assert_eq!(segments.map(|name| validity.segment(&name)), [false, true, true]);
-        assert!(validity.segment("m2-00"));
-        assert!(!validity.segment("m3-11"), "a collector's segment is valid only if named");
     }
 }

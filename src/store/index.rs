@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! "c" chunk id        → one 24-byte place after another (merged by appending)
-//! "s" segment name    → u32 number, u64 chunks
+//! "s" segment name    → u32 number, u64 chunks, u32 first pack number, u32 packs
 //! "p" u32 pack number → pack id
 //! "n"                 → u32 next segment number, u32 next pack number
 //! ```
@@ -65,6 +65,7 @@ pub struct Index {
     db: DB,
     /// Numbers of valid segments, and whether each may be reused.
     live: HashMap<u32, bool>,
+    known: HashMap<String, Known>,
     /// Packs that a running collection may delete.
     condemned: HashSet<PackId>,
     packs: Mutex<HashMap<u32, PackId>>,
@@ -124,6 +125,19 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 struct Known {
     number: u32,
     chunks: u64,
+    first_pack: u32,
+    packs: u32,
+}
+
+/// A valid segment and the packs that it lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// Its file's full name; a snapshot's for the segment inside it.
+    pub name: String,
+    /// How many chunks it lists.
+    pub chunks: u64,
+    /// Its packs.
+    pub packs: Vec<PackId>,
 }
 
 fn known_segments(db: &DB, home: &Path) -> Result<HashMap<String, Known>> {
@@ -133,7 +147,8 @@ fn known_segments(db: &DB, home: &Path) -> Result<HashMap<String, Known>> {
         let Some(name) = key.strip_prefix(b"s") else { break };
         let name = String::from_utf8_lossy(name).into_owned();
         let chunks = u64::from(word(&value, 4)) | u64::from(word(&value, 8)) << 32;
-        known.insert(name, Known { number: word(&value, 0), chunks });
+        let (number, first_pack, packs) = (word(&value, 0), word(&value, 12), word(&value, 16));
+        known.insert(name, Known { number, chunks, first_pack, packs });
     }
     Ok(known)
 }
@@ -148,7 +163,7 @@ fn lock(home: &Path, operation: FlockOperation) -> Result<File> {
 
 impl Opening<'_> {
     fn table(&self) -> PathBuf {
-        self.home.join("table")
+        self.home.join("table-2")
     }
 
     /// A secondary and the known segments, if the table is there and knows exactly what is wanted.
@@ -228,8 +243,9 @@ impl Opening<'_> {
             }
         }
         db.write(batch)?;
-        let value = [&number.to_le_bytes()[..], &(segment.chunks() as u64).to_le_bytes()].concat();
-        db.put([b"s", name.as_bytes()].concat(), value)
+        let chunks = segment.chunks() as u64;
+        let words = [number, chunks as u32, (chunks >> 32) as u32, first_pack, segment.packs.len() as u32];
+        db.put([b"s", name.as_bytes()].concat(), words.map(u32::to_le_bytes).concat())
     }
 }
 
@@ -253,7 +269,7 @@ impl Index {
                 let live =
                     wanted.iter().filter_map(|w| Some((known.get(&w.name)?.number, w.reusable))).collect();
                 let packs = Mutex::default();
-                return Ok(Index { db, live, condemned, packs, home: home.to_owned(), own });
+                return Ok(Index { db, live, known, condemned, packs, home: home.to_owned(), own });
             }
             if attempt < IMPORTS {
                 opening.import()?;
@@ -292,6 +308,22 @@ impl Index {
             places.push(Place { pack, position, offset, stored: word(place, 16), plain: word(place, 20) });
         }
         Ok(places)
+    }
+
+    /// Every valid segment with its packs.
+    pub fn listings(&self) -> Result<Vec<Listing>> {
+        let mut listings = Vec::new();
+        for (name, known) in &self.known {
+            let mut packs = Vec::with_capacity(known.packs as usize);
+            for number in known.first_pack..known.first_pack + known.packs {
+                packs.push(
+                    self.pack(number)?.ok_or_else(|| fail(&self.home, "a pack's number is not known"))?,
+                );
+            }
+            listings.push(Listing { name: name.clone(), chunks: known.chunks, packs });
+        }
+        listings.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listings)
     }
 
     /// Every valid place of a chunk.
@@ -399,7 +431,7 @@ mod tests {
     fn a_deleted_or_damaged_cache_is_made_anew() {
         let home = tempfile::tempdir().unwrap();
         drop(open(home.path(), &["a"], &[]));
-        for entry in fs::read_dir(home.path().join("table")).unwrap().flatten() {
+        for entry in fs::read_dir(home.path().join("table-2")).unwrap().flatten() {
             fs::write(entry.path(), b"damaged").unwrap();
         }
         assert_eq!(packs(&open(home.path(), &["a"], &[]), 1), [1]);
@@ -416,6 +448,16 @@ mod tests {
         assert_eq!(packs(&first, 1), [1]);
         assert_eq!(packs(&second, 3), [2]);
         assert!(packs(&third, 1).is_empty());
+    }
+
+    #[test]
+    fn a_segment_is_listed_with_its_packs() {
+        let home = tempfile::tempdir().unwrap();
+        drop(open(home.path(), &["a"], &[]));
+        let index = open(home.path(), &["b", "x"], &[]);
+        let listings = index.listings().unwrap();
+        let told = listings.iter().map(|l| (l.name.as_str(), l.chunks, l.packs[0].0[0], l.packs.len()));
+        assert_eq!(told.collect::<Vec<_>>(), [("b", 2, 2, 1), ("x", 1, 3, 1)]);
     }
 
     #[test]

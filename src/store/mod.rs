@@ -18,8 +18,8 @@ use crate::storage;
 
 pub use cache::PackCache;
 pub use cutter::{Cutter, Pieces};
-pub use index::{Index, Place, Wanted};
-pub use pack::{PackReader, read_footer};
+pub use index::{Index, Listing, Place, Wanted};
+pub use pack::{PackReader, read_footer, verify_pack};
 pub use reader::{Reader, Reload};
 pub use writer::{Finished, PutSegment, Tuning, Writer, WriterParts, Written};
 

@@ -110,6 +110,29 @@ pub fn read_footer(
     open_footer(&secret.pack(id), id, kind, &sealed).map_err(bad)
 }
 
+/// Reads a pack back to the last byte: it is what `entry` says.
+pub fn verify_pack(
+    storage: &dyn Storage,
+    secret: &SealSecret,
+    namer: &ChunkNamer,
+    entry: &PackEntry,
+) -> Result<()> {
+    let name = Name::Pack(entry.kind, entry.id).to_string();
+    let bytes = storage.get(&name)?;
+    let footer = read_footer(storage, secret, entry.kind, entry.id, bytes.len() as u64)?;
+    if bytes.len() as u64 != entry.size || footer.chunks != entry.chunks {
+        return Err(damaged(entry.kind, entry.id, Malformed::Content));
+    }
+    let reader = PackReader::new(entry.id, entry.kind, secret);
+    for (chunk, position) in entry.chunks.iter().zip(0u32..) {
+        let range = chunk.offset as usize..chunk.offset as usize + chunk.stored as usize;
+        let sealed =
+            bytes.get(range).ok_or_else(|| damaged(entry.kind, entry.id, Malformed::Length(bytes.len())))?;
+        reader.open(namer, position, chunk, sealed)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +168,20 @@ mod tests {
         storage.put(&Name::Pack(entry.kind, entry.id).to_string(), bytes.clone()).unwrap();
         let footer = read_footer(&storage, &secret, entry.kind, entry.id, bytes.len() as u64).unwrap();
         assert_eq!(footer.chunks, entry.chunks);
+    }
+
+    #[test]
+    fn a_pack_that_is_not_what_was_written_does_not_verify() {
+        let (secret, namer, entry, bytes) = sample();
+        let name = Name::Pack(entry.kind, entry.id).to_string();
+        for at in [None, Some(10), Some(bytes.len() / 2), Some(bytes.len() - 1)] {
+            let directory = tempfile::tempdir().unwrap();
+            let storage = Local::new(directory.path());
+            let mut stored = bytes.to_vec();
+            at.into_iter().for_each(|at| stored[at] ^= 1);
+            storage.put(&name, stored.into()).unwrap();
+            assert_eq!(verify_pack(&storage, &secret, &namer, &entry).is_ok(), at.is_none(), "{at:?}");
+        }
     }
 
     #[test]

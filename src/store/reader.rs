@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use bytes::Bytes;
 use lru::LruCache;
 
-use super::{Error, Index, PackCache, PackReader, Place, Result};
+use super::{Error, Index, Listing, PackCache, PackReader, Place, Result};
 use crate::format::{Malformed, Name, PackedChunk, Segment};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::secret::{ChunkNamer, SealSecret};
@@ -118,6 +118,16 @@ impl Reader {
     pub fn from_the_medium(mut self) -> Reader {
         self.cache = None;
         self
+    }
+
+    /// The plain bytes of the copy at this place, verified.
+    pub fn read_at(&self, kind: ChunkKind, id: &ChunkId, place: &Place) -> Result<Bytes> {
+        self.read(kind, id, place)
+    }
+
+    /// Every valid segment with its packs.
+    pub fn listings(&self) -> Result<Vec<Listing>> {
+        self.index().listings()
     }
 
     /// Where a chunk is.

@@ -1,0 +1,108 @@
+//! Carrying out a verdict: the only place where anything is deleted.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+
+use super::{Result, Run};
+use crate::collection::Validity;
+use crate::fault::Kind;
+use crate::format::{Name, SegmentName, Session, SessionKind, Verdict};
+use crate::id::{PackId, SessionId};
+use crate::progress::{Amount, Phase};
+use crate::storage::Listed;
+
+/// Files deleted at once.
+const AT_ONCE: usize = 8;
+
+impl Run<'_> {
+    /// 6. Deletes what the stored verdict says, in an order in which whoever looks meanwhile finds no record
+    /// of what is gone.
+    pub(super) fn execute(&mut self, number: u64) -> Result<()> {
+        let verdict = match self.repository.record::<Verdict>(&Name::Verdict(number).to_string()) {
+            // A newer one is there, and was carried out.
+            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            verdict => verdict?,
+        };
+        let validity = Validity::new(number, &verdict);
+        let before = (self.report.packs, self.report.records);
+        let progress = &self.repository.context().progress;
+        progress.begin(Phase { name: "deleting", unit: "files" });
+        self.delete_sessions(&validity)?;
+        let sid = |name: &str| name.parse::<SessionId>().ok();
+        for folder in ["snapshots/", "forgotten/"] {
+            self.delete(folder, |name| sid(name).is_some_and(|sid| validity.dooms_claim(&sid)))?;
+        }
+        self.delete("index/", |name| {
+            name.parse::<SegmentName>().is_ok_and(|name| validity.dooms_segment(&name))
+        })?;
+        let dead: HashSet<PackId> = verdict.dead.into_iter().collect();
+        if !dead.is_empty() {
+            let records = self.report.records;
+            self.delete("packs/", |name| {
+                let id = name.rsplit('/').next().and_then(|id| id.parse::<PackId>().ok());
+                id.is_some_and(|id| dead.contains(&id))
+            })?;
+            self.report.packs += self.report.records - records;
+            self.report.records = records;
+        }
+        self.delete("collections/", |name| {
+            let number = name.split_once('.').and_then(|(number, _)| number.parse().ok());
+            number.is_some_and(|number| validity.dooms_collection(number))
+        })?;
+        if before != (self.report.packs, self.report.records) {
+            self.report.collections.push(number);
+        }
+        Ok(())
+    }
+
+    fn delete_sessions(&mut self, validity: &Validity) -> Result<()> {
+        let ended = self.repository.storage().names("snapshots/")?;
+        let ended: HashSet<SessionId> = ended.iter().filter_map(|name| name.parse().ok()).collect();
+        let repository = self.repository;
+        self.delete("sessions/", |name| {
+            let Ok(sid) = name.parse::<SessionId>() else { return false };
+            let ended = ended.contains(&sid);
+            // What cannot be read is taken for a restore that goes on.
+            let record = || repository.record::<Session>(&Name::Session(sid).to_string());
+            let reads = || !record().is_ok_and(|session| session.kind == SessionKind::Write);
+            sid.label < validity.verdict && validity.dooms_session(&sid, !ended && reads(), ended)
+        })
+    }
+
+    fn delete(&mut self, folder: &str, doomed: impl Fn(&str) -> bool) -> Result<()> {
+        let all = self.repository.storage().list_all(folder)?;
+        let doomed: Vec<Listed> =
+            all.into_iter().filter(|file| file.name.strip_prefix(folder).is_some_and(&doomed)).collect();
+        let context = self.repository.context();
+        let (queue, failure) = (Mutex::new(doomed.iter()), Mutex::new(None));
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE.min(doomed.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let next = queue.lock().unwrap_or_else(|e| e.into_inner()).next();
+                        let Some(file) = next else { return };
+                        let deleted = match context.cancel.check() {
+                            Ok(()) => {
+                                self.repository.storage().delete(&file.name).map_err(super::Error::from)
+                            }
+                            Err(interrupted) => Err(interrupted.into()),
+                        };
+                        if let Err(error) = deleted {
+                            failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+                            return;
+                        }
+                        // What this machine keeps of it goes too; else it costs room only.
+                        let _ = std::fs::remove_file(self.repository.cache().join(&file.name));
+                        context.progress.advance(Amount { items: 1, bytes: file.size });
+                    }
+                });
+            }
+        });
+        if let Some(error) = failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            return Err(error);
+        }
+        self.report.records += doomed.len() as u64;
+        self.report.deleted_bytes += doomed.iter().map(|file| file.size).sum::<u64>();
+        Ok(())
+    }
+}

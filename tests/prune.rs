@@ -1,0 +1,262 @@
+//! Prune on a local directory: what goes, what stays, what runs beside it, and what a crash leaves.
+
+mod pruned;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use icecore::fault::Kind;
+use icecore::format::{Condemned, Name, Session};
+use icecore::id::ChunkKind;
+use icecore::prune::{self, Options, Reason};
+use pruned::{Made, World, bytes_of, files, forget, store, store_with};
+
+fn now() -> Options {
+    Options { patience: Some(Duration::ZERO), ..Options::default() }
+}
+
+fn later() -> Options {
+    Options { patience: None, ..Options::default() }
+}
+
+#[test]
+fn what_only_a_forgotten_snapshot_held_goes_and_the_rest_reads_back() {
+    let world = World::new();
+    let repository = world.init();
+    let first = store(&repository, &[b"shared", b"only the first has this"]);
+    let second = store(&repository, &[b"shared", b"only the second has this"]);
+    forget(&repository, &first);
+    let report = prune::run(&repository, &now()).unwrap();
+    assert_eq!(report.collections, [1]);
+    for machine in [1, 2] {
+        let repository = world.open(machine);
+        let view = repository.view().unwrap();
+        assert_eq!(view.snapshots.iter().map(|info| info.id).collect::<Vec<_>>(), [second.sid]);
+        second.reads_back(&repository);
+        let reader = repository.reader(&view).unwrap();
+        assert_eq!(reader.get(ChunkKind::Data, &first.chunks[1]).unwrap_err().kind(), Kind::Damage);
+        world.is_whole(machine);
+    }
+    let path = world.repository_path();
+    assert_eq!(["sessions", "forgotten"].map(|folder| files(&path.join(folder)).len()), [0, 0]);
+    assert_eq!(
+        ["snapshots", "index", "collections"].map(|folder| files(&path.join(folder)).len()),
+        [1, 1, 2]
+    );
+    assert_eq!(report.repository_bytes, bytes_of(&path));
+    let again = prune::run(&repository, &now()).unwrap();
+    assert!(again.collections.is_empty(), "a prune that has nothing to do does nothing");
+}
+
+#[test]
+fn a_dry_run_changes_nothing_and_says_what_a_prune_does() {
+    let world = World::new();
+    let repository = world.init();
+    let first = store(&repository, &[&[1; 5000]]);
+    store(&repository, &[&[2; 5000]]);
+    forget(&repository, &first);
+    let before = files(&world.repository_path());
+    let plan = prune::plan(&repository, &now(), &Default::default()).unwrap();
+    assert_eq!(files(&world.repository_path()), before);
+    assert_eq!((plan.of(Reason::Unused).0, plan.of(Reason::Waste).0), (2, 0), "{plan:?}");
+    let packs = |path: &std::path::Path| bytes_of(&path.join("packs"));
+    let there = packs(&world.repository_path());
+    prune::run(&repository, &now()).unwrap();
+    assert_eq!(there - packs(&world.repository_path()), plan.frees());
+}
+
+#[test]
+fn a_pack_with_much_waste_is_rewritten_and_one_with_little_stays() {
+    let world = World::new();
+    let repository = world.init();
+    let noise = pruned::noise;
+    let (kept, large) = (noise(1, 100_000), noise(2, 900_000));
+    let wasteful = store(&repository, &[&kept, &large]);
+    let little = noise(3, 3_000_000);
+    let dense = store(&repository, &[&kept, &little, &noise(4, 1000)]);
+    let last = store(&repository, &[&kept, &little]);
+    forget(&repository, &wasteful);
+    forget(&repository, &dense);
+    let plan = prune::plan(&repository, &Options { max_unused: 0.05, ..now() }, &Default::default()).unwrap();
+    assert_eq!(plan.of(Reason::Waste).0, 1, "{plan:?}");
+    prune::run(&repository, &now()).unwrap();
+    last.reads_back(&repository);
+    world.is_whole(7);
+    let bytes = bytes_of(&world.repository_path().join("packs/data"));
+    assert!((3_100_000..3_110_000).contains(&bytes), "{bytes}");
+}
+
+#[test]
+fn what_interrupted_commands_left_goes() {
+    let world = World::new();
+    let repository = world.init();
+    let kept = store(&repository, &[b"kept"]);
+    let session = pruned::begin(&repository);
+    let writer = session.writer(Default::default());
+    writer.put(ChunkKind::Data, bytes::Bytes::from_static(b"stored and never in a snapshot")).unwrap();
+    writer.give_up().unwrap();
+    session.give_up("interrupted").unwrap();
+    // A pack without a segment, and one that was never there.
+    let orphan = Name::Pack(ChunkKind::Data, icecore::id::PackId([9; 16])).to_string();
+    repository.storage().put(&orphan, bytes::Bytes::from_static(b"half a run")).unwrap();
+    prune::run(&repository, &now()).unwrap();
+    assert_eq!(files(&world.repository_path().join("packs")).len(), 2);
+    kept.reads_back(&world.open(2));
+    world.is_whole(3);
+}
+
+#[test]
+fn a_running_backup_is_waited_for_and_its_snapshot_is_whole() {
+    let world = World::new();
+    let repository = world.init();
+    let first = store(&repository, &[b"first"]);
+    let session = pruned::begin(&repository);
+    forget(&repository, &first);
+    let report = prune::run(&repository, &later()).unwrap();
+    assert_eq!((report.collections.len(), report.waiting.len()), (0, 1));
+    // It may refer to its parent's chunks: nothing has been deleted.
+    let second = store_with(&repository, session, &[b"first", b"second"]);
+    assert!(!second.new[0], "its parent's chunk was stored again");
+    let report = prune::run(&world.open(2), &later()).unwrap();
+    assert_eq!(report.collections, [1], "the open collection is finished");
+    second.reads_back(&world.open(3));
+    world.is_whole(4);
+}
+
+#[test]
+fn a_backup_that_begins_while_a_collection_is_open_stores_what_may_die_again() {
+    let world = World::new();
+    let repository = world.init();
+    let first = store(&repository, &[b"content"]);
+    forget(&repository, &first);
+    let running = pruned::begin(&repository);
+    prune::run(&repository, &later()).unwrap();
+    let second = store(&world.open(2), &[b"content"]);
+    assert_eq!((second.sid.label, second.new[0]), (1, true));
+    drop(running);
+    prune::run(&repository, &later()).unwrap();
+    second.reads_back(&repository);
+    world.is_whole(5);
+}
+
+#[test]
+fn a_backup_that_patience_is_over_with_fails_and_says_so() {
+    let world = World::new();
+    let repository = world.init();
+    let first = store(&repository, &[b"first"]);
+    let session = pruned::begin(&repository);
+    forget(&repository, &first);
+    assert_eq!(prune::run(&repository, &now()).unwrap().collections, [1]);
+    let error = pruned::try_store(&repository, session, &[b"second"]).unwrap_err();
+    assert_eq!(error.kind(), Kind::Busy, "{error}");
+    assert!(repository.view().unwrap().snapshots.is_empty());
+}
+
+#[test]
+fn a_pinned_snapshot_that_was_forgotten_stays_readable_until_its_reader_ends() {
+    let world = World::new();
+    let repository = world.init();
+    let first = store(&repository, &[b"read while it is forgotten"]);
+    let reading = world.open(2);
+    let session = reading.begin_read(first.sid).unwrap();
+    forget(&repository, &first);
+    for _ in 0..3 {
+        prune::run(&repository, &now()).unwrap();
+        store(&repository, &[b"more"]);
+    }
+    first.reads_back(&reading);
+    assert!(!repository.view().unwrap().snapshots.iter().any(|info| info.id == first.sid));
+    drop(session);
+    prune::run(&repository, &now()).unwrap();
+    let reader = repository.reader(&repository.view().unwrap()).unwrap();
+    assert!(reader.get(ChunkKind::Data, &first.chunks[0]).is_err(), "it stays though nobody needs it");
+}
+
+#[test]
+fn a_dead_process_of_this_machine_is_not_waited_for() {
+    let world = World::new();
+    let repository = world.init();
+    let first = store(&repository, &[b"first"]);
+    let session = pruned::begin(&repository);
+    let name = Name::Session(session.sid).to_string();
+    let record: Session = repository.record(&name).unwrap();
+    // As if another process, which is no more, had begun it.
+    repository.storage().delete(&name).unwrap();
+    repository.put_record(&name, &Session { pid: u32::MAX, ..record }).unwrap();
+    forget(&repository, &first);
+    assert_eq!(prune::run(&repository, &later()).unwrap().collections, [1]);
+    std::mem::forget(session);
+}
+
+#[test]
+fn many_small_snapshots_end_in_few_files() {
+    let world = World::new();
+    let repository = world.init();
+    let mut made: Vec<Made> = Vec::new();
+    for n in 0..60u8 {
+        made.push(store(&repository, &[&[n; 100], &pruned::noise(n, 3000)]));
+        if n % 5 == 4 {
+            prune::run(&repository, &now()).unwrap();
+        }
+    }
+    let path = world.repository_path();
+    let count = |folder: &str| files(&path.join(folder)).len();
+    assert!(
+        count("packs") <= 30 && count("index") <= 12,
+        "{} packs, {} segments",
+        count("packs"),
+        count("index")
+    );
+    assert_eq!(count("snapshots"), 60);
+    made.iter().for_each(|made| made.reads_back(&world.open(2)));
+    world.is_whole(3);
+}
+
+#[test]
+fn a_foreign_condemned_list_of_everything_costs_nothing_but_time() {
+    let world = World::new();
+    let repository = world.init();
+    let made = [store(&repository, &[b"a", b"b"]), store(&repository, &[b"b", b"c"])];
+    let packs: Vec<_> = repository.packs().unwrap().into_iter().map(|(_, id, _)| id).collect();
+    let before: BTreeSet<_> = packs.iter().copied().collect();
+    repository.put_record(&Name::Condemned(1).to_string(), &Condemned { packs }).unwrap();
+    prune::run(&repository, &now()).unwrap();
+    let after: BTreeSet<_> = repository.packs().unwrap().into_iter().map(|(_, id, _)| id).collect();
+    assert!(before.is_disjoint(&after), "small packs that are condemned are rewritten");
+    made.iter().for_each(|made| made.reads_back(&world.open(2)));
+    world.is_whole(3);
+}
+
+#[test]
+fn a_damaged_record_stops_a_prune() {
+    let world = World::new();
+    let repository = world.init();
+    let first = store(&repository, &[b"first"]);
+    let second = store(&repository, &[b"second"]);
+    forget(&repository, &second);
+    let path = world.repository_path().join(Name::Claim(first.sid).to_string());
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let before = files(&world.repository_path());
+    assert_eq!(prune::run(&world.open(2), &now()).unwrap_err().kind(), Kind::Damage);
+    assert_eq!(files(&world.repository_path()), before);
+}
+
+#[test]
+fn a_missing_pack_that_is_needed_stops_a_prune_and_one_that_is_not_is_listed_no_more() {
+    let world = World::new();
+    let repository = world.init();
+    let first = store(&repository, &[b"first"]);
+    let second = store(&repository, &[b"second"]);
+    let pack =
+        repository.reader(&repository.view().unwrap()).unwrap().places(&first.chunks[0]).unwrap()[0].pack;
+    let name = Name::Pack(ChunkKind::Data, pack).to_string();
+    repository.storage().delete(&name).unwrap();
+    assert_eq!(prune::run(&repository, &now()).unwrap_err().kind(), Kind::Damage);
+    forget(&repository, &first);
+    prune::run(&repository, &now()).unwrap();
+    assert!(store(&repository, &[b"first"]).new[0], "a pack that is not there was referred to");
+    second.reads_back(&repository);
+    world.is_whole(4);
+}
