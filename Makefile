@@ -21,9 +21,10 @@ test: rocksdb ## all tests, then the acceptance tests against real servers (FULL
 	tests/acceptance.sh
 	tests/examples.sh
 
-soak: rocksdb ## the long proof: SOAK revisions (1000) of a random history of each etcd version, brought back
+soak: rocksdb ## what takes long: SOAK revisions (1000) of each etcd version brought back, the collection protocol in large, 500 kills
 	scripts/servers.sh etcd-3.5 etcd-3.6 etcd-3.7
 	export SOAK=$${SOAK:-1000}; $(cargo) test --release --locked --test proof -- --nocapture --test-threads=1
+	export ICECORE_SOAK=1; $(cargo) test --release --locked --test collection --test kill
 
 test-milvus: build ## a real Milvus, backed up, wiped and brought back
 	scripts/servers.sh etcd-3.5 minio python milvus

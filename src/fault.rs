@@ -42,6 +42,8 @@ pub enum Kind {
     SourceChanged,
     /// Another writer stands in the way.
     Busy,
+    /// What must be kept is more than the size bound allows.
+    SizeBound,
     /// The user asked to stop.
     Interrupted,
     /// Anything else.
@@ -71,6 +73,7 @@ impl Kind {
             Kind::Damage => "damage",
             Kind::SourceChanged => "source_changed",
             Kind::Busy => "busy",
+            Kind::SizeBound => "size_bound",
             Kind::Interrupted => "interrupted",
             Kind::Failed => "failed",
         }

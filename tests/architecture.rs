@@ -19,7 +19,8 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("4", &["tree", "source", "target"]),
     ("5", &["repository"]),
     ("5", &["proof", "milvus"]),
-    ("6", &["backup", "restore", "check", "browse", "forget", "prune"]),
+    ("6", &["backup", "restore", "check", "browse", "prune"]),
+    ("6", &["forget"]),
     ("8", &["cli"]),
     ("9", &["main"]),
 ];

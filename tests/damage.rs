@@ -17,7 +17,7 @@ use common::bucket::{PASSPHRASE, World, content};
 use etcd_client::Client;
 use icecore::backup::{self, EtcdOptions};
 use icecore::etcd;
-use icecore::format::{Condemned, Name, Verdict};
+use icecore::format::{Condemned, Name, Segment, Verdict};
 use icecore::id::SessionId;
 use icecore::storage::connect;
 use icecore::store::Tuning;
@@ -114,9 +114,12 @@ impl Bench {
         for info in view.snapshots.iter().filter(|info| forgotten.contains(&info.id)) {
             icecore::forget::forget(&repository, info).unwrap();
         }
+        // What stands in records only is listed by the collection, too.
+        let packs = view.inline().flat_map(|info| info.snapshot.segment.packs.clone()).collect();
+        let (merged, _) = repository.put_merged(1, &Segment { packs }).unwrap();
         let verdict = Verdict {
             dead: vec![],
-            segments: view.segments.clone(),
+            segments: view.segments.iter().chain([&merged]).map(|name| name.to_string()).collect(),
             snapshots: view.snapshots.iter().map(|info| info.id).collect(),
         };
         repository.put_record(&Name::Verdict(1).to_string(), &verdict).unwrap();

@@ -28,7 +28,7 @@ export ICECORE_S3_ACCESS_KEY_ID=$ACCESS_KEY ICECORE_S3_SECRET_ACCESS_KEY=$SECRET
 export ETCD=${URL[etcd]} ETCD2=${URL[etcd2]} ETCD3=${URL[etcd3]} S3=${URL[minio]} COLUMNS=100 TZ=UTC
 export PATH=${icecore%/*}:$(etcd_dir 3.6):$PATH
 pages=()
-for verb in init backup snapshots ls cat diff stats verify check restore forget key completions revisions log; do
+for verb in init backup snapshots ls cat diff stats verify check restore forget prune key completions revisions log; do
   pages+=("$repo/docs/commands/$verb.md")
 done
 for page in "$repo"/docs/commands/*.md; do

@@ -106,8 +106,27 @@ struct Run<'a> {
     bad_chunks: HashSet<ChunkId>,
 }
 
-/// Checks.
+/// A check is made again this often when a prune was carried out meanwhile.
+const TRIES: usize = 4;
+
+/// Checks. What a prune has removed since it was listed is no damage: then all is looked at again.
 pub fn run(repository: &Repository, options: Options) -> Result<Report> {
+    for _ in 1..TRIES {
+        let before = repository.numbers()?;
+        let report = run_once(repository, options);
+        let damaged = match &report {
+            Ok(report) => !report.damage.is_empty(),
+            Err(error) => matches!(error.kind(), Kind::Damage | Kind::NotFound),
+        };
+        if !damaged || repository.numbers()? == before {
+            return report;
+        }
+        repository.context().progress.note("a prune ran meanwhile: checking again");
+    }
+    run_once(repository, options)
+}
+
+fn run_once(repository: &Repository, options: Options) -> Result<Report> {
     let mut run = Run {
         repository,
         report: Report::default(),

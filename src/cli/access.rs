@@ -84,12 +84,12 @@ impl Settings {
         Ok(Settings { repository, passphrase_file, cache, limits, series, series_given, file })
     }
 
-    fn get(&self, table: &str, key: &str) -> Option<String> {
+    pub fn get(&self, table: &str, key: &str) -> Option<String> {
         self.file.get(&self.series, table, key)
     }
 
     /// Each of an array's texts, or the one text there is.
-    fn list(&self, table: &str, key: &str) -> Vec<String> {
+    pub fn list(&self, table: &str, key: &str) -> Vec<String> {
         let joined = self.get(table, key);
         joined.map(|joined| joined.split(ARRAY).map(str::to_owned).collect()).unwrap_or_default()
     }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::show::{parse_duration, parse_share};
+use super::show::{parse_duration, parse_share, parse_size, parse_span};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Incremental, deduplicating snapshots of etcd and S3 object storage.
@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     after_help = "A POINT is latest, latest~2, an id or its unique beginning, a name given at backup, \
 rev:12345 (any etcd revision that the snapshots cover: see revisions), rev:12345@ID (in the line of that \
 snapshot) or time:2026-11-22T10:00:00Z (the last revision known at or before; without etcd the last snapshot).\n\n\
-Exit codes: 0 done, 1 failed, 2 usage, 3 done with warnings, 4 damage found, 10 no repository, \
+Exit codes: 0 done, 1 failed, 2 usage, 3 done with warnings, 4 damage found, 5 the size bound cannot be met, 10 no repository, \
 12 wrong passphrase, 130 interrupted."
 )]
 pub struct Arguments {
@@ -152,11 +152,8 @@ pub enum Command {
         #[arg(long, conflicts_with = "point")]
         snapshots: bool,
     },
-    /// Forget snapshots
-    Forget {
-        #[arg(required = true, value_name = "POINT")]
-        points: Vec<String>,
-    },
+    /// Forget snapshots: those that are named, or those that no rule keeps
+    Forget(Box<Forget>),
     /// Look into what a Milvus held
     Milvus {
         /// The milvus.yaml that says the root path in the bucket; else it is found from the objects
@@ -244,8 +241,70 @@ pub struct Globs {
     pub exclude: Vec<String>,
 }
 
+/// Rules keep the union of what each keeps. Without --series they are for every series, each by itself. Flags come
+/// before [retention] in the configuration.
+#[derive(Args)]
+pub struct Forget {
+    /// These snapshots, and no others
+    #[arg(value_name = "POINT")]
+    pub points: Vec<String>,
+    #[command(flatten)]
+    pub rules: Rules,
+    /// Remove at once what then is needed by no snapshot
+    #[arg(long)]
+    pub prune: bool,
+    #[command(flatten)]
+    pub how: PruneHow,
+    /// Only show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Args)]
+pub struct Rules {
+    /// Keep all that are at most this much older than the newest, as in 3d, 2w or 1y6mo
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    pub keep_within: Option<jiff::Span>,
+    /// Keep the last N
+    #[arg(long, value_name = "N")]
+    pub keep_last: Option<u64>,
+    /// Keep the newest of each of the last N hours that have any
+    #[arg(long, value_name = "N")]
+    pub keep_hourly: Option<u64>,
+    /// The same for days
+    #[arg(long, value_name = "N")]
+    pub keep_daily: Option<u64>,
+    /// The same for weeks, from Monday on
+    #[arg(long, value_name = "N")]
+    pub keep_weekly: Option<u64>,
+    /// The same for months
+    #[arg(long, value_name = "N")]
+    pub keep_monthly: Option<u64>,
+    /// The same for years
+    #[arg(long, value_name = "N")]
+    pub keep_yearly: Option<u64>,
+    /// Keep all with this tag, whatever --max-size says; may be given several times
+    #[arg(long, value_name = "TAG")]
+    pub keep_tag: Vec<String>,
+    /// Drop the oldest until the whole repository fits into this size, as in 200GiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_size: Option<u64>,
+    /// Keep the last N, whatever --max-size says [default: 1]
+    #[arg(long, value_name = "N")]
+    pub keep_at_least: Option<u64>,
+}
+
 #[derive(Args)]
 pub struct Prune {
+    #[command(flatten)]
+    pub how: PruneHow,
+    /// Only show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Args)]
+pub struct PruneHow {
     /// So much of the packs may stay though nobody needs it; packs with more are rewritten [default: 5%]
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     pub max_unused: Option<f64>,
@@ -258,9 +317,6 @@ pub struct Prune {
     /// Do not wait for running backups: a later prune goes on
     #[arg(long, conflicts_with = "patience")]
     pub no_wait: bool,
-    /// Only show what would be done
-    #[arg(long)]
-    pub dry_run: bool,
 }
 
 #[derive(Args)]

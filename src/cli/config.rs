@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::failure::Failure;
 
 /// What each table may hold.
-const TABLES: [(&str, &[&str]); 3] = [
+const TABLES: [(&str, &[&str]); 4] = [
     (
         "repository",
         &[
@@ -33,6 +33,21 @@ const TABLES: [(&str, &[&str]); 3] = [
             "include",
             "exclude",
             "versions",
+        ],
+    ),
+    (
+        "retention",
+        &[
+            "keep-within",
+            "keep-last",
+            "keep-hourly",
+            "keep-daily",
+            "keep-weekly",
+            "keep-monthly",
+            "keep-yearly",
+            "keep-tag",
+            "keep-at-least",
+            "max-size",
         ],
     ),
 ];

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use icecore::fault::Kind;
-use icecore::{backup, browse, check, prune, restore};
+use icecore::{backup, browse, check, forget, prune, restore};
 use icecore::{repository, selection, storage};
 use serde_json::json;
 
@@ -29,6 +29,7 @@ impl Failure {
         match self.kind {
             Kind::Usage => 2,
             Kind::Damage => 4,
+            Kind::SizeBound => 5,
             Kind::NoRepository => 10,
             Kind::WrongPassphrase => 12,
             Kind::Interrupted => 130,
@@ -72,6 +73,7 @@ impl Failure {
                 "use another --series for another system, or go on with it in this one with --new-line"
             }
             Kind::Busy => "run the command again",
+            Kind::SizeBound => "give the repository more room, or keep less: see docs/operations.md",
             Kind::Interrupted => "run the command again to go on; nothing is lost",
             Kind::Failed => "",
         }
@@ -115,7 +117,15 @@ macro_rules! from_library {
     )*};
 }
 
-from_library!(repository::Error, storage::Error, backup::Error, restore::Error, check::Error, prune::Error);
+from_library!(
+    repository::Error,
+    storage::Error,
+    backup::Error,
+    restore::Error,
+    check::Error,
+    prune::Error,
+    forget::Error
+);
 
 macro_rules! from_usage {
     ($($error:ty),*) => {$(

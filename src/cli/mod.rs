@@ -5,6 +5,7 @@ mod args;
 mod bar;
 mod config;
 mod failure;
+mod forget;
 mod history;
 mod keys;
 mod milvus;
@@ -105,7 +106,7 @@ fn dispatch(session: &Session, command: Command) -> Result<Outcome, Failure> {
         Command::Init => write::init(session),
         Command::Backup(arguments) => write::backup(session, &arguments),
         Command::Restore(arguments) => write::restore(session, &arguments),
-        Command::Forget { points } => write::forget(session, &points),
+        Command::Forget(arguments) => forget::forget(session, &arguments),
         Command::Snapshots { tag } => read::snapshots(session, tag.as_deref()),
         Command::Ls { versions: true, point, side, prefix, long, globs, base64, .. } => {
             versions::ls(session, &point, side, &key_bytes(&prefix, base64)?, long, globs)

@@ -6,7 +6,7 @@ use std::io::Write;
 use icecore::prune::{self, Options, Plan, Reason, Report};
 use serde_json::{Value, json};
 
-use super::args::Prune;
+use super::args::{Prune, PruneHow};
 use super::failure::Failure;
 use super::show::{duration, number, say, size};
 use super::{Outcome, Session};
@@ -20,16 +20,16 @@ const REASONS: [(Reason, &str, &str); 5] = [
     (Reason::Small, "small", "small packs to make one"),
 ];
 
-pub fn options(arguments: &Prune) -> Options {
+pub fn options(how: &PruneHow) -> Options {
     let default = Options::default();
     Options {
-        max_unused: arguments.max_unused.unwrap_or(default.max_unused),
-        patience: if arguments.no_wait { None } else { arguments.patience.or(default.patience) },
+        max_unused: how.max_unused.unwrap_or(default.max_unused),
+        patience: if how.no_wait { None } else { how.patience.or(default.patience) },
     }
 }
 
 pub fn prune(session: &Session, arguments: &Prune) -> Result<Outcome, Failure> {
-    let options = options(arguments);
+    let options = options(&arguments.how);
     let repository = session.open()?;
     let mut out = std::io::stdout().lock();
     if arguments.dry_run {
@@ -92,7 +92,7 @@ pub fn print_plan(out: &mut dyn Write, plan: &Plan) -> std::io::Result<()> {
         writeln!(out, "{:>8}  {:>10}  lists of packs to make fewer", number(plan.segments), "")?;
     }
     if plan.is_empty() {
-        return writeln!(out, "nothing to do: all of {} is needed", size(plan.pack_bytes));
+        return writeln!(out, "nothing to do: {} stay as they are", size(plan.pack_bytes));
     }
     writeln!(
         out,
@@ -119,7 +119,7 @@ pub fn report_json(report: &Report) -> Value {
 
 pub fn print_report(out: &mut dyn Write, report: &Report) -> std::io::Result<()> {
     if report.collections.is_empty() && report.waiting.is_empty() {
-        return writeln!(out, "nothing to do: all of {} is needed", size(report.repository_bytes));
+        return writeln!(out, "nothing to do: {} stay as they are", size(report.repository_bytes));
     }
     writeln!(
         out,

@@ -66,6 +66,12 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     parsed.ok_or_else(|| format!("{text:?} is no duration; write 90s, 30m or 1h30m"))
 }
 
+/// A span of the calendar as users write it: `3d`, `2w`, `1y6mo`.
+pub fn parse_span(text: &str) -> Result<jiff::Span, String> {
+    let span = text.parse::<jiff::Span>().ok().filter(|span| !span.is_negative());
+    span.ok_or_else(|| format!("{text:?} is no span of time; write 36h, 3d, 2w, 6mo or 1y"))
+}
+
 /// A count with its thousands apart.
 pub fn number(n: u64) -> String {
     let digits = n.to_string();
@@ -169,6 +175,9 @@ mod tests {
         assert_eq!(parse_share("5%"), Ok(0.05));
         assert!(["5", "-1%", "101%", "x%"].into_iter().all(|bad| parse_share(bad).is_err()));
         assert_eq!(parse_duration("1h30m").map(|d| d.as_secs()), Ok(5400));
+        assert_eq!(parse_span("3d").map(|span| span.get_days()), Ok(3));
+        assert_eq!(parse_span("1y6mo").map(|span| (span.get_years(), span.get_months())), Ok((1, 6)));
+        assert!(["", "1", "-3d", "soon"].into_iter().all(|bad| parse_span(bad).is_err()));
         assert!(["", "1", "-5s", "soon"].into_iter().all(|bad| parse_duration(bad).is_err()));
     }
 

@@ -3,6 +3,7 @@
 use std::io::{BufWriter, Write};
 
 use icecore::browse::{self, Browser, Held, Prefix, Volume};
+use icecore::forget;
 use icecore::repository::SnapshotInfo;
 use serde_json::{Value, json};
 
@@ -44,21 +45,28 @@ pub fn snapshots(session: &Session) -> Result<Outcome, Failure> {
     let view = repository.view()?;
     let snapshots = &view.snapshots;
     let alone = browse::alone(&repository, snapshots)?;
+    let newest_first: Vec<&SnapshotInfo> = snapshots.iter().rev().collect();
+    let curve = forget::curve(&repository, &view, &newest_first)?;
+    let kept = curve.steps.iter().rev().map(|step| step.kept);
     session.context.progress.end();
     let mut out = BufWriter::new(std::io::stdout().lock());
     if !session.json {
-        writeln!(out, "{:>10}  {:>10}  {:>10}  snapshot", "new", "written", "alone")?;
+        writeln!(out, "{:>10}  {:>10}  {:>10}  {:>10}  snapshot", "new", "written", "alone", "kept")?;
     }
-    for (info, alone) in snapshots.iter().zip(&alone) {
+    for ((info, alone), kept) in snapshots.iter().zip(&alone).zip(kept) {
         if session.json {
-            writeln!(out, "{}", cost_json(info, alone))?;
+            let mut line = cost_json(info, alone);
+            line["kept_bytes"] = json!(kept);
+            writeln!(out, "{line}")?;
             continue;
         }
         let stored = &info.snapshot.stored;
         let (new, written, alone) = (size(stored.new_bytes), size(stored.written_bytes), size(alone.stored));
         let name = info.snapshot.name.as_deref().unwrap_or_default();
         let (id, time, series) = (info.id.short(), local_time(info.snapshot.time), &info.snapshot.series);
-        let line = format!("{new:>10}  {written:>10}  {alone:>10}  {id}  {time}  {series}  {name}");
+        let kept = size(kept);
+        let line =
+            format!("{new:>10}  {written:>10}  {alone:>10}  {kept:>10}  {id}  {time}  {series}  {name}");
         writeln!(out, "{}", line.trim_end())?;
     }
     out.flush()?;

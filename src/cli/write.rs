@@ -1,4 +1,4 @@
-//! Commands that write: init, backup, restore, forget.
+//! Commands that write: init, backup, restore.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use icecore::backup::{self, EtcdOptions};
 use icecore::format::CapturePath;
-use icecore::repository::{Point, Repository};
+use icecore::repository::Repository;
 use icecore::restore::{self, Change, FileOptions, FileReport, Map};
 use icecore::selection::Selection;
 use icecore::store::Tuning;
@@ -393,35 +393,6 @@ fn print_restore(
     let revision = report.revision.filter(|_| !whole);
     let revision = revision.map(|revision| format!("revision {revision} of ")).unwrap_or_default();
     writeln!(out, "{done} {revision}snapshot {} in {}", report.id, duration(report.seconds))
-}
-
-pub fn forget(session: &Session, points: &[String]) -> Result<Outcome, Failure> {
-    let points: Vec<Point> = points.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
-    let repository = session.open()?;
-    let view = repository.view()?;
-    // All are found before any is forgotten: `latest latest~1` means what it says.
-    let infos: Vec<_> = points
-        .iter()
-        .map(|point| view.find(point, &session.settings.series)?.into_snapshot())
-        .collect::<Result<_, _>>()?;
-    let mut out = std::io::stdout().lock();
-    for info in &infos {
-        icecore::forget::forget(&repository, info)?;
-        match session.json {
-            true => {
-                let line = json!({"id": info.id.to_string(), "decision": "forget", "reasons": ["named"]});
-                writeln!(out, "{line}")?;
-            }
-            false => writeln!(out, "forgot snapshot {}", info.id)?,
-        }
-    }
-    if session.json {
-        let bytes = icecore::browse::stats(&repository)?.bytes;
-        writeln!(out, "{}", json!({"freed_bytes": 0, "repository_bytes": bytes}))?;
-    } else if !session.quiet {
-        writeln!(out, "Its content stays until a prune, which this version does not have yet.")?;
-    }
-    Ok(Outcome::Done)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::storage::Listed;
 const AT_ONCE: usize = 8;
 
 impl Run<'_> {
-    /// 6. Deletes what the stored verdict says, in an order in which whoever looks meanwhile finds no record
+    /// Step 6. Deletes what the stored verdict says, in an order in which whoever looks meanwhile finds no record
     /// of what is gone.
     pub(super) fn execute(&mut self, number: u64) -> Result<()> {
         let verdict = match self.repository.record::<Verdict>(&Name::Verdict(number).to_string()) {

@@ -77,7 +77,7 @@ struct Judgement<'a> {
 }
 
 impl Run<'_> {
-    /// 3. to 5. Marks, copies, lists, and puts the verdict.
+    /// Steps 3 to 5. Marks, copies, lists, and puts the verdict.
     pub(super) fn judge(&mut self, number: u64) -> Result<Step> {
         let repository = self.repository;
         let mut view = repository.view_to_judge()?;

@@ -63,6 +63,13 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether something was missed only since another prune has removed it meanwhile.
+    fn is_of_the_past(&self, over: impl Fn() -> Result<bool>) -> Result<bool> {
+        Ok(matches!(self.kind(), Kind::Damage | Kind::NotFound) && over()?)
+    }
+}
+
 repository::through_repository!(Error: store::Error, tree::Error, crate::storage::Error, Malformed, Interrupted);
 
 /// What was done.
@@ -86,6 +93,20 @@ pub struct Report {
     pub seconds: f64,
 }
 
+impl Report {
+    /// With what a later prune did.
+    pub fn add(&mut self, later: Report) {
+        self.collections.extend(later.collections);
+        self.packs += later.packs;
+        self.records += later.records;
+        self.deleted_bytes += later.deleted_bytes;
+        self.written_bytes += later.written_bytes;
+        self.waiting = later.waiting;
+        self.repository_bytes = later.repository_bytes;
+        self.seconds += later.seconds;
+    }
+}
+
 /// No prune needs more collections than this; a plan that never comes to an end is a fault of ours.
 const MOST_ROUNDS: usize = 1000;
 
@@ -99,6 +120,9 @@ struct Run<'a> {
 /// Prunes.
 pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
     let began = Instant::now();
+    // A store that lets two create one name could take a claim for both a snapshot and closed.
+    let patience = if repository.single_writer()? { None } else { options.patience };
+    let options = &Options { patience, ..options.clone() };
     let mut run = Run { repository, options, report: Report::default() };
     run.collect()?;
     run.report.repository_bytes = repository.bytes()?;
@@ -119,8 +143,15 @@ impl Run<'_> {
                     let numbers = self.repository.numbers()?;
                     let clear = numbers.open().is_none() && numbers.verdict <= executed;
                     if clear && next.as_ref().is_none_or(|last| last.partial) && rounds < MOST_ROUNDS {
-                        next = Some(plan(self.repository, self.options, &HashSet::new())?);
                         rounds += 1;
+                        match plan(self.repository, self.options, &HashSet::new()) {
+                            Err(error)
+                                if error.is_of_the_past(|| Ok(self.repository.numbers()? != numbers))? =>
+                            {
+                                continue;
+                            }
+                            planned => next = Some(planned?),
+                        }
                     } else if clear {
                         return Ok(());
                     }
@@ -136,7 +167,15 @@ impl Run<'_> {
                     true => Step::waited(number),
                     false => return Ok(()),
                 },
-                Step::Judge(number) => self.judge(number)?,
+                Step::Judge(number) => match self.judge(number) {
+                    Err(error)
+                        if error
+                            .is_of_the_past(|| Ok(self.repository.numbers()?.open() != Some(number)))? =>
+                    {
+                        Step::Look
+                    }
+                    judged => judged?,
+                },
                 Step::Confirm(number) => Step::confirmed(number, self.repository.numbers()?),
                 Step::Execute(number) => {
                     self.execute(number)?;
@@ -148,7 +187,7 @@ impl Run<'_> {
         }
     }
 
-    /// 1. Puts the list. Another's list of this number is as good: any set of packs may be condemned.
+    /// Step 1. Puts the list. Another's list of this number is as good: any set of packs may be condemned.
     fn condemn(&self, number: u64, packs: Vec<crate::id::PackId>) -> Result<()> {
         let name = Name::Condemned(number).to_string();
         match self.repository.put_record(&name, &Condemned { packs }) {

@@ -1,5 +1,6 @@
 //! Waiting for writers that began before the condemned list was there.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ struct Watched {
 }
 
 impl Run<'_> {
-    /// 2. Waits until every older writer has a claim; true once that is so. Where patience with one is
+    /// Step 2. Waits until every older writer has a claim; true once that is so. Where patience with one is
     /// over, it is closed. Without patience it only looks.
     pub(super) fn wait(&mut self, number: u64) -> Result<bool> {
         let context = self.repository.context().clone();
@@ -90,15 +91,15 @@ impl Run<'_> {
         let mut open = Vec::new();
         for name in sessions.iter().filter(|name| !ended.contains(*name)) {
             let Ok(sid) = name.parse::<SessionId>() else { continue };
-            if !records.contains_key(&sid) {
-                match self.repository.record::<Session>(&Name::Session(sid).to_string()) {
-                    Ok(session) => drop(records.insert(sid, session)),
+            let session = match records.entry(sid) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => match self.repository.record(&Name::Session(sid).to_string()) {
+                    Ok(session) => new.insert(session),
                     // Another prune was here.
                     Err(error) if error.kind() == Kind::NotFound => continue,
                     Err(error) => return Err(error.into()),
-                }
-            }
-            let session = &records[&sid];
+                },
+            };
             let old = self.repository.context().clock.now().saturating_sub(session.began) > READERS_LIVE;
             match session.kind == SessionKind::Read && (is_dead(session) || old) {
                 true => self.repository.close(sid, "it has ended, a prune found")?,

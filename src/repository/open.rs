@@ -190,7 +190,7 @@ impl Repository {
 
     /// Whether only one backup may run at a time: the medium does not arbitrate between writers. Tried
     /// when the repository is made, and once from every machine.
-    pub(super) fn single_writer(&self) -> Result<bool> {
+    pub fn single_writer(&self) -> Result<bool> {
         const YES: &[u8] = b"yes";
         if self.config.single_writer {
             return Ok(true);

@@ -469,10 +469,10 @@ impl Turn<'_> {
         let committed = seen.claims.keys().copied().filter(|sid| snapshot(sid).is_some()).collect();
         let reuse = Reuse { sid: own, validity: &validity, committed: &committed };
         let free = !world.keeps(Rule::Uncommitted);
-        let segments = seen
-            .segments
-            .iter()
-            .filter(|(name, _)| world.segment_valid(&validity, name) && (free || reuse.segment(name)));
+        let segments = seen.segments.iter().filter(|(name, _)| {
+            let merged = matches!(name, SegmentName::Merged(..)) && !world.keeps(Rule::MergedNamed);
+            world.segment_valid(&validity, name) && (free || merged || reuse.segment(name))
+        });
         let inline = seen.claims.iter().filter_map(|(sid, claim)| {
             world.inline(&validity, sid, claim).filter(|_| free || reuse.inline(sid))
         });

@@ -80,29 +80,29 @@ pub enum Rule {
 
 /// Every rule, and the configuration in which breaking it is found out.
 const RULES: [(Rule, &str); 25] = [
-    (Rule::Exclude, ""),
-    (Rule::Reread, ""),
-    (Rule::After, ""),
-    (Rule::Cache, ""),
-    (Rule::Uncommitted, ""),
-    (Rule::ParentCheck, ""),
-    (Rule::ExistsCompare, ""),
-    (Rule::PostCheck, ""),
-    (Rule::VoidSnapshot, ""),
-    (Rule::VoidSegment, ""),
-    (Rule::MergedNamed, ""),
-    (Rule::InlineVoid, ""),
-    (Rule::Tombstone, ""),
-    (Rule::ListAfter, ""),
-    (Rule::Wait, ""),
-    (Rule::Remark, ""),
-    (Rule::Pins, ""),
-    (Rule::PinRecord, ""),
-    (Rule::MarkOrder, ""),
-    (Rule::Copies, ""),
-    (Rule::KeepAll, ""),
-    (Rule::StoredVerdict, ""),
-    (Rule::VerdictCheck, ""),
+    (Rule::Exclude, "a writer and a collector"),
+    (Rule::Reread, "a writer and a collector"),
+    (Rule::After, "a writer and a collector"),
+    (Rule::Cache, "a writer and a collector"),
+    (Rule::Uncommitted, "two writers"),
+    (Rule::ParentCheck, "a writer and a collector"),
+    (Rule::ExistsCompare, "a writer and a collector"),
+    (Rule::PostCheck, "a writer and a collector"),
+    (Rule::VoidSnapshot, "a writer and a collector"),
+    (Rule::VoidSegment, "a writer and a collector"),
+    (Rule::MergedNamed, "two collectors that copy"),
+    (Rule::InlineVoid, "inside a record"),
+    (Rule::Tombstone, "a writer and a collector"),
+    (Rule::ListAfter, "a writer and a collector"),
+    (Rule::Wait, "a writer and a collector"),
+    (Rule::Remark, "a writer and a collector"),
+    (Rule::Pins, "a writer and a collector"),
+    (Rule::PinRecord, "a reader and a lost answer"),
+    (Rule::MarkOrder, "a writer and a collector"),
+    (Rule::Copies, "a writer and a collector"),
+    (Rule::KeepAll, "waste"),
+    (Rule::StoredVerdict, "two collectors"),
+    (Rule::VerdictCheck, "two collectors"),
     (Rule::Serial, ""),
     (Rule::KeepLast, ""),
 ];
@@ -416,6 +416,24 @@ fn small() -> Vec<Config> {
             several: true,
             ..base.clone()
         },
+        Config { name: "deletions are left", writers: vec![AB], lazy: true, ..base.clone() },
+        Config { name: "a reader, deletions are left", readers: 1, lazy: true, ..base.clone() },
+        Config {
+            name: "two collectors and a lost answer",
+            init: Init::Waste,
+            collectors: 2,
+            lost: 1,
+            condemn: ALL,
+            ..base.clone()
+        },
+        Config { name: "pages", writers: vec![A], rounds: 1, pages: true, attempts: 1, condemn: ALL, ..base },
+    ]
+}
+
+/// A million states or two.
+fn middle() -> Vec<Config> {
+    let base = Config::default();
+    vec![
         Config {
             name: "two writers",
             writers: vec![AB, AB],
@@ -437,17 +455,19 @@ fn small() -> Vec<Config> {
             clean: false,
             ..base.clone()
         },
-        Config { name: "deletions are left", writers: vec![AB], lazy: true, ..base.clone() },
-        Config { name: "a reader, deletions are left", readers: 1, lazy: true, ..base.clone() },
         Config {
-            name: "two collectors and a lost answer",
-            init: Init::Waste,
+            name: "two collectors that copy",
+            writers: vec![A],
             collectors: 2,
-            lost: 1,
+            rounds: 1,
+            most: 1,
+            attempts: 1,
+            parents: false,
             condemn: ALL,
-            ..base.clone()
+            rewrite: &[true],
+            clean: false,
+            ..base
         },
-        Config { name: "pages", writers: vec![A], rounds: 1, pages: true, attempts: 1, condemn: ALL, ..base },
     ]
 }
 
@@ -564,6 +584,7 @@ fn the_protocol_holds_in_every_interleaving() {
 #[test]
 fn the_protocol_holds_in_millions_of_states() {
     if std::env::var_os("ICECORE_SOAK").is_some() {
+        holds_in(middle());
         holds_in(large());
     }
 }
@@ -571,7 +592,7 @@ fn the_protocol_holds_in_millions_of_states() {
 #[test]
 fn without_any_one_of_its_rules_the_protocol_loses_something() {
     for (rule, where_found) in RULES {
-        let config = small().into_iter().find(|config| config.name == where_found).unwrap();
+        let config = small().into_iter().chain(middle()).find(|config| config.name == where_found).unwrap();
         let (_, violated) = explore(config, Some(rule));
         let violated = violated.unwrap_or_else(|| panic!("{rule:?} can be broken, and nothing is lost"));
         println!("without {rule:?}, {violated}");
@@ -580,10 +601,11 @@ fn without_any_one_of_its_rules_the_protocol_loses_something() {
 
 /// Not a test: says in which of the small configurations a broken rule is found out.
 #[test]
-#[ignore = "to fill the table of rules"]
+#[ignore = "fills the empty places of the table of rules"]
 fn where_broken_rules_are_found() {
-    for (rule, _) in RULES {
-        for config in small() {
+    for (rule, _) in RULES.iter().filter(|(_, where_found)| where_found.is_empty()) {
+        let rule = *rule;
+        for config in small().into_iter().chain(middle()) {
             let name = config.name;
             if explore(Config { clean: rule == Rule::VoidSegment, ..config }, Some(rule)).1.is_some() {
                 println!("FOUND {rule:?} in {name:?}");

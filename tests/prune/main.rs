@@ -1,6 +1,10 @@
-//! Prune on a local directory: what goes, what stays, what runs beside it, and what a crash leaves.
+//! Prune and forget on a local directory: what goes, what stays, what runs beside it, what a crash leaves,
+//! and how large it gets.
 
-mod pruned;
+mod beside;
+mod bound;
+mod crash;
+mod world;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,13 +13,13 @@ use icecore::fault::Kind;
 use icecore::format::{Condemned, Name, Session};
 use icecore::id::ChunkKind;
 use icecore::prune::{self, Options, Reason};
-use pruned::{Made, World, bytes_of, files, forget, store, store_with};
+use world::{Made, World, begin, bytes_of, files, forget, noise, store, store_with, try_store};
 
-fn now() -> Options {
+pub fn now() -> Options {
     Options { patience: Some(Duration::ZERO), ..Options::default() }
 }
 
-fn later() -> Options {
+pub fn later() -> Options {
     Options { patience: None, ..Options::default() }
 }
 
@@ -69,7 +73,6 @@ fn a_dry_run_changes_nothing_and_says_what_a_prune_does() {
 fn a_pack_with_much_waste_is_rewritten_and_one_with_little_stays() {
     let world = World::new();
     let repository = world.init();
-    let noise = pruned::noise;
     let (kept, large) = (noise(1, 100_000), noise(2, 900_000));
     let wasteful = store(&repository, &[&kept, &large]);
     let little = noise(3, 3_000_000);
@@ -91,7 +94,7 @@ fn what_interrupted_commands_left_goes() {
     let world = World::new();
     let repository = world.init();
     let kept = store(&repository, &[b"kept"]);
-    let session = pruned::begin(&repository);
+    let session = begin(&repository);
     let writer = session.writer(Default::default());
     writer.put(ChunkKind::Data, bytes::Bytes::from_static(b"stored and never in a snapshot")).unwrap();
     writer.give_up().unwrap();
@@ -110,7 +113,7 @@ fn a_running_backup_is_waited_for_and_its_snapshot_is_whole() {
     let world = World::new();
     let repository = world.init();
     let first = store(&repository, &[b"first"]);
-    let session = pruned::begin(&repository);
+    let session = begin(&repository);
     forget(&repository, &first);
     let report = prune::run(&repository, &later()).unwrap();
     assert_eq!((report.collections.len(), report.waiting.len()), (0, 1));
@@ -129,7 +132,7 @@ fn a_backup_that_begins_while_a_collection_is_open_stores_what_may_die_again() {
     let repository = world.init();
     let first = store(&repository, &[b"content"]);
     forget(&repository, &first);
-    let running = pruned::begin(&repository);
+    let running = begin(&repository);
     prune::run(&repository, &later()).unwrap();
     let second = store(&world.open(2), &[b"content"]);
     assert_eq!((second.sid.label, second.new[0]), (1, true));
@@ -144,10 +147,10 @@ fn a_backup_that_patience_is_over_with_fails_and_says_so() {
     let world = World::new();
     let repository = world.init();
     let first = store(&repository, &[b"first"]);
-    let session = pruned::begin(&repository);
+    let session = begin(&repository);
     forget(&repository, &first);
     assert_eq!(prune::run(&repository, &now()).unwrap().collections, [1]);
-    let error = pruned::try_store(&repository, session, &[b"second"]).unwrap_err();
+    let error = try_store(&repository, session, &[b"second"]).unwrap_err();
     assert_eq!(error.kind(), Kind::Busy, "{error}");
     assert!(repository.view().unwrap().snapshots.is_empty());
 }
@@ -177,7 +180,7 @@ fn a_dead_process_of_this_machine_is_not_waited_for() {
     let world = World::new();
     let repository = world.init();
     let first = store(&repository, &[b"first"]);
-    let session = pruned::begin(&repository);
+    let session = begin(&repository);
     let name = Name::Session(session.sid).to_string();
     let record: Session = repository.record(&name).unwrap();
     // As if another process, which is no more, had begun it.
@@ -194,7 +197,7 @@ fn many_small_snapshots_end_in_few_files() {
     let repository = world.init();
     let mut made: Vec<Made> = Vec::new();
     for n in 0..60u8 {
-        made.push(store(&repository, &[&[n; 100], &pruned::noise(n, 3000)]));
+        made.push(store(&repository, &[&[n; 100], &noise(n, 3000)]));
         if n % 5 == 4 {
             prune::run(&repository, &now()).unwrap();
         }

@@ -1,8 +1,5 @@
 //! Repositories in a directory, with snapshots of a few chunks.
 
-// Each test program uses a part of this.
-#![allow(dead_code)]
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +29,17 @@ impl World {
         World { directory: tempfile::tempdir().unwrap(), runtime }
     }
 
+    /// Another world with the same repository, and nothing in its caches.
+    pub fn copy(&self) -> World {
+        let copy = World::new();
+        for name in files(&self.repository_path()) {
+            let (from, to) = (self.repository_path().join(&name), copy.repository_path().join(&name));
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(from, to).unwrap();
+        }
+        copy
+    }
+
     /// The repository as another machine sees it: with a cache and randomness of its own.
     fn machine(&self, number: u64) -> (Context, Access) {
         let mut context = Context::system(self.runtime.handle().clone());
@@ -58,7 +66,7 @@ impl World {
     }
 
     pub fn local(&self) -> Local {
-        Local::new(&self.repository_path())
+        Local::new(self.repository_path())
     }
 
     pub fn repository_path(&self) -> PathBuf {
@@ -117,7 +125,8 @@ impl Made {
         let nodes = ReadWrite::new(&reader, None);
         let root = snapshot.objects.as_ref().unwrap().root;
         let entries = tree::scan(&nodes, root.as_ref(), b"").unwrap();
-        assert_eq!(entries.map(|entry| entry.unwrap()).count(), self.contents.len());
+        let entries = entries.collect::<Result<Vec<_>, _>>().unwrap();
+        assert_eq!(entries.len(), self.contents.len());
     }
 }
 
@@ -188,6 +197,7 @@ pub fn snapshot(root: Option<Root>, parent: Option<SessionId>, segment: Segment,
         time,
         parent,
         line: 0,
+        generation: 0,
         host: "host".into(),
         tool: "test".into(),
         tags: vec![],

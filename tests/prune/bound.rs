@@ -1,0 +1,121 @@
+//! Rules and the size bound on real repositories.
+
+use icecore::context::{Random, Seeded};
+use icecore::forget::{self, Options, Policy, Reason};
+use icecore::prune;
+use jiff::tz::TimeZone;
+
+use crate::now;
+use crate::world::{Made, World, bytes_of, forget as forget_one, noise, store};
+
+fn options(policy: Policy, max_size: Option<u64>) -> Options {
+    Options {
+        named: vec![],
+        series: None,
+        policy,
+        max_size,
+        prune: Some(now()),
+        dry_run: false,
+        zone: TimeZone::UTC,
+    }
+}
+
+/// Snapshots of random sizes that share some of their contents.
+fn history(random: &Seeded) -> (World, Vec<Made>) {
+    let world = World::new();
+    let repository = world.init();
+    let draw = |most: u64| {
+        let mut bytes = [0; 8];
+        random.fill(&mut bytes);
+        u64::from_le_bytes(bytes) % most
+    };
+    let made = (0..4 + draw(5)).map(|_| {
+        let contents: Vec<Vec<u8>> = (0..1 + draw(4))
+            // The same seed and length are the same content.
+            .map(|_| noise(draw(12) as u8, 500 + 3000 * draw(9) as usize))
+            .collect();
+        let contents: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
+        store(&repository, &contents)
+    });
+    let made = made.collect();
+    (world, made)
+}
+
+#[test]
+fn the_repository_is_at_most_as_large_as_the_bound_and_as_many_of_the_newest_as_fit_are_kept() {
+    let random = Seeded::new(77);
+    let mut dropped = 0;
+    for percent in [35, 50, 60, 70, 80, 90, 97] {
+        let (world, made) = history(&random);
+        let copy = world.copy();
+        prune::run(&copy.open(1), &prune::Options { max_unused: 0.0, ..now() }).unwrap();
+        let max = bytes_of(&copy.repository_path()) * percent / 100;
+        let report = forget::run(&world.open(1), &options(Policy::default(), Some(max))).unwrap();
+        let real = bytes_of(&world.repository_path());
+        assert_eq!(real, report.repository_bytes);
+        let left = world.open(2).view().unwrap().snapshots.len();
+        let told = format!("{percent}%: {left} of {} stay, {real} of {max} bytes", made.len());
+        println!("{told}");
+        match report.over {
+            None => assert!(real <= max, "{told}"),
+            Some(over) => assert_eq!((left, real - max), (1, over), "{told}"),
+        }
+        dropped += made.len() - left;
+        made[made.len() - left..].iter().for_each(|made| made.reads_back(&world.open(3)));
+        world.is_whole(4);
+        if left < made.len() {
+            // With one more it does not fit.
+            assert!(bytes_with(&made, left + 1) > max, "{told}: one more fits");
+        }
+    }
+    assert!(dropped > 8, "only {dropped} were dropped");
+}
+
+/// Bytes of a repository that holds the last `count` of these contents and nothing else, pruned.
+fn bytes_with(made: &[Made], count: usize) -> u64 {
+    let world = World::new();
+    let repository = world.init();
+    let again: Vec<Made> = made
+        .iter()
+        .map(|made| store(&repository, &made.contents.iter().map(Vec::as_slice).collect::<Vec<_>>()))
+        .collect();
+    again[..again.len() - count].iter().for_each(|made| forget_one(&repository, made));
+    prune::run(&repository, &prune::Options { max_unused: 0.0, ..now() }).unwrap();
+    bytes_of(&world.repository_path())
+}
+
+#[test]
+fn what_is_protected_stays_and_it_is_said_by_how_much_it_does_not_fit() {
+    let world = World::new();
+    let repository = world.init();
+    let made: Vec<Made> = (0..5).map(|n| store(&repository, &[&noise(n, 20_000)])).collect();
+    let policy = Policy { at_least: 3, ..Policy::default() };
+    let dry = Options { dry_run: true, ..options(policy.clone(), Some(30_000)) };
+    let report = forget::run(&repository, &dry).unwrap();
+    assert_eq!(report.forgotten().count(), 2);
+    assert!(report.over.is_some_and(|over| over > 30_000), "{:?}", report.over);
+    assert_eq!(repository.view().unwrap().snapshots.len(), 5, "a dry run changes nothing");
+    let report = forget::run(&repository, &options(policy, Some(30_000))).unwrap();
+    assert_eq!(report.over, Some(bytes_of(&world.repository_path()) - 30_000));
+    let left: Vec<_> = repository.view().unwrap().snapshots.iter().map(|info| info.id).collect();
+    assert_eq!(left, made[2..].iter().map(|made| made.sid).collect::<Vec<_>>());
+    world.is_whole(2);
+}
+
+#[test]
+fn rules_keep_the_newest_and_a_prune_frees_what_the_dry_run_said() {
+    let world = World::new();
+    let repository = world.init();
+    let made: Vec<Made> = (0..4).map(|n| store(&repository, &[&noise(n, 9000)])).collect();
+    let policy = Policy { last: 2, ..Policy::default() };
+    let dry = forget::run(&repository, &Options { dry_run: true, ..options(policy.clone(), None) }).unwrap();
+    let reasons: Vec<&[Reason]> = dry.decisions.iter().map(|decision| decision.reasons.as_slice()).collect();
+    let not: &[Reason] = &[Reason::NotKept];
+    assert_eq!(reasons, [not, not, &[Reason::Last], &[Reason::Newest, Reason::Last]]);
+    let plan = dry.plan.unwrap();
+    let before = bytes_of(&world.repository_path().join("packs"));
+    forget::run(&repository, &options(policy, None)).unwrap();
+    assert_eq!(before - bytes_of(&world.repository_path().join("packs")), plan.frees());
+    made[2..].iter().for_each(|made| made.reads_back(&world.open(2)));
+    world.is_whole(3);
+}
