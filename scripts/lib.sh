@@ -327,7 +327,7 @@ start_milvus() {
   read -ra p <<<"${_PORTS[$name]}"
   names=(proxy_port proxy_internal_port root_coord_port query_coord_port query_node_port index_coord_port
     index_node_port data_coord_port data_node_port)
-  for i in "${!names[@]}"; do script+=(-e "s/{{ ${names[i]}(int): [0-9]* }}/${p[i]}/"); done
+  for i in "${!names[@]}"; do script+=(-e "s/{{ ${names[i]}(int)[: 0-9]* }}/${p[i]}/"); done
   mkdir -p "${DIR[$name]}"/{configs,local,logs}
   # What is left in braces has its default behind the colon, or is a path.
   sed "${script[@]}" \
@@ -337,9 +337,9 @@ start_milvus() {
     -e "s/port: 9000/port: ${URL[$minio]##*:}/" -e "s/bucketName: a-bucket/bucketName: $bucket/" \
     -e "s/accessKeyID: minioadmin/accessKeyID: $ACCESS_KEY/" -e "s/secretAccessKey: minioadmin/secretAccessKey: $SECRET_KEY/" \
     -e 's/^  ip: .*/  ip: 127.0.0.1/' -e "s|{{ system_log_path }}|${DIR[$name]}/logs|" \
-    -e "s|{{ rocksmq_data_dir }}|${DIR[$name]}/local/rocksmq|" -e "s|{{ [a-z_]*_dir }}|${DIR[$name]}/local|" \
-    -e 's/{{ [a-z_()]*: \([^ ]*\) }}/\1/' "$home/milvus.yaml" >"${DIR[$name]}/configs/milvus.yaml"
-  [[ ! -f $home/glog.conf ]] || cp "$home/glog.conf" "${DIR[$name]}/configs/"
+    -e "s/localhost:22930/127.0.0.1:${p[5]}/" -e "s|{{ rock[a-z]*_data_dir }}|${DIR[$name]}/local/rocksmq|" -e "s|{{ [a-z_]*_dir }}|${DIR[$name]}/local|" \
+    -e 's/{{ etcd_log_path }}/stdout/' -e 's/{{ [a-z_()]*: *\([^ ]*\) }}/\1/' "$home/milvus.yaml" >"${DIR[$name]}/configs/milvus.yaml"
+  cp -r "$home/configs/." "${DIR[$name]}/configs/"
   URL[$name]=http://127.0.0.1:${p[0]}
   MANAGEMENT[$name]=http://127.0.0.1:${p[9]}
   _launch "$name" env -C "${DIR[$name]}" DEPLOY_MODE=STANDALONE MILVUSCONF="${DIR[$name]}/configs" \

@@ -276,10 +276,10 @@ want_milvus() {
 unpack_milvus() {
   local out=$tmp/milvus-out
   pip_fetch "milvus==$1" "$tmp/wheel-milvus"
-  mkdir -p "$out/bin"
+  mkdir -p "$out"/{bin,configs}
   cp "$tmp/wheel-milvus/milvus/data/config.yaml.template" "$out/milvus.yaml"
-  # Older ones have none.
-  [[ ! -f $tmp/wheel-milvus/milvus/data/glog.conf ]] || cp "$tmp/wheel-milvus/milvus/data/glog.conf" "$out/"
+  # Settings of its libraries, which vary with the version.
+  find "$tmp/wheel-milvus/milvus/data" -maxdepth 1 -type f ! -name '*.template*' -exec cp {} "$out/configs/" \;
   python3 - "$tmp/wheel-milvus/milvus/data/bin" "$out/bin" <<'PYTHON'
 import lzma, pathlib, shutil, sys
 source, target = map(pathlib.Path, sys.argv[1:])

@@ -14,6 +14,7 @@ pub mod etcd_file;
 pub mod fault;
 pub mod forget;
 pub mod format;
+pub mod guard;
 pub mod id;
 pub mod milvus;
 pub mod pool;

@@ -21,6 +21,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("5", &["proof", "milvus"]),
     ("6", &["backup", "restore", "check", "browse", "prune"]),
     ("6", &["forget"]),
+    ("7", &["guard"]),
     ("8", &["cli"]),
     ("9", &["main"]),
 ];

@@ -7,9 +7,13 @@ use std::path::Path;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use icecore::format::{Attributes, Content, Item, ItemState, Root, TreeShape};
+use icecore::format::{
+    Anchor, Attributes, CapturePath, Content, EtcdCapture, Event, Item, ItemState, KeyState, Root, TreeShape,
+    history_key,
+};
 use icecore::id::{ChunkId, ChunkKind};
-use icecore::milvus::{Checked, Found, Instance, Lack, Objects, SegmentState, Survey};
+use icecore::milvus::{self, Checked, Found, Instance, Lack, Objects, SegmentState, Survey};
+use icecore::repository::EtcdAt;
 use icecore::secret::{ChunkNamer, ContentSecret};
 use icecore::store;
 use icecore::tree::{Builder, Nodes, Shape};
@@ -37,19 +41,26 @@ type Sizes = BTreeMap<String, u64>;
 const WORDS: i64 = 470688361406267576;
 
 fn keys() -> Keys {
-    let lines = include_str!("milvus/2.3.5.keys").lines().filter_map(|line| line.split_once(' '));
+    keys_in(include_str!("milvus/2.3.5.keys"))
+}
+
+fn keys_in(text: &str) -> Keys {
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
     lines.map(|(key, value)| (key.to_owned(), BASE64.decode(value.as_bytes()).unwrap())).collect()
 }
 
 fn sizes() -> Sizes {
-    let lines = include_str!("milvus/2.3.5.objects").lines().filter_map(|line| line.split_once(' '));
+    sizes_in(include_str!("milvus/2.3.5.objects"))
+}
+
+fn sizes_in(text: &str) -> Sizes {
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
     lines.map(|(size, key)| (key.to_owned(), size.parse().unwrap())).collect()
 }
 
 fn survey(keys: &Keys) -> Found {
     let mut survey = Survey::new(Path::new("/nowhere"));
     for (key, value) in keys {
-        assert!(survey.wants(key.as_bytes()), "{key}");
         survey.add(key.as_bytes(), value).unwrap();
     }
     survey.finish()
@@ -61,11 +72,22 @@ fn only(keys: &Keys) -> Instance {
     instances.remove(0)
 }
 
-fn tree(nodes: &Memory, sizes: &Sizes) -> Option<Root> {
+fn memory() -> Memory {
+    Memory { namer: ContentSecret::from_bytes([1; 32]).namer(), chunks: RefCell::default() }
+}
+
+fn build(nodes: &Memory, entries: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Option<Root> {
     let key = ContentSecret::from_bytes([1; 32]).boundary();
     let shape = Shape { sizes: TreeShape { window: 16, most: 256, key_bytes: 1 << 20 }, key };
     let mut builder = Builder::new(nodes, shape);
-    for (key, &size) in sizes {
+    for (key, value) in entries {
+        builder.push(key, value, 0).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+fn tree(nodes: &Memory, sizes: &Sizes) -> Option<Root> {
+    let item = |(key, &size): (&String, &u64)| {
         let item = Item {
             state: if size == u64::MAX { ItemState::Gone } else { ItemState::Present },
             size,
@@ -73,13 +95,45 @@ fn tree(nodes: &Memory, sizes: &Sizes) -> Option<Root> {
             content: Content::Inline(Vec::new()),
             attributes: Attributes::Object(Box::default()),
         };
-        builder.push(key.clone().into_bytes(), item.encode(), 0).unwrap();
+        (key.clone().into_bytes(), item.encode())
+    };
+    build(nodes, sizes.iter().map(item))
+}
+
+/// What is in `anchor` at revision 2, and `events` after it.
+fn capture(nodes: &Memory, anchor: &Keys, events: &Keys) -> EtcdCapture {
+    let state = |(key, value): (&String, &Vec<u8>)| {
+        let value = Content::Inline(value.clone());
+        let state = KeyState { create_revision: 2, mod_revision: 2, sub: None, version: 1, lease: 0, value };
+        (key.clone().into_bytes(), state.encode())
+    };
+    let event = |(n, (key, value)): (usize, (&String, &Vec<u8>))| {
+        let (key, value) = (Content::Inline(key.clone().into()), Content::Inline(value.clone()));
+        let event = Event::Put { key, create_revision: 3 + n as i64, version: 1, lease: 0, value };
+        (history_key(3 + n as i64, 0).to_vec(), event.encode())
+    };
+    EtcdCapture {
+        cluster_id: 1,
+        member_id: 1,
+        server_version: String::new(),
+        prefix: Vec::new(),
+        revision: 3 + events.len() as i64,
+        compact_revision: 0,
+        keys: 0,
+        events: 0,
+        anchor: Anchor { revision: 2, root: build(nodes, anchor.iter().map(state)) },
+        history: build(nodes, events.iter().enumerate().map(event)),
+        state: None,
+        system: None,
+        gaps: Vec::new(),
+        hash_kv: None,
+        path: CapturePath::Snapshot,
+        marks: Vec::new(),
     }
-    builder.finish().unwrap()
 }
 
 fn check(instance: &mut Instance, sizes: &Sizes, root: Option<&str>) -> Checked {
-    let nodes = Memory { namer: ContentSecret::from_bytes([1; 32]).namer(), chunks: RefCell::default() };
+    let nodes = memory();
     let tree = tree(&nodes, sizes);
     instance.check(&nodes, Objects::Tree(tree.as_ref()), root, Path::new("/nowhere")).unwrap()
 }
@@ -124,6 +178,29 @@ fn the_catalog_is_what_the_client_had_made() {
     );
     assert_eq!(names(&catalog.resource_groups), ["__default_resource_group"]);
     assert_eq!(catalog.checkpoints.len(), 7);
+}
+
+/// Collections stood below `root-coord/collection/` before there were databases. The server kept its files in
+/// a directory, and those of indexes not at all: it had no bucket.
+#[test]
+fn the_layout_before_databases_is_read_as_well() {
+    let mut instance = only(&keys_in(include_str!("milvus/2.2.8.keys")));
+    assert_eq!(instance.version.as_deref(), Some("2.2.8"));
+    assert!(instance.unknown.is_empty() && instance.unreadable.is_empty(), "{:?}", instance.unknown);
+    let (id, words) = instance.catalog.collections.first_key_value().unwrap();
+    let id = *id;
+    assert_eq!((&words.name[..], words.state, words.database), ("words", "created", 1));
+    assert_eq!(names(words.fields.values().map(|field| &field.name)), ["id", "word", "vector"]);
+    assert_eq!(
+        (names(&words.aliases), names(words.partitions.values())),
+        (vec!["w"], vec!["_default", "new"])
+    );
+    let rows: u64 = instance.catalog.segments.values().map(|segment| segment.rows).sum();
+    assert_eq!(rows, 3000);
+    let checked = check(&mut instance, &sizes_in(include_str!("milvus/2.2.8.objects")), None);
+    assert_eq!((&checked.bucket_root[..], checked.held[&id].objects), ("", 12));
+    assert!(checked.missing.iter().all(|missing| missing.key.starts_with("index_files/")));
+    assert_eq!(checked.missing_count, 4, "two files of two indexes");
 }
 
 #[test]
@@ -255,6 +332,30 @@ fn two_milvus_in_one_etcd_and_one_bucket_are_told_apart() {
         let checked = check(&mut instance, &objects, Some(root));
         let missing = checked.missing.iter().map(|missing| &missing.key).collect::<Vec<_>>();
         assert_eq!(missing, if root == "files" { vec![] } else { vec![&key] });
+    }
+}
+
+#[test]
+fn a_milvus_is_found_among_the_keys_of_others_whether_they_are_old_or_new() {
+    let mut others = Keys::new();
+    for n in 0..5000 {
+        others.insert(format!("/registry/kind-{}/space-{}/thing-{n}", n % 40, n % 7), b"value".to_vec());
+    }
+    others.extend((0..2000).map(|n| (format!("flat-{n}"), b"value".to_vec())));
+    let deep: Keys =
+        keys().iter().map(|(key, value)| (key.replacen("by-dev/", "a/b/c/", 1), value.clone())).collect();
+    let both = |one: &Keys, other: &Keys| one.clone().into_iter().chain(other.clone()).collect::<Keys>();
+    for (anchor, events) in [(both(&others, &keys()), deep.clone()), (both(&others, &deep), keys())] {
+        let nodes = memory();
+        let capture = capture(&nodes, &anchor, &events);
+        let found = milvus::survey(&nodes, EtcdAt::whole(&capture), &std::env::temp_dir()).unwrap();
+        let roots: Vec<&str> = found.instances.iter().map(|instance| &instance.root[..]).collect();
+        assert_eq!(roots, ["a/b/c", "by-dev"]);
+        let whole = only(&keys()).catalog;
+        assert!(found.instances.iter().all(|instance| instance.catalog == whole));
+        let capture = self::capture(&nodes, &others, &Keys::new());
+        let found = milvus::survey(&nodes, EtcdAt::whole(&capture), &std::env::temp_dir()).unwrap();
+        assert!(found.instances.is_empty());
     }
 }
 

@@ -173,11 +173,20 @@ struct Captured {
 
 /// Backs up.
 pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
+    make(repository, options, None)
+}
+
+/// Backs up once more, because the last snapshot is not as it should be; its name is free for this one.
+pub fn run_instead(repository: &Repository, options: &Options, last: SessionId) -> Result<Report> {
+    make(repository, options, Some(last))
+}
+
+fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) -> Result<Report> {
     let begun = Instant::now();
     let time = repository.context().clock.now();
     check_options(options)?;
     let sources = connect(repository, options)?;
-    let session = repository.begin_write(|snapshots| choose_parent(snapshots, options))?;
+    let session = repository.begin_write(|snapshots| choose_parent(snapshots, options, instead))?;
     let (id, parent) = (session.sid, session.parent.clone());
     check_sides(parent.as_ref(), options)?;
     let reader = session.reader();
@@ -292,9 +301,15 @@ fn connect(repository: &Repository, options: &Options) -> Result<Sources> {
     Ok(Sources { etcd, bucket, directory })
 }
 
-fn choose_parent(snapshots: &[SnapshotInfo], options: &Options) -> repository::Result<Option<SnapshotInfo>> {
-    let taken =
-        |info: &&SnapshotInfo| info.snapshot.series == options.series && info.snapshot.name == options.name;
+fn choose_parent(
+    snapshots: &[SnapshotInfo],
+    options: &Options,
+    instead: Option<SessionId>,
+) -> repository::Result<Option<SnapshotInfo>> {
+    let taken = |info: &&SnapshotInfo| {
+        let same = info.snapshot.series == options.series && info.snapshot.name == options.name;
+        same && Some(info.id) != instead
+    };
     if let Some(info) = snapshots.iter().find(taken).filter(|_| options.name.is_some()) {
         let name = options.name.as_deref().unwrap_or_default();
         return Err(repository::Error::Usage(format!("the name {name:?} is taken by snapshot {}", info.id)));

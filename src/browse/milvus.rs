@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Browser, Result};
 use crate::milvus::{Catalog, Checked, Collection, Held, Instance, Objects, SegmentState, survey};
-use crate::repository::{self, Moment};
+use crate::repository::Moment;
 
 /// A Milvus in a snapshot.
 pub struct Milvus {
@@ -47,10 +47,6 @@ impl Browser<'_> {
     pub fn milvus(&self, moment: &Moment, bucket_root: Option<&str>) -> Result<Vec<Milvus>> {
         let (nodes, spool) = (self.nodes(), self.repository.spool());
         let instances = survey(&nodes, super::etcd_of(moment)?, &spool)?.instances;
-        if instances.is_empty() {
-            let why = format!("{} has no Milvus: no key is <root>/meta/root-coord/…", super::name(moment));
-            return Err(repository::Error::PointNotFound(why).into());
-        }
         let check = |mut instance: Instance| {
             let objects = Objects::At(moment);
             let checked = match moment.info.snapshot.objects.is_some() {

@@ -7,13 +7,14 @@ use icecore::backup::EtcdOptions;
 use icecore::etcd;
 use icecore::fault::Kind;
 use icecore::format::CapturePath;
+use icecore::guard;
 use icecore::repository::{Access, Repository};
 use icecore::selection::Selection;
 use icecore::source::{BucketOptions, DirectoryOptions};
 use icecore::storage::{ATTEMPTS, CredentialVars, S3Access, S3Address};
 
 use super::Session;
-use super::args::{EtcdCapture, Global, Restore, Sources};
+use super::args::{Backup, EtcdCapture, Global, Restore, Sources};
 use super::config::{ARRAY, File};
 use super::failure::Failure;
 use super::show::parse_size;
@@ -281,6 +282,15 @@ impl Session {
             EtcdCapture::Watch => CapturePath::Watch,
             EtcdCapture::Range => CapturePath::Range,
         }))
+    }
+
+    /// How a Milvus is treated by a backup.
+    pub fn milvus(&self, arguments: &Backup) -> Result<guard::Options, Failure> {
+        let file = |key: &str| self.settings.get("milvus", key);
+        let config = arguments.milvus_config.clone().or_else(|| file("config").map(PathBuf::from));
+        let bucket_root = config.map(|config: PathBuf| super::milvus::read_root(&config)).transpose()?;
+        let management = arguments.milvus_management.clone().or_else(|| file("management"));
+        Ok(guard::Options { check: !arguments.no_milvus_check, bucket_root, management })
     }
 
     pub fn bucket_source(

@@ -199,6 +199,8 @@ pub enum Milvus {
     },
     /// Show what differs between two snapshots: collections and rows, not keys
     Diff { before: String, after: String },
+    /// Restore to empty servers and compare what is there afterwards with the snapshot
+    Prove(Box<Restore>),
     /// Show the life of a collection across the snapshots of a series
     History {
         /// NAME or DATABASE.NAME, as it was in any of the snapshots
@@ -424,6 +426,15 @@ pub struct Backup {
     /// Warnings are failures: exit 1 instead of 3
     #[arg(long)]
     pub strict: bool,
+    /// Where a Milvus is found: do not look whether every object that it needs is there
+    #[arg(long)]
+    pub no_milvus_check: bool,
+    /// The milvus.yaml that says the root path in the bucket; else it is found from the objects
+    #[arg(long, value_name = "FILE")]
+    pub milvus_config: Option<PathBuf>,
+    /// Pause Milvus's garbage collector during the backup: its management port, http://host:9091 (2.4 and later)
+    #[arg(long, value_name = "URL")]
+    pub milvus_management: Option<String>,
 }
 
 #[derive(Args)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::failure::Failure;
 
 /// What each table may hold.
-const TABLES: [(&str, &[&str]); 4] = [
+const TABLES: [(&str, &[&str]); 5] = [
     (
         "repository",
         &[
@@ -20,6 +20,7 @@ const TABLES: [(&str, &[&str]); 4] = [
         ],
     ),
     ("etcd", &["url", "prefix", "user", "password-file", "password-command", "ca", "cert", "key", "capture"]),
+    ("milvus", &["config", "management"]),
     (
         "objects",
         &[

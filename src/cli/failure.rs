@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use icecore::fault::Kind;
-use icecore::{backup, browse, check, forget, prune, restore};
+use icecore::{backup, browse, check, forget, guard, prune, restore};
 use icecore::{repository, selection, storage};
 use serde_json::json;
 
@@ -124,7 +124,8 @@ from_library!(
     restore::Error,
     check::Error,
     prune::Error,
-    forget::Error
+    forget::Error,
+    guard::Error
 );
 
 macro_rules! from_usage {

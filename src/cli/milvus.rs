@@ -6,6 +6,8 @@ use std::path::Path;
 
 use icecore::browse::{Browser, Changed, Listed, Milvus, Totals, milvus_diff};
 use icecore::context::Nanos;
+use icecore::fault::Kind;
+use icecore::guard;
 use icecore::milvus::{Checked, Collection, Lack, Missing, bucket_root};
 use icecore::repository::{self, Moment, Repository};
 use serde_json::{Value, json};
@@ -13,7 +15,8 @@ use serde_json::{Value, json};
 use super::args;
 use super::failure::Failure;
 use super::read::find;
-use super::show::{local_time, number, size, utc};
+use super::show::{duration, local_time, number, size, utc};
+use super::write::{restore_options, warn};
 use super::{Outcome, Session};
 
 /// Missing objects that are named for each snapshot; `--json` names all that are kept.
@@ -27,6 +30,7 @@ pub fn run(session: &Session, config: Option<&Path>, command: &args::Milvus) -> 
         args::Milvus::Ls { point, long } => look.ls(point, *long),
         args::Milvus::Check { points, .. } => look.check(points),
         args::Milvus::Diff { before, after } => look.diff(before, after),
+        args::Milvus::Prove(arguments) => look.prove(arguments),
         args::Milvus::History { collection } => look.history(collection),
     }
 }
@@ -49,7 +53,12 @@ struct Look<'a> {
 
 impl Look<'_> {
     fn milvus(&self, moment: &Moment) -> Result<Vec<Milvus>, Failure> {
-        Ok(self.browser.milvus(moment, self.root.as_deref())?)
+        let found = self.browser.milvus(moment, self.root.as_deref())?;
+        if found.is_empty() {
+            let (id, why) = (moment.info.id, "no key of etcd is <root>/meta/root-coord/credential/roles/…");
+            return Err(Failure::new(Kind::PointNotFound, format!("snapshot {id} has no Milvus: {why}")));
+        }
+        Ok(found)
     }
 
     fn find(&self, point: &str) -> Result<Moment, Failure> {
@@ -123,6 +132,30 @@ impl Look<'_> {
         Ok(Outcome::Done)
     }
 
+    fn prove(&self, arguments: &args::Restore) -> Result<Outcome, Failure> {
+        let options = restore_options(self.session, arguments)?;
+        if !is_whole(arguments) {
+            let why = "a proof restores everything to servers, under its own names: no choice, no --map, no --dry-run";
+            return Err(Failure::usage(why));
+        }
+        let milvus = guard::Options { bucket_root: self.root.clone(), ..guard::Options::default() };
+        let moment = self.find(&arguments.point)?;
+        self.milvus(&moment)?;
+        let proof = guard::prove(self.repository, &moment, &options, &milvus)?;
+        self.session.context.progress.end();
+        let mut out = std::io::stdout().lock();
+        match self.session.json {
+            true => writeln!(out, "{}", proof_json(&proof))?,
+            false => print_proof(&mut out, &proof)?,
+        }
+        warn(self.session, &proof.restored.warnings);
+        Ok(match (proof.holds(), proof.difference_count, proof.restored.warnings.is_empty()) {
+            (true, _, true) => Outcome::Done,
+            (_, 0, _) => Outcome::Warnings,
+            _ => Outcome::Damage,
+        })
+    }
+
     /// A collection is one by its id, also where it was renamed; several of one name came one after another.
     fn history(&self, wanted: &str) -> Result<Outcome, Failure> {
         let mut last: BTreeMap<(String, i64), Listed> = BTreeMap::new();
@@ -159,7 +192,7 @@ impl Look<'_> {
         }
         let why =
             format!("no snapshot of series {:?} has a collection {wanted:?}", self.session.settings.series);
-        Err(Failure::new(icecore::fault::Kind::PointNotFound, why))
+        Err(Failure::new(Kind::PointNotFound, why))
     }
 
     fn history_line(
@@ -191,6 +224,27 @@ impl Look<'_> {
             size(totals.held.bytes)
         )
     }
+}
+
+/// Whether the arguments ask for a restore of everything as it was.
+fn is_whole(arguments: &args::Restore) -> bool {
+    let args::Restore {
+        etcd_prefix,
+        objects_prefix,
+        etcd_key,
+        object,
+        include,
+        exclude,
+        map,
+        dry_run,
+        to_etcd_file,
+        to_dir,
+        ..
+    } = arguments;
+    let lists = include.is_empty() && exclude.is_empty() && map.is_empty();
+    let keys = etcd_key.is_empty() && object.is_empty();
+    let servers = to_etcd_file.is_none() && to_dir.is_none();
+    etcd_prefix.is_none() && objects_prefix.is_none() && keys && lists && servers && !dry_run
 }
 
 fn is_called(listed: &Listed, wanted: &str) -> bool {
@@ -383,13 +437,73 @@ fn missing_json(milvus: &Milvus, missing: &Missing) -> Value {
 }
 
 fn checked_json(moment: &Moment, milvus: &Milvus, checked: &Checked) -> Value {
-    let sum = |of: fn(&icecore::milvus::Held) -> u64| checked.held.values().map(of).sum::<u64>();
+    let bytes: u64 = checked.held.values().map(|held| held.bytes).sum();
     let missing: Vec<Value> = checked.missing.iter().map(|missing| missing_json(milvus, missing)).collect();
     json!({
         "id": moment.info.id.to_string(), "revision": moment.revision, "root": milvus.instance.root, "bucket_root": checked.bucket_root,
-        "complete": checked.is_complete(), "objects": sum(|held| held.objects), "bytes": sum(|held| held.bytes),
+        "complete": checked.is_complete(), "objects": objects_of(checked), "bytes": bytes,
         "missing_count": checked.missing_count, "missing": missing, "unchecked_segments": checked.unchecked_segments,
     })
+}
+
+fn proof_json(proof: &guard::Proof) -> Value {
+    json!({
+        "id": proof.restored.id.to_string(), "revision": proof.restored.revision, "holds": proof.holds(),
+        "collections": proof.collections, "rows": proof.rows, "objects": proof.objects,
+        "other_etags": proof.other_etags, "differences": proof.differences, "difference_count": proof.difference_count,
+        "milvus": proof.milvus.iter().map(found_json).collect::<Vec<_>>(), "seconds": proof.restored.seconds,
+        "warnings": proof.restored.warnings,
+    })
+}
+
+fn print_proof(out: &mut dyn Write, proof: &guard::Proof) -> std::io::Result<()> {
+    for found in &proof.milvus {
+        writeln!(out, "milvus:  {}", found_text(found))?;
+    }
+    writeln!(
+        out,
+        "read back: {} collections with {} rows, {} objects",
+        number(proof.collections),
+        number(proof.rows),
+        number(proof.objects)
+    )?;
+    if proof.other_etags > 0 {
+        writeln!(out, "{} objects have another ETag there", number(proof.other_etags))?;
+    }
+    for difference in &proof.differences {
+        writeln!(out, "differs: {difference}")?;
+    }
+    let verdict = match (proof.holds(), proof.difference_count) {
+        (true, _) => "proven: it is there as the snapshot has it",
+        (false, 0) => "NOT PROVEN: what is there is as the snapshot has it, which lacks objects",
+        (false, _) => "NOT PROVEN: what is there is other than the snapshot",
+    };
+    writeln!(out, "{verdict} ({} in {})", proof.restored.id, duration(proof.restored.seconds))
+}
+
+/// Objects of live segments that are there.
+fn objects_of(checked: &Checked) -> u64 {
+    checked.held.values().map(|held| held.objects).sum()
+}
+
+/// What a backup found, for its report.
+pub fn found_json(found: &guard::Found) -> Value {
+    let checked = &found.checked;
+    json!({
+        "root": found.root, "version": found.version, "bucket_root": checked.bucket_root,
+        "complete": checked.is_complete(), "objects": objects_of(checked), "missing_count": checked.missing_count,
+        "unchecked_segments": checked.unchecked_segments,
+    })
+}
+
+/// The same in words.
+pub fn found_text(found: &guard::Found) -> String {
+    let version = found.version.as_deref().unwrap_or("not running");
+    let complete = match found.checked.is_complete() {
+        true => format!("all {} objects that it needs are here", number(objects_of(&found.checked))),
+        false => format!("INCOMPLETE, {} objects are missing", number(found.checked.missing_count)),
+    };
+    format!("{:?} ({version}): {complete}", found.root)
 }
 
 fn print_checked(
@@ -398,7 +512,7 @@ fn print_checked(
     milvus: &Milvus,
     checked: &Checked,
 ) -> std::io::Result<()> {
-    let objects: u64 = checked.held.values().map(|held| held.objects).sum();
+    let objects = objects_of(checked);
     let segments = milvus.instance.catalog.segments.values().filter(|s| s.state.is_live()).count();
     let id = moment.info.id.short();
     let at = moment.revision.unwrap_or_default();

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use icecore::backup::{self, EtcdOptions};
 use icecore::format::CapturePath;
+use icecore::guard;
 use icecore::repository::Repository;
 use icecore::restore::{self, Change, FileOptions, FileReport, Map};
 use icecore::selection::Selection;
@@ -79,13 +80,14 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
             "--include and --exclude select objects and files, and no bucket or directory was named",
         ));
     }
+    let milvus = session.milvus(arguments)?;
     let repository = session.open()?;
-    let report = backup::run(&repository, &options)?;
+    let guard::Report { backup: report, milvus, attempts } = guard::backup(&repository, &options, &milvus)?;
     session.context.progress.end();
     let mut out = std::io::stdout().lock();
     let printed = match session.json {
-        true => writeln!(out, "{}", backup_json(&repository, &report)),
-        false => print_backup(&mut out, &report),
+        true => writeln!(out, "{}", backup_json(&repository, &report, &milvus, attempts)),
+        false => print_backup(&mut out, &report, &milvus),
     };
     Failure::of_report(&format!("snapshot {} is there", report.id), printed)?;
     note(session, &report.notes);
@@ -105,7 +107,7 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
     }
 }
 
-fn warn(session: &Session, warnings: &[String]) {
+pub fn warn(session: &Session, warnings: &[String]) {
     if !session.json {
         warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
     }
@@ -135,7 +137,12 @@ fn path_text(path: CapturePath) -> &'static str {
     }
 }
 
-fn backup_json(repository: &Repository, report: &backup::Report) -> Value {
+fn backup_json(
+    repository: &Repository,
+    report: &backup::Report,
+    milvus: &[guard::Found],
+    attempts: u32,
+) -> Value {
     let etcd = report.etcd.as_ref().map(|etcd| {
         let gaps: Vec<Value> = report.gaps.iter().map(|gap| json!({"after": gap.after, "until": gap.until})).collect();
         json!({
@@ -175,11 +182,16 @@ fn backup_json(repository: &Repository, report: &backup::Report) -> Value {
             "repository_put": count(&requests.puts), "repository_get": count(&requests.gets),
             "repository_list": count(&requests.lists),
         },
+        "milvus": milvus.iter().map(super::milvus::found_json).collect::<Vec<_>>(), "attempts": attempts,
         "seconds": report.seconds, "warnings": report.warnings, "damage": report.damage, "notes": report.notes,
     })
 }
 
-fn print_backup(out: &mut dyn Write, report: &backup::Report) -> std::io::Result<()> {
+fn print_backup(
+    out: &mut dyn Write,
+    report: &backup::Report,
+    milvus: &[guard::Found],
+) -> std::io::Result<()> {
     if let Some(etcd) = &report.etcd {
         writeln!(
             out,
@@ -210,6 +222,9 @@ fn print_backup(out: &mut dyn Write, report: &backup::Report) -> std::io::Result
         if counts.resumed > 0 {
             writeln!(out, "         {} were taken over from an interrupted backup", number(counts.resumed))?;
         }
+    }
+    for found in milvus {
+        writeln!(out, "milvus:  {}", super::milvus::found_text(found))?;
     }
     let stored = &report.stored;
     writeln!(
@@ -264,14 +279,15 @@ fn file_target(arguments: &Restore) -> Result<Option<FileOptions>, Failure> {
     Ok(Some(FileOptions { path, history, auth: !arguments.no_auth }))
 }
 
-pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failure> {
+/// What the arguments ask of a restore.
+pub fn restore_options(session: &Session, arguments: &Restore) -> Result<restore::Options, Failure> {
     let (etcd_maps, objects_maps) = maps(&arguments.map)?;
     let (etcd, bucket) = (session.etcd_target(arguments)?, session.bucket_target(arguments)?);
     let to_etcd = etcd.is_some() || arguments.to_etcd_file.is_some();
     let only_etcd = to_etcd && bucket.is_none() && arguments.to_dir.is_none();
     let (etcd_include, objects_include) = globs(&arguments.include, only_etcd);
     let (etcd_exclude, objects_exclude) = globs(&arguments.exclude, only_etcd);
-    let options = restore::Options {
+    Ok(restore::Options {
         etcd,
         file: file_target(arguments)?,
         bucket,
@@ -291,7 +307,11 @@ pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failur
         overwrite: arguments.overwrite,
         keep_sessions: arguments.keep_sessions,
         dry_run: arguments.dry_run,
-    };
+    })
+}
+
+pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failure> {
+    let options = restore_options(session, arguments)?;
     let repository = session.open()?;
     let moment = find(session, &repository, &arguments.point)?;
     let show = |change: Change| {

@@ -49,13 +49,20 @@ fn is_known(rest: &str) -> bool {
     PARTS.contains(&part)
 }
 
+/// A key of the Milvus at `root`.
+pub(super) fn of(root: &str, rest: &str) -> Vec<u8> {
+    if root.is_empty() { rest.into() } else { format!("{root}/{rest}").into() }
+}
+
 /// What the keys begin with that belong to the running servers of the Milvus at `root`, and mean nothing to
 /// the next ones.
 pub fn session_prefix(root: &str) -> Vec<u8> {
-    match root {
-        "" => b"meta/session/".to_vec(),
-        root => [root.as_bytes(), b"/meta/session/"].concat(),
-    }
+    of(root, "meta/session/")
+}
+
+/// Where the Milvus at `root` remembers which ids it has given away.
+pub fn allocator(root: &str) -> Vec<u8> {
+    of(root, "kv/gid/idTimestamp")
 }
 
 #[cfg(test)]

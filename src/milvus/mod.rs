@@ -9,10 +9,11 @@ mod config;
 mod key;
 mod proto;
 mod reference;
+mod root;
 mod survey;
 
 pub use catalog::{Catalog, Checkpoint, Collection, Database, Field, Index, Role, Segment, SegmentState};
 pub use config::bucket_root;
-pub use key::session_prefix;
+pub use key::{allocator, session_prefix};
 pub use reference::{Checked, Held, Lack, Missing, Objects};
 pub use survey::{Found, Instance, Survey, survey};

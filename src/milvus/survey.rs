@@ -11,6 +11,7 @@ use super::proto::{
     Binlog, CollectionLoadInfo, FieldBinlog, FieldIndex, MsgPosition, SegmentIndex, SegmentInfo,
 };
 use super::reference::{Object, Reference};
+use super::root;
 use crate::repository::{self, Error, EtcdAt, Result, content_bytes};
 use crate::sorter::Sorter;
 use crate::tree::Nodes;
@@ -37,7 +38,7 @@ pub struct Instance {
     /// How many there are.
     pub unreadable_count: u64,
     /// Keys that its servers keep for as long as they run.
-    pub sessions: u64,
+    pub sessions: BTreeSet<Vec<u8>>,
     /// The root path in the bucket, where its keys say so.
     pub bucket_root: Option<String>,
     pub(super) references: Sorter,
@@ -64,9 +65,9 @@ pub struct Found {
 /// Every Milvus in what was captured of an etcd.
 pub fn survey(nodes: &dyn Nodes, etcd: EtcdAt, spool: &Path) -> Result<Found> {
     let mut survey = Survey::new(spool);
-    for entry in repository::state(nodes, etcd, &[], spool)? {
-        let (key, state) = entry?;
-        if survey.wants(&key) {
+    for root in root::roots(nodes, etcd)? {
+        for entry in repository::state(nodes, etcd, &key::of(&root, "meta/"), spool)? {
+            let (key, state) = entry?;
             survey.add(&key, &content_bytes(nodes, &state.value)?)?;
         }
     }
@@ -77,11 +78,6 @@ impl Survey {
     /// Of no keys yet; what it sorts goes to `spool`.
     pub fn new(spool: &Path) -> Survey {
         Survey { spool: spool.to_owned(), instances: BTreeMap::new(), left_out: BTreeSet::new() }
-    }
-
-    /// Whether the value of this key is of interest.
-    pub fn wants(&self, key: &[u8]) -> bool {
-        key::parse(key).is_some()
     }
 
     /// One more key; they come in order.
@@ -135,7 +131,7 @@ impl Instance {
             unknown: BTreeMap::new(),
             unreadable: Vec::new(),
             unreadable_count: 0,
-            sessions: 0,
+            sessions: BTreeSet::new(),
             bucket_root: None,
             references: Sorter::new(spool, SORT_BYTES),
             deletes: HashMap::new(),
@@ -149,6 +145,7 @@ impl Instance {
         if value == TOMBSTONE {
             return Ok(());
         }
+        self.recognised |= root::is_sign(key.rest);
         match self.read(&parts, value) {
             Ok(Some(references)) => {
                 for (object, reference) in references {
@@ -185,7 +182,6 @@ impl Instance {
         let nothing = Ok(Some(Vec::new()));
         match parts {
             ["root-coord", rest @ ..] => {
-                self.recognised = true;
                 let known = self.catalog.add_root_coord(rest, value)?;
                 return Ok(known.then(Vec::new));
             }
@@ -224,8 +220,10 @@ impl Instance {
             ["queryCoord-ResourceGroup", group] => drop(self.catalog.resource_groups.insert((*group).into())),
             ["querycoord-partition-loadinfo" | "querycoord-replica" | "queryCoord-Collection-Target", ..] => {
             }
+            // The last id that was given to a server; an id that comes twice is taken for the old server.
+            ["session", "id"] => {}
             ["session", ..] => {
-                self.sessions += 1;
+                self.sessions.insert(key::of(&self.root, &format!("meta/{}", parts.join("/"))));
                 self.read_session(value);
             }
             [

@@ -138,7 +138,7 @@ impl<'a> Run<'a> {
         let context = self.repository.context();
         let keyspace = self.keyspace(options, line)?;
         // The file is etcd's own: what a live restore leaves out belongs to it.
-        let scope = Scope { left_out: &[], ..self.etcd_scope() };
+        let scope = Scope { left_out: &super::NOTHING, ..self.etcd_scope() };
         let takes = |key: &[u8]| scope.takes(key);
         context.progress.begin(Phase { name: "sorting keys", unit: "keys" });
         let (compacted, most) = (keyspace.compacted(), keyspace.most());

@@ -36,8 +36,8 @@ pub(super) struct Scope<'a> {
     pub keys: &'a BTreeSet<Vec<u8>>,
     pub selection: &'a Selection,
     pub maps: &'a [Map],
-    /// Beginnings of keys that are restored only by their names.
-    pub left_out: &'a [Vec<u8>],
+    /// Keys that are restored only by their names.
+    pub left_out: &'a BTreeSet<Vec<u8>>,
 }
 
 impl Scope<'_> {
@@ -48,9 +48,8 @@ impl Scope<'_> {
 
     /// Whether a key of the snapshot is restored.
     pub fn takes(&self, key: &[u8]) -> bool {
-        let left_out = self.left_out.iter().any(|beginning| key.starts_with(beginning));
         let in_range = self.is_range() && key.starts_with(self.prefix) && self.selection.takes(key);
-        in_range && !left_out || self.keys.contains(key)
+        in_range && !self.left_out.contains(key) || self.keys.contains(key)
     }
 
     /// The key's name in the target: under the map with the longest beginning that fits.
@@ -122,7 +121,7 @@ mod tests {
         keys: BTreeSet<Vec<u8>>,
         selection: Selection,
         maps: Vec<Map>,
-        left_out: Vec<Vec<u8>>,
+        left_out: BTreeSet<Vec<u8>>,
     }
 
     impl Choice {
@@ -133,7 +132,7 @@ mod tests {
                 keys: keys.iter().map(|key| key.as_bytes().to_vec()).collect(),
                 selection: Selection::new(globs, vec![]).unwrap(),
                 maps: maps.iter().map(|map| map.parse().unwrap()).collect(),
-                left_out: Vec::new(),
+                left_out: BTreeSet::new(),
             }
         }
 
@@ -150,7 +149,7 @@ mod tests {
     #[test]
     fn what_is_left_out_is_restored_only_by_name() {
         let mut all = Choice::new("", &[], &[], &[]);
-        all.left_out = vec![b"a/session/".to_vec()];
+        all.left_out = [1, 2].map(|n| format!("a/session/{n}").into_bytes()).into();
         assert!(all.scope().takes(b"a/x") && !all.scope().takes(b"a/session/1"));
         assert!(!all.holds("a/session/1"), "one in the target is not superfluous");
         all.keys = [b"a/session/1".to_vec()].into();

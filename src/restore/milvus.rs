@@ -1,8 +1,10 @@
 //! What a Milvus needs beside its bytes: some keys must not come back, and some point elsewhere.
 
 use super::mapping::Scope;
-use super::{Result, Run};
-use crate::milvus::{Instance, session_prefix, survey};
+use super::{Error, Result, Run};
+use crate::etcd::Etcd;
+use crate::milvus::{Instance, allocator, session_prefix, survey};
+use crate::target::EtcdTarget;
 
 /// Bytes of a message's id in rocksmq and Kafka; Pulsar's are longer.
 const SHORT_MESSAGE_ID: usize = 8;
@@ -24,17 +26,37 @@ impl Run<'_> {
         let Some(etcd) = self.moment.etcd().filter(|_| self.options.etcd.is_some()) else { return Ok(()) };
         for instance in survey(&self.nodes, etcd, &self.repository.spool())?.instances {
             let sessions = session_prefix(&instance.root);
-            if instance.sessions > 0 && !self.options.keep_sessions {
+            self.check_running(&instance.root, &sessions)?;
+            if !instance.sessions.is_empty() && !self.options.keep_sessions {
                 self.notes.push(format!(
                     "left out: {} keys below {}, which belonged to servers that ran then (--keep-sessions)",
-                    instance.sessions,
+                    instance.sessions.len(),
                     String::from_utf8_lossy(&sessions)
                 ));
-                self.left_out.push(sessions);
+                self.left_out.extend(instance.sessions.iter().cloned());
             }
             self.say_positions(&instance);
         }
         Ok(())
+    }
+
+    /// Under servers that run, ids and timestamps must not go backwards.
+    fn check_running(&self, root: &str, sessions: &[u8]) -> Result<()> {
+        let scope = self.etcd_scope();
+        let Some(access) = self.options.etcd.as_ref().filter(|_| scope.takes(&allocator(root))) else {
+            return Ok(());
+        };
+        let sessions = scope.renamed(sessions);
+        let runtime = &self.repository.context().runtime;
+        let etcd = Etcd::connect(runtime, access).map_err(crate::target::Error::from)?.0;
+        let mut servers = 0;
+        for key in EtcdTarget::new(etcd).keys(&sessions) {
+            servers += u64::from(key.map_err(crate::target::Error::from)?.lease != 0);
+        }
+        match servers {
+            0 => Ok(()),
+            _ => Err(Error::Running { sessions: String::from_utf8_lossy(&sessions).into_owned(), servers }),
+        }
     }
 
     fn say_positions(&mut self, instance: &Instance) {

@@ -82,6 +82,9 @@ pub struct Options {
     pub dry_run: bool,
 }
 
+/// Left out of objects.
+static NOTHING: BTreeSet<Vec<u8>> = BTreeSet::new();
+
 impl Options {
     fn objects_scope(&self) -> Scope<'_> {
         Scope {
@@ -89,7 +92,7 @@ impl Options {
             keys: &self.object_keys,
             selection: &self.objects_selection,
             maps: &self.objects_maps,
-            left_out: &[],
+            left_out: &NOTHING,
         }
     }
 }
@@ -180,6 +183,17 @@ pub enum Error {
         /// One of them.
         example: String,
     },
+    /// A Milvus works on the target.
+    #[error(
+        "a Milvus runs on the target: {servers} servers keep keys below {sessions}; nothing was written. Stop it, \
+         and wait a minute for its sessions to end"
+    )]
+    Running {
+        /// Where their sessions are.
+        sessions: String,
+        /// How many.
+        servers: u64,
+    },
     /// A file of this machine.
     #[error("cannot sort in {0}: {1}")]
     Spool(String, std::io::Error),
@@ -197,6 +211,7 @@ impl Error {
             Error::Source(error) => error.kind(),
             Error::Settings(_) => Kind::Failed,
             Error::NotEmpty { .. } => Kind::TargetNotEmpty,
+            Error::Running { .. } => Kind::Busy,
             Error::Spool(_, error) => on_this_machine(&error.to_string()),
         }
     }
@@ -214,8 +229,8 @@ struct Run<'a> {
     show: &'a (dyn Fn(Change) + Sync),
     warnings: Vec<String>,
     notes: Vec<String>,
-    /// Beginnings of keys that are not restored.
-    left_out: Vec<Vec<u8>>,
+    /// Keys that are not restored.
+    left_out: BTreeSet<Vec<u8>>,
     /// Settings that were set.
     settings: Vec<String>,
     /// Objects that are only the nearest known.

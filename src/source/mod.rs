@@ -4,6 +4,7 @@ mod bucket;
 mod directory;
 mod etcd;
 mod listing;
+mod milvus;
 mod settings;
 mod versions;
 
@@ -17,6 +18,7 @@ pub use bucket::{Body, Bucket, BucketOptions, Fetched, Head, Reading, Requests};
 pub use directory::{Directory, DirectoryOptions, Seen, shows};
 pub use etcd::{Spooled, Watched, ranges, snapshot, watch};
 pub use listing::{Listed, Listing, Version};
+pub use milvus::{Paused, pause_collector};
 pub use settings::Settings;
 pub use versions::Versions;
 

@@ -2,7 +2,8 @@
 """What a Milvus holds, by its own client: filled, changed, recorded and compared.
 
     milvus.py ADDRESS fill [--rows N]      databases, collections, partitions, aliases, indexes, users, roles
-    milvus.py ADDRESS change               inserts, deletes, drops, creates
+    milvus.py ADDRESS insert-more          inserts, deletes, a new partition
+    milvus.py ADDRESS replace              a collection dropped, another one made, a new user
     milvus.py ADDRESS churn SECONDS        inserts and deletes, flushed one by one: Milvus compacts
     milvus.py ADDRESS record FILE          everything a client can see, as JSON
     milvus.py compare FILE FILE            exit 1 and what differs, where they differ
@@ -46,7 +47,7 @@ def make_words(name, index):
 
 
 IVF = {"index_type": "IVF_FLAT", "metric_type": "L2", "params": {"nlist": 16}}
-HNSW = {"index_type": "HNSW", "metric_type": "COSINE", "params": {"M": 8, "efConstruction": 64}}
+HNSW = {"index_type": "HNSW", "metric_type": "IP", "params": {"M": 8, "efConstruction": 64}}
 
 
 def fill(address, rows):
@@ -90,7 +91,7 @@ def fill(address, rows):
     pages.load()
 
 
-def change(address):
+def insert_more(address):
     connect(address)
     collection = Collection("words")
     first = 10_000_000
@@ -98,6 +99,10 @@ def change(address):
     collection.delete("id in [1, 2, 3]")
     collection.flush()
     collection.create_partition("newer")
+
+
+def replace(address):
+    connect(address)
     utility.drop_collection("cold")
     made = make_words("made", HNSW)
     made.insert(words(0, 1200))
@@ -215,8 +220,10 @@ def main():
     address, verb, *rest = sys.argv[1:]
     if verb == "fill":
         fill(address, int(rest[1]) if rest else 3000)
-    elif verb == "change":
-        change(address)
+    elif verb == "insert-more":
+        insert_more(address)
+    elif verb == "replace":
+        replace(address)
     elif verb == "churn":
         churn(address, float(rest[0]))
     elif verb == "insert":

@@ -1,0 +1,202 @@
+//! Guard: what a Milvus needs is seen to be there, in a snapshot and after a restore.
+
+mod prove;
+
+use std::time::Duration;
+
+use crate::backup;
+use crate::browse::{self, Browser, Milvus};
+use crate::fault::Kind;
+use crate::forget;
+use crate::id::SessionId;
+use crate::milvus::{Checked, Lack, Missing};
+use crate::repository::{self, Moment, Repository};
+use crate::restore;
+use crate::source;
+
+pub use prove::{Proof, prove};
+
+/// How often a snapshot that lacks something is taken again.
+const ATTEMPTS: u32 = 4;
+/// What is waited before it is, each time longer.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How a Milvus is treated by a backup.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Look whether every object that it needs is there.
+    pub check: bool,
+    /// The root path in the bucket, where the user knows it.
+    pub bucket_root: Option<String>,
+    /// The management port on which the garbage collector is paused meanwhile.
+    pub management: Option<String>,
+}
+
+/// Why it failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The repository.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+    /// The backup.
+    #[error(transparent)]
+    Backup(#[from] backup::Error),
+    /// The restore.
+    #[error(transparent)]
+    Restore(#[from] restore::Error),
+    /// What was restored could not be read back.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// The snapshot could not be looked into.
+    #[error(transparent)]
+    Browse(#[from] browse::Error),
+}
+
+/// The result of guarding.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The kind of failure.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Repository(error) => error.kind(),
+            Error::Backup(error) => error.kind(),
+            Error::Restore(error) => error.kind(),
+            Error::Source(error) => error.kind(),
+            Error::Browse(error) => error.kind(),
+        }
+    }
+}
+
+/// A Milvus in a snapshot that was just taken.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its root path in etcd.
+    pub root: String,
+    /// Its version, where a server ran.
+    pub version: Option<String>,
+    /// What was found of what it needs.
+    pub checked: Checked,
+}
+
+/// A backup, and every Milvus in it.
+pub struct Report {
+    /// The backup; its warnings also say what a Milvus lacks.
+    pub backup: backup::Report,
+    /// Every Milvus.
+    pub milvus: Vec<Found>,
+    /// How often it was taken.
+    pub attempts: u32,
+}
+
+/// Backs up until the snapshot has every object that a Milvus in it needs, a few times at most. A snapshot
+/// that lacks something is replaced by the next one.
+///
+/// Milvus writes objects before the keys that refer to them, so that nothing should be missing; but its
+/// garbage collector may take objects between the reading of etcd and of the bucket.
+pub fn backup(repository: &Repository, options: &backup::Options, milvus: &Options) -> Result<Report> {
+    let mut warnings = Vec::new();
+    let runtime = &repository.context().runtime;
+    let _paused = milvus.management.as_ref().and_then(|url| {
+        let note = |why| warnings.push(format!("the garbage collector of Milvus was not paused: {why}"));
+        source::pause_collector(runtime, url).map_err(note).ok()
+    });
+    let mut report = backup::run(repository, options)?;
+    let mut last = Vec::new();
+    let mut attempts = 1;
+    loop {
+        // Whatever comes of looking: the snapshot is there.
+        let found = match look(repository, report.id, milvus) {
+            Err(error) if error.kind() != Kind::Interrupted => {
+                warnings.push(format!("whether a Milvus is complete could not be told: {error}"));
+                Vec::new()
+            }
+            found => found?,
+        };
+        let missing = missing(&found);
+        // What is missing twice at two revisions is not on its way.
+        if missing.is_empty() || missing == last || attempts == ATTEMPTS {
+            report.warnings.extend(warnings.into_iter().chain(lacking(&found)));
+            let milvus = found.into_iter().map(Found::from).collect();
+            return Ok(Report { backup: report, milvus, attempts });
+        }
+        last = missing;
+        wait(repository, PAUSE * attempts)?;
+        let next = match backup::run_instead(repository, options, report.id) {
+            Err(error) if error.kind() != Kind::Interrupted => {
+                report.warnings.extend(warnings.into_iter().chain(lacking(&found)));
+                report.warnings.push(format!("it could not be taken again: {error}"));
+                let milvus = found.into_iter().map(Found::from).collect();
+                return Ok(Report { backup: report, milvus, attempts });
+            }
+            next => next?,
+        };
+        let forgotten = snapshot(repository, report.id).map(|old| forget::forget(repository, &old.info));
+        if let Err(error) = forgotten.and_then(|done| Ok(done?)) {
+            warnings
+                .push(format!("snapshot {}, which this one replaces, is still there: {error}", report.id));
+        }
+        (report, attempts) = (next, attempts + 1);
+    }
+}
+
+/// What is missing, as far as it is named.
+fn missing(found: &[Milvus]) -> Vec<Missing> {
+    let checked = found.iter().filter_map(|milvus| milvus.checked.as_ref());
+    checked.flat_map(|checked| checked.missing.clone()).collect()
+}
+
+fn wait(repository: &Repository, time: Duration) -> Result<()> {
+    const STEP: Duration = Duration::from_millis(100);
+    for _ in 0..time.as_millis() / STEP.as_millis() {
+        repository.context().cancel.check().map_err(repository::Error::from)?;
+        std::thread::sleep(STEP);
+    }
+    Ok(())
+}
+
+fn snapshot(repository: &Repository, id: SessionId) -> Result<Moment> {
+    let snapshots = repository.view()?.snapshots;
+    let found = snapshots.into_iter().find(|info| info.id == id);
+    let gone = || repository::Error::PointNotFound(format!("snapshot {id} was forgotten by another command"));
+    Ok(Moment::from(found.ok_or_else(gone)?))
+}
+
+/// Every Milvus in a snapshot.
+fn look(repository: &Repository, id: SessionId, milvus: &Options) -> Result<Vec<Milvus>> {
+    let moment = snapshot(repository, id)?;
+    if !milvus.check || moment.etcd().is_none() || moment.info.snapshot.objects.is_none() {
+        return Ok(Vec::new());
+    }
+    Ok(Browser::open(repository)?.milvus(&moment, milvus.bucket_root.as_deref())?)
+}
+
+/// What is missing, for people.
+fn lacking(found: &[Milvus]) -> Vec<String> {
+    let say = |milvus: &Milvus| {
+        let checked = milvus.checked.as_ref().filter(|checked| !checked.is_complete())?;
+        let first = checked.missing.first()?;
+        let what = match first.lack {
+            Lack::Missing => "is not there".to_owned(),
+            Lack::Unread => "could not be read".to_owned(),
+            Lack::Size { recorded, found } => format!("has {found} bytes and not {recorded}"),
+        };
+        Some(format!(
+            "Milvus at {:?} needs {} objects that are not in this snapshot as they should be: {} {what} (collection {}, \
+             segment {}); `icecore milvus check` names all",
+            milvus.instance.root,
+            checked.missing_count,
+            first.key,
+            milvus.name_of(first.collection),
+            first.segment
+        ))
+    };
+    found.iter().filter_map(say).collect()
+}
+
+impl From<Milvus> for Found {
+    fn from(milvus: Milvus) -> Found {
+        let Milvus { instance, checked } = milvus;
+        Found { root: instance.root, version: instance.version, checked: checked.unwrap_or_default() }
+    }
+}
