@@ -126,19 +126,24 @@ pub fn ls(
     let moment = find(session, &repository, point)?;
     let browser = Browser::open(&repository)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut nearest = 0;
     match side {
         Side::Etcd => browser.keys(&moment, prefix, |key, state| match selection.takes(key) {
             true => Ok(writeln!(out, "{}", key_line(session, key, state, long))?),
             false => Ok(()),
         })?,
-        Side::Objects => {
-            browser.objects(&moment, prefix, |key, item, certainty| match selection.takes(key) {
-                true => Ok(writeln!(out, "{}", object_line(session, key, item, certainty, long))?),
-                false => Ok(()),
-            })?
-        }
+        Side::Objects => browser.objects(&moment, prefix, |key, item, certainty| {
+            if !selection.takes(key) {
+                return Ok(());
+            }
+            nearest += u64::from(certainty != Certainty::Exact);
+            Ok(writeln!(out, "{}", object_line(session, key, item, certainty, long))?)
+        })?,
     }
     out.flush()?;
+    if nearest > 0 && !session.json && !session.quiet {
+        say(&format!("{} objects are the nearest known: ls -l says which", number(nearest)));
+    }
     Ok(Outcome::Done)
 }
 
