@@ -58,6 +58,10 @@ impl Session {
         let view = repository.view()?;
         // All are found before any is forgotten: `latest latest~1` means what it says.
         let find = |text: &String| {
+            // A record that cannot be read is named by its whole id.
+            if let Some(damaged) = text.parse().ok().filter(|sid| view.is_damaged(sid)) {
+                return Ok(damaged);
+            }
             let point: Point = text.parse()?;
             Ok::<_, Failure>(view.find(&point, &self.settings.series)?.into_snapshot()?.id)
         };
@@ -150,6 +154,13 @@ fn print_json(out: &mut dyn Write, options: &Options, report: &Report) -> std::i
         let id = decision.info.id.to_string();
         writeln!(out, "{}", json!({"id": id, "decision": decided(decision), "reasons": reasons}))?;
     }
+    for id in &report.damaged {
+        writeln!(
+            out,
+            "{}",
+            json!({"id": id.to_string(), "decision": "forget", "reasons": ["named", "damaged"]})
+        )?;
+    }
     let prune = report.pruned.as_ref().map(report_json).or(report.plan.as_ref().map(plan_json));
     let last = json!({
         "freed_bytes": report.freed_bytes, "repository_bytes": report.repository_bytes,
@@ -175,8 +186,12 @@ fn print(session: &Session, out: &mut dyn Write, options: &Options, report: &Rep
         let (word, why) = (decided(decision), reasons.join(", "));
         writeln!(out, "{word:<6}  {id}  {time}  {}{name}  ({why})", snapshot.series)?;
     }
+    for id in &report.damaged {
+        writeln!(out, "forget  {}  (named; its record is damaged)", id.short())?;
+    }
     let gone = report.forgotten().count() as u64;
     let kept = report.decisions.len() as u64 - gone;
+    let gone = gone + report.damaged.len() as u64;
     let done = if options.dry_run { "nothing was changed; this would forget" } else { "forgot" };
     writeln!(out, "{done} {} snapshots; {} stay", number(gone), number(kept))?;
     match (&report.plan, &report.pruned) {

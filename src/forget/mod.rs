@@ -22,7 +22,7 @@ pub use size::{Curve, Step, curve};
 /// What is to be forgotten.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// These, and no others.
+    /// These, and no others; also such as have a damaged record.
     pub named: Vec<SessionId>,
     /// Rules are for this series; for each, without one.
     pub series: Option<String>,
@@ -54,6 +54,8 @@ pub struct Decision {
 pub struct Report {
     /// Each snapshot, oldest first.
     pub decisions: Vec<Decision>,
+    /// Snapshots whose records cannot be read, and that go since they were named.
+    pub damaged: Vec<SessionId>,
     /// What a prune would do.
     pub plan: Option<prune::Plan>,
     /// What a prune did.
@@ -94,7 +96,11 @@ impl Error {
 
 /// Forgets one snapshot. A tombstone that is there already is as good.
 pub fn forget(repository: &Repository, info: &SnapshotInfo) -> repository::Result<()> {
-    let name = Name::Forgotten(info.id).to_string();
+    put_tombstone(repository, info.id)
+}
+
+fn put_tombstone(repository: &Repository, sid: SessionId) -> repository::Result<()> {
+    let name = Name::Forgotten(sid).to_string();
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let tombstone = Tombstone { time: repository.context().clock.now(), host };
     match repository.put_record(&name, &tombstone) {
@@ -107,6 +113,7 @@ pub fn forget(repository: &Repository, info: &SnapshotInfo) -> repository::Resul
 pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
     let view = repository.view()?;
     let mut report = Report { decisions: decisions(repository, &view, options), ..Report::default() };
+    report.damaged = options.named.iter().copied().filter(|sid| view.is_damaged(sid)).collect();
     let bound = match options.max_size {
         Some(max) => Some(bound(repository, &view, &mut report.decisions, max)?),
         None => None,
@@ -121,6 +128,7 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
         }
     } else {
         report.forgotten().try_for_each(|info| forget(repository, info))?;
+        report.damaged.iter().try_for_each(|sid| put_tombstone(repository, *sid))?;
         if let Some(prune) = &options.prune {
             prune_to(repository, prune, bound, options.max_size, &mut report)?;
         }

@@ -182,10 +182,10 @@ fn choose(
 fn rewrite(plan: &mut Plan, mut used: Vec<(PackPlan, u64)>, max_unused: f64) {
     let share = |(pack, waste): &(PackPlan, u64)| *waste as f64 / pack.size.max(1) as f64;
     used.sort_by(|a, b| share(a).total_cmp(&share(b)).then(b.0.id.cmp(&a.0.id)));
-    let allowed = (max_unused * used.iter().map(|(pack, _)| pack.size).sum::<u64>() as f64) as u64;
+    let mut all: u64 = used.iter().map(|(pack, _)| pack.size).sum();
     let mut left: u64 = used.iter().map(|(_, waste)| waste).sum();
     let mut copied = 0;
-    while left > allowed
+    while left as f64 > max_unused * all as f64
         && let Some((pack, waste)) = used.pop()
     {
         if copied > 0 && copied + pack.used > BATCH {
@@ -194,6 +194,7 @@ fn rewrite(plan: &mut Plan, mut used: Vec<(PackPlan, u64)>, max_unused: f64) {
         }
         copied += pack.used;
         left -= waste;
+        all -= waste;
         plan.packs.push(pack);
     }
     let mut tiers: HashMap<(ChunkKind, u32), Vec<PackPlan>> = HashMap::new();
@@ -230,9 +231,9 @@ mod tests {
             let mut plan = Plan::default();
             rewrite(&mut plan, packs.clone(), max_unused);
             let goes = |id: PackId| plan.packs.iter().any(|pack| pack.id == id);
-            let total: u64 = packs.iter().map(|(pack, _)| pack.size).sum();
             let left: u64 = packs.iter().filter(|(pack, _)| !goes(pack.id)).map(|(_, waste)| waste).sum();
-            prop_assert!(left as f64 <= max_unused * total as f64 + 1.0);
+            let kept: u64 = packs.iter().map(|(pack, _)| pack.used).sum();
+            prop_assert!(left as f64 <= max_unused * (kept + left) as f64);
         }
     }
 

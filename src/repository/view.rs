@@ -62,6 +62,12 @@ impl View {
         all.filter(|info| self.validity.inline(&info.id) && !info.snapshot.segment.packs.is_empty())
     }
 
+    /// Whether the record of this snapshot could not be read.
+    pub fn is_damaged(&self, sid: &SessionId) -> bool {
+        let name = Name::Claim(*sid).to_string();
+        self.damaged.iter().any(|error| matches!(error, Error::Damaged { file, .. } if *file == name))
+    }
+
     /// What the point means, of `series`. Beside a record that cannot be read only an id or a name
     /// is sure: that record may be the newest.
     pub fn find(&self, point: &Point, series: &str) -> Result<Moment> {
@@ -164,6 +170,8 @@ impl Repository {
                 Ok(Claim::Closed(_)) => {}
                 // Deleted since it was listed, by a collection that we have not seen.
                 Err(Error::Storage(error)) if error.is_not_found() => {}
+                // Nobody wants it any more, whatever it was.
+                Err(Error::Damaged { .. }) if forgotten.contains(&id) => {}
                 Err(error @ Error::Damaged { .. }) => damaged.push(error),
                 Err(error) => return Err(error),
             }

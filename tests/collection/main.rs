@@ -103,8 +103,8 @@ const RULES: [(Rule, &str); 25] = [
     (Rule::KeepAll, "waste"),
     (Rule::StoredVerdict, "two collectors"),
     (Rule::VerdictCheck, "two collectors"),
-    (Rule::Serial, ""),
-    (Rule::KeepLast, ""),
+    (Rule::Serial, "two collectors and a lost answer"),
+    (Rule::KeepLast, "a writer and a collector"),
 ];
 
 /// What the medium holds at first.

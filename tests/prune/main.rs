@@ -247,6 +247,30 @@ fn a_damaged_record_stops_a_prune() {
 }
 
 #[test]
+fn a_snapshot_whose_record_is_damaged_can_be_forgotten_by_its_id() {
+    let world = World::new();
+    let repository = world.init();
+    let (damaged, kept) = (store(&repository, &[b"damaged"]), store(&repository, &[b"kept"]));
+    let path = world.repository_path().join(Name::Claim(damaged.sid).to_string());
+    std::fs::write(&path, b"damaged").unwrap();
+    let options = icecore::forget::Options {
+        named: vec![damaged.sid],
+        series: None,
+        policy: Default::default(),
+        max_size: None,
+        prune: Some(now()),
+        dry_run: false,
+        zone: jiff::tz::TimeZone::UTC,
+    };
+    let repository = world.open(2);
+    let report = icecore::forget::run(&repository, &options).unwrap();
+    assert_eq!((report.damaged, report.decisions.len()), (vec![damaged.sid], 1));
+    assert!(!path.exists());
+    kept.reads_back(&repository);
+    world.is_whole(3);
+}
+
+#[test]
 fn a_missing_pack_that_is_needed_stops_a_prune_and_one_that_is_not_is_listed_no_more() {
     let world = World::new();
     let repository = world.init();
