@@ -117,10 +117,12 @@ impl File {
         let (_, keys) =
             known.ok_or_else(|| format!("[{before}{name}] is not known{}", nearest(name, names())))?;
         let table = value.as_table().ok_or_else(|| format!("{before}{name} is no table"))?;
-        for (key, value) in table {
+        for (written, value) in table {
+            // TOML's own custom is max_size, a flag's max-size.
+            let key = &written.replace('_', "-");
             if !keys.contains(&key.as_str()) {
                 let advice = nearest(key, keys.iter().copied());
-                return Err(format!("{key:?} in [{before}{name}] is not known{advice}"));
+                return Err(format!("{written:?} in [{before}{name}] is not known{advice}"));
             }
             let text = match value {
                 toml::Value::String(text) => text.clone(),
@@ -151,6 +153,13 @@ mod tests {
         assert_eq!(file.get("x", "etcd", "url").as_deref(), Some("c"));
         assert_eq!(file.get("x", "etcd", "prefix").as_deref(), Some("p"));
         assert_eq!(file.get("x", "objects", "bucket"), None);
+    }
+
+    #[test]
+    fn keys_may_be_written_with_underscores() {
+        let file = parse("[retention]\nmax_size = '1GiB'\nkeep-at-least = 3").unwrap();
+        assert_eq!(file.get("default", "retention", "max-size").as_deref(), Some("1GiB"));
+        assert_eq!(file.get("default", "retention", "keep-at-least").as_deref(), Some("3"));
     }
 
     #[test]
