@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use crate::now;
 use crate::world::{Made, World, bytes_of, forget as forget_one, noise, store};
 
-fn options(policy: Policy, max_size: Option<u64>) -> Options {
+pub fn options(policy: Policy, max_size: Option<u64>) -> Options {
     Options {
         named: vec![],
         series: None,

@@ -4,6 +4,7 @@
 mod beside;
 mod bound;
 mod crash;
+mod measure;
 mod world;
 
 use std::collections::BTreeSet;
