@@ -204,7 +204,6 @@ fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) 
     );
     let Finished { segment, mut stored } = writer.finish()?;
     let damage = prove::prove(repository, options, &sources, parent.as_ref(), &mut captured, &segment)?;
-    let requests = sources.bucket.as_ref().map(|bucket| bucket.requests());
     let (objects, versions, checkpoint) = match captured.objects {
         Some(Objects { capture, counts, versions, checkpoint }) => {
             (Some((capture, counts)), versions, Some(checkpoint))
@@ -231,9 +230,6 @@ fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) 
         checkpoint.done();
     }
     stored.written_bytes = repository.requests().written.load(std::sync::atomic::Ordering::Relaxed);
-    let count = |counter: fn(&source::Requests) -> &std::sync::atomic::AtomicU64| {
-        requests.as_ref().map_or(0, |r| counter(r).load(std::sync::atomic::Ordering::Relaxed))
-    };
     Ok(Report {
         id,
         series: options.series.clone(),
@@ -245,17 +241,19 @@ fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) 
         objects,
         versions,
         stored,
-        source_requests: (
-            count(|r| &r.lists),
-            count(|r| &r.gets),
-            count(|r| &r.heads),
-            count(|r| &r.settings),
-        ),
+        source_requests: source_requests(&sources),
         seconds: begun.elapsed().as_secs_f64(),
         warnings: captured.warnings,
         damage,
         notes: captured.notes,
     })
+}
+
+/// Requests to the bucket: lists, gets, heads, settings.
+fn source_requests(sources: &Sources) -> (u64, u64, u64, u64) {
+    let Some(requests) = sources.bucket.as_ref().map(|bucket| bucket.requests()) else { return (0, 0, 0, 0) };
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+    (count(&requests.lists), count(&requests.gets), count(&requests.heads), count(&requests.settings))
 }
 
 /// A capture's gaps without those that its parent had.
