@@ -17,7 +17,7 @@ build: rocksdb ## the binary
 
 test: rocksdb ## all tests, then the acceptance tests against real servers (FULL=1: in full size)
 	scripts/servers.sh
-	$(cargo) test --release --locked
+	$(cargo) test --release --locked --no-fail-fast
 	tests/acceptance.sh
 	tests/examples.sh
 
