@@ -124,7 +124,7 @@ pub enum Command {
         #[arg(value_parser = ["etcd"])]
         side: String,
         key: OsString,
-        /// KEY is a beginning: show all keys that begin with it
+        /// KEY is a beginning: show all keys that begin with it; so is one that was never a key itself
         #[arg(long)]
         prefix: bool,
         /// Versions, sizes, and between which times it happened, too

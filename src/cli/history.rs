@@ -91,28 +91,46 @@ fn revisions_line(series: &str, revisions: &Revisions) -> String {
 }
 
 pub fn log(session: &Session, key: &[u8], prefix: bool, long: bool) -> Result<Outcome, Failure> {
-    let keys = if prefix { Keys::Below(key) } else { Keys::One(key) };
     let repository = session.open()?;
     let view = repository.view()?;
     let snapshots = &view.snapshots;
     let browser = Browser::open(&repository)?;
-    let series = &session.settings.series;
     let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut show = |keys| write_log(session, &browser, snapshots, keys, long, &mut out);
+    let mut shown = if prefix { false } else { show(Keys::One(key))? };
+    // What never was a key may be the beginning of some.
+    if !shown {
+        shown = show(Keys::Below(key))?;
+    }
+    out.flush()?;
+    if !session.json && !session.quiet {
+        tell_gaps(&browse::revisions(snapshots, &session.settings.series), !shown);
+    }
+    Ok(outcome(&view))
+}
+
+/// False where nothing is known of such keys.
+fn write_log(
+    session: &Session,
+    browser: &Browser,
+    snapshots: &[SnapshotInfo],
+    keys: Keys,
+    long: bool,
+    out: &mut impl Write,
+) -> Result<bool, Failure> {
+    let series = &session.settings.series;
     let mut last = None;
-    browse::log(&browser, snapshots, series, keys, &mut |line| {
+    browse::log(browser, snapshots, series, keys, &mut |line| {
+        let other_line = last.replace(line.line).is_some_and(|last| last != line.line);
         if session.json {
             return Ok(writeln!(out, "{}", log_json(&line))?);
         }
-        if last.replace(line.line).is_some_and(|last| last != line.line) {
+        if other_line {
             writeln!(out, "{}:", line_name(series, line.line))?;
         }
         Ok(writeln!(out, "{}", log_line(&line, long))?)
     })?;
-    out.flush()?;
-    if !session.json && !session.quiet {
-        tell_gaps(&browse::revisions(snapshots, series), last.is_none());
-    }
-    Ok(outcome(&view))
+    Ok(last.is_some())
 }
 
 /// What the log cannot show.
