@@ -418,14 +418,6 @@ fn small() -> Vec<Config> {
         },
         Config { name: "deletions are left", writers: vec![AB], lazy: true, ..base.clone() },
         Config { name: "a reader, deletions are left", readers: 1, lazy: true, ..base.clone() },
-        Config {
-            name: "two collectors and a lost answer",
-            init: Init::Waste,
-            collectors: 2,
-            lost: 1,
-            condemn: ALL,
-            ..base.clone()
-        },
         Config { name: "pages", writers: vec![A], rounds: 1, pages: true, attempts: 1, condemn: ALL, ..base },
     ]
 }
@@ -453,6 +445,14 @@ fn middle() -> Vec<Config> {
             condemn: ALL,
             rewrite: &[false],
             clean: false,
+            ..base.clone()
+        },
+        Config {
+            name: "two collectors and a lost answer",
+            init: Init::Waste,
+            collectors: 2,
+            lost: 1,
+            condemn: ALL,
             ..base.clone()
         },
         Config {
