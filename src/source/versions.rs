@@ -24,12 +24,24 @@ impl Bucket {
             Ok(answer) => Ok(answer.status().is_some()),
             // Whoever may not ask is told by the listing.
             Err(Cause::Refused(Kind::Denied, _)) => Ok(true),
-            Err(Cause::NotFound | Cause::Refused(Kind::Failed, _)) => Ok(false),
+            Err(Cause::NotFound | Cause::Refused(Kind::Failed, _)) => Ok(self.shows_versions()),
             Err(cause) => {
                 let what = format!("bucket {}", self.bucket);
                 Err(Error::S3 { action: "read the versioning of", what, cause })
             }
         }
+    }
+
+    /// Whether the listing shows versions that have names; asked where the server does not say it otherwise.
+    fn shows_versions(&self) -> bool {
+        self.requests.list();
+        let request = self.client.list_object_versions().bucket(&self.bucket).max_keys(1);
+        // A server that cannot list them keeps none.
+        self.runtime.block_on(request.send()).is_ok_and(|page| {
+            let named = |id: Option<&str>| id.is_some_and(|id| id != "null");
+            let mut ids = page.versions().iter().map(|version| version.version_id());
+            ids.any(named) || page.delete_markers().iter().any(|marker| named(marker.version_id()))
+        })
     }
 }
 
