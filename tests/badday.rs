@@ -319,6 +319,29 @@ fn in_bucket(world: &World, url: &str, bucket: &str) -> Access {
 }
 
 #[test]
+fn a_repository_whose_server_is_restarted_in_the_middle_is_waited_for() {
+    let server = Arc::new(std::sync::Mutex::new(Server::minio()));
+    let world = World::new();
+    world.fill(objects(300));
+    let bucket = new_bucket();
+    let url = server.lock().unwrap().url.clone();
+    server.lock().unwrap().make_bucket(&world.runtime, &bucket);
+    let access = in_bucket(&world, &url, &bucket);
+    let mut context = world.context();
+    Repository::init(&context, &access, PASSPHRASE, COST).unwrap();
+    let once = AtomicUsize::new(0);
+    context.progress = After::new(60, move || {
+        if once.fetch_add(1, Ordering::SeqCst) == 0 {
+            server.lock().unwrap().restart();
+        }
+    });
+    let repository = Repository::open(&context, &access, PASSPHRASE).unwrap();
+    backup::run(&repository, &small_packs(&world)).unwrap();
+    let report = icecore::check::run(&repository, icecore::check::Options { read_data: true }).unwrap();
+    assert_eq!((report.damage, report.snapshots), (vec![], 1));
+}
+
+#[test]
 fn a_network_that_breaks_while_packs_are_put_and_read_costs_time_only() {
     let world = World::new();
     world.fill(mixed());
@@ -445,6 +468,22 @@ fn what_a_newer_version_wrote_is_said_to_be_newer_and_not_damaged() {
         assert_eq!(error.kind(), Kind::NewerFormat, "{folder}: {error}");
         assert!(error.to_string().contains("format 2"), "{folder}: {error}");
     }
+}
+
+#[test]
+fn a_repository_of_a_newer_format_is_said_to_be_newer() {
+    let world = World::new();
+    let path = world.path("repository").join("config");
+    let mut bytes = fs::read(&path).unwrap();
+    // The clear part of config: the version, the repository's id, and their hash.
+    bytes[12] += 1;
+    let hash = blake3::hash(&bytes[12..30]);
+    bytes[30..38].copy_from_slice(&hash.as_bytes()[..8]);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, bytes).unwrap();
+    let error = Repository::open(&world.context(), &world.access(), PASSPHRASE).err().unwrap();
+    assert_eq!(error.kind(), Kind::NewerFormat, "{error}");
+    assert!(error.to_string().contains("format 2"), "{error}");
 }
 
 #[test]

@@ -65,6 +65,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Error::Store(error) => error.kind(),
+            Error::Node { what: Malformed::Newer { .. }, .. } => Kind::NewerFormat,
             Error::Node { .. } => Kind::Damage,
             Error::Unsorted | Error::Input(_) => Kind::Failed,
         }

@@ -259,6 +259,15 @@ mod tests {
     }
 
     #[test]
+    fn a_node_of_a_newer_version_is_said_to_be_newer() {
+        let bytes = Node { level: 0, cells: vec![] }.encode();
+        let newer = [&[VERSION + 1], &bytes[1..]].concat();
+        let what = Node::decode(&newer).unwrap_err();
+        let error = crate::tree::Error::Node { id: ChunkId([0; 32]), what };
+        assert_eq!(error.kind(), crate::fault::Kind::NewerFormat);
+    }
+
+    #[test]
     fn a_cut_node_is_refused() {
         let cell = |key: &str| Cell {
             key: key.into(),
