@@ -294,8 +294,11 @@ impl Repo {
             ways[if self.path("repository/snapshots").exists() { source.dice.below(3) as usize } else { 0 }];
         let report = self.run(&[&["backup", "--etcd", &source.server.url, "--prove"], way].concat());
         let hash = &source.truth.hashes[&source.truth.revision];
-        assert_eq!(report["etcd"]["hash_kv"]["compact_revision"], source.compacted, "{report}");
-        if hash.1 == source.compacted {
+        // Of a revision that is compacted itself a server may tell a hash that it made before.
+        if source.compacted < source.truth.revision {
+            assert_eq!(report["etcd"]["hash_kv"]["compact_revision"], source.compacted, "{report}");
+        }
+        if report["etcd"]["hash_kv"]["compact_revision"] == hash.1 {
             assert_eq!(report["etcd"]["hash_kv"]["hash"], hash.0, "{report}");
         }
         assert_eq!(report["etcd"]["revision"], source.truth.revision);
@@ -486,9 +489,10 @@ fn one_flipped_byte_of_a_value_is_noticed() {
     let (file, _) = world.repo.restore(revision, "0");
     let hash = world.source.truth.hashes[&revision].0;
     let state = world.source.truth.state(revision);
-    let value = &state.values().find(|fields| fields.4.len() >= 40).expect("a value to be damaged").4;
+    let value = &state.values().map(|fields| &fields.4).max_by_key(|value| value.len()).expect("a value");
+    assert!(value.len() >= 12, "one that stands in the file once");
     let mut bytes = std::fs::read(&file).unwrap();
-    let at = bytes.windows(40).position(|window| window == &value[..40]).unwrap();
+    let at = bytes.windows(value.len()).position(|window| window == &value[..]).unwrap();
     bytes[at] ^= 1;
     std::fs::write(&file, bytes).unwrap();
     let found = world.compare(&file, &DAMAGED, revision, None);
