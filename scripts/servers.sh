@@ -334,7 +334,7 @@ for name; do
       ;;
     minio) check "$cache/bin/minio" --version ;;
     seaweedfs) check "$cache/bin/weed" version ;;
-    python) check "$cache/venv/bin/python" -c 'import boto3, moto.server' ;;
+    python) check "$cache/venv/bin/python" -c 'import boto3, minio, moto.server' ;;
     milvus*) check "$cache/milvus-client/bin/python" -c 'import pymilvus' ;;
   esac
 done

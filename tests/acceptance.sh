@@ -425,6 +425,38 @@ bad_s3_repositories() {
   ICECORE_REPOSITORY=$place expect 'S3 repository: none there' 10 vault/bad "$icecore" snapshots
 }
 
+store_admin() { "$PYTHON" "$ORACLE/admin.py" "$1" "${store_s3[@]}" "${@:2}"; }
+
+# A quota that the server itself enforces: what fits is kept, and with more room it goes on.
+full_bucket() {
+  local source=("${s3_source[@]}" --json)
+  make_bucket store small
+  store_admin quota --bucket small --bytes 1048576
+  ICECORE_REPOSITORY="s3://small/r?endpoint=${URL[store]}&region=us-east-1"
+  expect 'full bucket: init' 0 '' "$icecore" init
+  expect 'full bucket: backup' 1 'Bucket quota exceeded' "$icecore" backup "${source[@]}"
+  expect 'full bucket: what to do' 1 'make room, then run the command again' "$icecore" backup "${source[@]}"
+  expect 'full bucket: no snapshot' 0 '0 snapshots' "$icecore" snapshots
+  expect 'full bucket: no damage' 0 'no damage found' "$icecore" check --read-data
+  store_admin quota --bucket small --bytes 0
+  expect 'full bucket: backup with more room' 0 '' "$icecore" backup "${source[@]}"
+  expect 'full bucket: all is there' 0 'no damage found' "$icecore" check --read-data
+}
+
+# A user of the server who may list and read, and no more.
+read_only_user() {
+  local ICECORE_REPOSITORY_ACCESS_KEY_ID=reader ICECORE_REPOSITORY_SECRET_ACCESS_KEY=readersecret
+  store_admin user --bucket small --name reader --secret readersecret
+  expect 'read-only user: snapshots' 0 '1 snapshots' "$icecore" snapshots
+  expect 'read-only user: check' 0 'no damage found' "$icecore" check --read-data
+  make_bucket store by-reader
+  expect 'read-only user: restore' 0 'read-only' "$icecore" restore latest --to-s3 "${URL[store]}" --to-bucket by-reader
+  expect 'read-only user: backup' 1 'AccessDenied' "$icecore" backup "${s3_source[@]}"
+  expect 'read-only user: prune' 1 'AccessDenied' "$icecore" prune
+  expect 'read-only user: forget' 1 'AccessDenied' "$icecore" forget latest
+  expect 'read-only user: nothing was lost' 0 '1 snapshots' "$icecore" snapshots
+}
+
 # refused NAME TEXT SOURCE…: a backup that fails and says where.
 refused() { expect "$1" 1 "$2" "$icecore" backup --series refused "${@:3}"; }
 
@@ -506,6 +538,8 @@ bad_input() {
   bad_s3
   empty_sources
   bad_targets
+  full_bucket
+  read_only_user
 }
 
 # --------------------------------------------------------------------------

@@ -270,6 +270,76 @@ fn a_source_that_is_gone_for_good_fails_the_backup_and_what_was_read_is_gone_on_
     world.is_whole();
 }
 
+/// A listing that says it is all there is after its first 50 objects.
+fn ended_early(listing: &str) -> String {
+    const OBJECT: &str = "</Contents>";
+    let end = listing.match_indices(OBJECT).nth(49).map_or(listing.len(), |(at, _)| at + OBJECT.len());
+    let rest = listing[end..].replace("<IsTruncated>true", "<IsTruncated>false");
+    let rest = rest.rfind(OBJECT).map_or(&rest[..], |at| &rest[at + OBJECT.len()..]);
+    format!("{}{rest}", &listing[..end])
+}
+
+#[test]
+fn a_source_listing_that_ends_early_is_made_again_and_loses_nothing() {
+    let world = World::new();
+    world.fill(objects(300));
+    world.backup().unwrap();
+    let listings = AtomicUsize::new(0);
+    // The very first asks for one object, to see whether the bucket is there.
+    let first = Arc::new(move |listing: &str| match listings.fetch_add(1, Ordering::SeqCst) {
+        1 => ended_early(listing),
+        _ => listing.to_owned(),
+    });
+    let proxy = Proxy::before(&world.minio.url, move |_| Fate::Listing(first.clone()));
+    let error = backup::run(&world.open(), &world.options_by(&proxy.url)).unwrap_err();
+    assert!(error.to_string().contains("250 of 300 objects are missing from a first listing"), "{error}");
+    assert_eq!(world.open().view().unwrap().snapshots.len(), 1);
+    assert_eq!(
+        backup::run(&world.open(), &world.options_by(&proxy.url)).unwrap().objects.unwrap().1.removed,
+        0
+    );
+    world.holds(objects(300));
+    world.is_whole();
+}
+
+#[test]
+fn a_loss_that_two_listings_show_is_believed_and_the_snapshot_before_still_has_it() {
+    let world = World::new();
+    world.fill(objects(300));
+    world.backup().unwrap();
+    let proxy = Proxy::before(&world.minio.url, |_| Fate::Listing(Arc::new(ended_early)));
+    let report = backup::run(&world.open(), &world.options_by(&proxy.url)).unwrap();
+    assert_eq!(report.objects.unwrap().1.removed, 250);
+    let before = world.open().view().unwrap().snapshots.remove(0);
+    assert_eq!(before.snapshot.objects.as_ref().unwrap().root.unwrap().count, 300);
+    world.is_whole();
+}
+
+/// A listing that says there is more, and not where.
+fn without_a_token(listing: &str) -> String {
+    listing.replace("<IsTruncated>false", "<IsTruncated>true")
+}
+
+/// The beginning of a listing, between two objects.
+fn cut_in_the_middle(listing: &str) -> String {
+    let end = listing.match_indices("</Contents>").nth(49).unwrap().0;
+    format!("{}</Contents>", &listing[..end])
+}
+
+#[test]
+fn a_source_listing_that_is_not_whole_fails_the_backup_even_the_first() {
+    for broken in [without_a_token, cut_in_the_middle] {
+        let world = World::new();
+        world.fill(objects(300));
+        let proxy = Proxy::before(&world.minio.url, move |_| Fate::Listing(Arc::new(broken)));
+        let mut options = world.options_by(&proxy.url);
+        options.objects.as_mut().unwrap().access.attempts = 2;
+        let error = backup::run(&world.open(), &options).unwrap_err();
+        assert!(error.to_string().contains("list bucket"), "{error}");
+        assert!(world.open().view().unwrap().snapshots.is_empty());
+    }
+}
+
 #[test]
 fn slow_answers_are_waited_for() {
     let world = World::new();

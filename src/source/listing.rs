@@ -395,6 +395,7 @@ fn parse_page(body: &[u8]) -> std::result::Result<Page, String> {
     let mut text = String::new();
     let (mut page, mut contents, mut prefixes) = (Page::default(), Vec::new(), Vec::new());
     let (mut fields, mut encoded, mut extended) = (Fields::default(), false, false);
+    let (mut truncated, mut whole) = (false, false);
     loop {
         match reader.read_event().map_err(|e| e.to_string())? {
             Event::Eof => break,
@@ -431,15 +432,24 @@ fn parse_page(body: &[u8]) -> std::result::Result<Page, String> {
                     }
                     ["CommonPrefixes", "Prefix"] => prefixes.push(std::mem::take(&mut text)),
                     ["EncodingType"] => encoded = text == "url",
+                    ["IsTruncated"] => truncated = text == "true",
                     ["NextContinuationToken"] => page.next = Some(std::mem::take(&mut text)),
                     ["NextKeyMarker"] => page.next_version.0 = Some(std::mem::take(&mut text)),
                     ["NextVersionIdMarker"] => page.next_version.1 = Some(std::mem::take(&mut text)),
                     _ => {}
                 }
                 path.pop();
+                whole = path.is_empty();
             }
             _ => {}
         }
+    }
+    // What is missing from a listing would look removed.
+    if !whole {
+        return Err("it is cut short".into());
+    }
+    if truncated && page.next.is_none() && page.next_version.0.is_none() {
+        return Err("it is not all, and does not say how to go on".into());
     }
     for fields in contents {
         page.objects.push(fields.listed(encoded, extended)?);
@@ -471,6 +481,16 @@ fn resolve(reference: &quick_xml::events::BytesRef<'_>) -> std::result::Result<c
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_is_not_whole_is_no_page() {
+        let whole = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+        assert!(parse_page(whole.as_bytes()).is_ok());
+        for end in 0..whole.len() {
+            assert!(parse_page(&whole.as_bytes()[..end]).is_err(), "{}", &whole[..end]);
+        }
+        assert!(parse_page(whole.replace("false", "true").as_bytes()).is_err());
+    }
 
     #[test]
     fn a_page_is_read_with_odd_keys_and_metadata() {

@@ -1,13 +1,16 @@
 //! A network between a client and a server that has bad days.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// What a listing is made into.
+pub type Edit = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
 /// What becomes of one connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Fate {
     /// It is a good one.
     Pass,
@@ -21,6 +24,8 @@ pub enum Fate {
     Refuse,
     /// Answers come late.
     Slow(Duration),
+    /// It serves one request; a listing (ListObjectsV2) comes as this makes it.
+    Listing(Edit),
 }
 
 /// Throttling, as S3 says it.
@@ -102,6 +107,10 @@ fn serve(mut client: TcpStream, server: SocketAddr, fate: Fate) {
         let _ = client.shutdown(Shutdown::Both);
         return;
     };
+    if let Fate::Listing(edit) = fate {
+        let _ = relay(client, upstream, edit);
+        return;
+    }
     let (from_client, to_server) = (client.try_clone().unwrap(), upstream.try_clone().unwrap());
     let up = if let Fate::CutUp(most) = fate { most } else { usize::MAX };
     let down = if let Fate::CutDown(most) = fate { most } else { usize::MAX };
@@ -109,6 +118,37 @@ fn serve(mut client: TcpStream, server: SocketAddr, fate: Fate) {
     let upward = std::thread::spawn(move || pump(from_client, to_server, up, Duration::ZERO));
     pump(upstream, client, down, late);
     let _ = upward.join();
+}
+
+/// One request and its answer.
+fn relay(mut client: TcpStream, mut upstream: TcpStream, edit: Edit) -> io::Result<()> {
+    const END: &[u8] = b"\r\n\r\n";
+    let (mut request, mut buffer) = (Vec::new(), [0; 16 << 10]);
+    while !request.windows(END.len()).any(|window| window == END) {
+        match client.read(&mut buffer)? {
+            0 => return Ok(()),
+            n => request.extend_from_slice(&buffer[..n]),
+        }
+    }
+    let line = request.windows(2).position(|window| window == b"\r\n").unwrap();
+    let is_listing = String::from_utf8_lossy(&request[..line]).contains("list-type=2");
+    // So that the next request comes on a connection of its own, and the answer's end is seen.
+    request.splice(line..line, *b"\r\nConnection: close");
+    upstream.write_all(&request)?;
+    if !is_listing {
+        let (from_client, to_server) = (client.try_clone()?, upstream.try_clone()?);
+        std::thread::spawn(move || pump(from_client, to_server, usize::MAX, Duration::ZERO));
+        pump(upstream, client, usize::MAX, Duration::ZERO);
+        return Ok(());
+    }
+    let mut answer = String::new();
+    upstream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let body = edit(body);
+    let head = head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
+    let head = head.collect::<Vec<_>>().join("\r\n");
+    write!(client, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+    client.shutdown(Shutdown::Both)
 }
 
 /// Copies up to `most` bytes; then both sides are cut.
