@@ -20,6 +20,7 @@ test: rocksdb ## all tests, then the acceptance tests against real servers (FULL
 	$(cargo) test --release --locked --no-fail-fast
 	tests/acceptance.sh
 	tests/examples.sh
+	tests/recovery.sh
 
 soak: rocksdb ## what takes long: SOAK revisions (1000) of each etcd version brought back, the collection protocol in large, 500 kills
 	scripts/servers.sh etcd-3.5 etcd-3.6 etcd-3.7
