@@ -16,6 +16,7 @@ pub mod forget;
 pub mod format;
 pub mod guard;
 pub mod id;
+pub mod lifeline;
 pub mod milvus;
 pub mod pool;
 pub mod progress;

@@ -12,6 +12,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("0", &["context"]),
     ("0", &["pool"]),
     ("0", &["id"]),
+    ("0", &["lifeline"]),
     ("0", &["secret"]),
     ("1", &["format", "sorter", "etcd", "selection"]),
     ("2", &["storage", "etcd_file", "collection", "directory"]),

@@ -86,6 +86,38 @@ fn same_files(a: &Path, b: &Path) {
     }
 }
 
+/// A cache says that its process has ended; hosts and numbers of processes, which containers share, do not.
+#[test]
+fn a_killed_backup_is_told_dead_by_its_own_cache_only() {
+    let world = World { directory: tempfile::tempdir().unwrap(), random: Seeded::new(6) };
+    world.churn();
+    let source = world.path("source");
+    let source = source.to_str().unwrap();
+    world.run(&["init"]);
+    world.run(&["backup", "--dir", source]);
+    world.run(&["forget", "latest"]);
+    // So slow that it is killed in the middle.
+    world.churn();
+    let mut slow = world.command(&["backup", "--dir", source, "--limit-upload", "20000"]);
+    let mut backup = slow.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let begun = |folder: &str| fs::read_dir(world.path("repository").join(folder)).map_or(0, Iterator::count);
+    while begun("sessions") < 2 {
+        assert!(backup.try_wait().unwrap().is_none(), "it ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let prune = |cache: &str| {
+        let mut command = world.command(&["prune", "--no-wait"]);
+        command.env("ICECORE_CACHE_DIR", world.path(cache)).output().unwrap().status.code()
+    };
+    assert_eq!(prune("cache"), Some(3), "it lives");
+    backup.kill().unwrap();
+    backup.wait().unwrap();
+    assert_eq!(begun("snapshots"), 1, "it was killed before it had ended");
+    assert_eq!(prune("another cache"), Some(3), "whether it lives is not known there");
+    assert_eq!(prune("cache"), Some(0));
+    assert_eq!(begun("sessions"), 0);
+}
+
 #[test]
 fn a_killed_program_loses_nothing_and_is_gone_on_with() {
     let world = World { directory: tempfile::tempdir().unwrap(), random: Seeded::new(5) };

@@ -11,7 +11,6 @@ use crate::fault::Kind;
 use crate::format::{Name, SegmentName, Session, SessionKind};
 use crate::id::SessionId;
 use crate::progress::Phase;
-use crate::repository::is_dead;
 
 /// Between two looks, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -54,7 +53,7 @@ impl Run<'_> {
                     *seen = Watched { segments: shown, since: Instant::now() };
                 }
                 let waited = seen.since.elapsed();
-                if is_dead(session) {
+                if self.repository.is_dead(*sid) {
                     self.repository.close(*sid, "its process has ended, a prune found")?;
                 } else if self.options.patience.is_some_and(|patience| waited >= patience) {
                     self.repository.close(*sid, "a prune has waited long enough for it")?;
@@ -101,7 +100,7 @@ impl Run<'_> {
                 },
             };
             let old = self.repository.context().clock.now().saturating_sub(session.began) > READERS_LIVE;
-            match session.kind == SessionKind::Read && (is_dead(session) || old) {
+            match session.kind == SessionKind::Read && (self.repository.is_dead(sid) || old) {
                 true => self.repository.close(sid, "it has ended, a prune found")?,
                 false => open.push(sid),
             }

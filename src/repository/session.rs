@@ -3,7 +3,7 @@
 //! The writer's and the reader's side of the collection protocol (`docs/architecture.md`,
 //! "Collection"). Steps are numbered as there.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::view::Collections;
@@ -12,6 +12,7 @@ use crate::collection::{self, Reuse};
 use crate::fault::Kind;
 use crate::format::{Claim, Closed, Name, Segment, SegmentName, Session, SessionKind, Snapshot};
 use crate::id::SessionId;
+use crate::lifeline::{Lifeline, is_cut};
 use crate::storage::Cause;
 use crate::store::{self, Index, PutSegment, Reader, Tuning, Writer, WriterParts};
 
@@ -29,17 +30,25 @@ pub struct WriteSession<'a> {
     pub damaged: Vec<Error>,
     index: Arc<Index>,
     ended: bool,
+    _lifeline: Option<Lifeline>,
 }
 
 /// A running restore.
 pub struct ReadSession<'a> {
     repository: &'a Repository,
-    sid: Option<SessionId>,
+    begun: Option<Begun>,
+}
+
+/// A session whose record was put.
+struct Begun {
+    sid: SessionId,
+    /// `None` where this machine cannot keep one: others wait for the session as for one elsewhere.
+    lifeline: Option<Lifeline>,
 }
 
 impl Repository {
     /// Puts a session record; an unclear answer costs the id.
-    fn put_session(&self, kind: SessionKind, label: u64, pin: Option<SessionId>) -> Result<SessionId> {
+    fn put_session(&self, kind: SessionKind, label: u64, pin: Option<SessionId>) -> Result<Begun> {
         let mut failure = None;
         for attempt in 0..TRIES as u32 {
             self.context().cancel.check()?;
@@ -47,8 +56,9 @@ impl Repository {
             let name = Name::Session(sid).to_string();
             let (host, pid, began) = (super::open::host(), std::process::id(), self.context().clock.now());
             let record = Session { kind, pin, host, pid, began };
+            let lifeline = Lifeline::hold(&self.lifeline(sid)).ok();
             match self.storage().put_once(&name, self.seal_record(&name, &record).into()) {
-                Ok(()) => return Ok(sid),
+                Ok(()) => return Ok(Begun { sid, lifeline }),
                 Err(error) => match error.cause {
                     Cause::Uncertain(_) | Cause::Transient(_) | Cause::Exists => {
                         std::thread::sleep(std::time::Duration::from_millis(100 << attempt));
@@ -59,6 +69,15 @@ impl Repository {
             }
         }
         Err(failure.map_or_else(|| Error::Busy("no session could be begun".into()), Error::from))
+    }
+
+    fn lifeline(&self, sid: SessionId) -> PathBuf {
+        self.cache().join(Name::Session(sid).to_string())
+    }
+
+    /// Whether the session's process is known to have ended: it ran on this machine, with this cache.
+    pub fn is_dead(&self, sid: SessionId) -> bool {
+        is_cut(&self.lifeline(sid))
     }
 
     /// Ends a session without a snapshot: one's own, or one that a collector has waited for long enough.
@@ -82,8 +101,9 @@ impl Repository {
             let first = self.view()?;
             let parent = choose(&first.snapshots)?;
             let pin = parent.as_ref().map(|parent| parent.id);
-            let sid = self.put_session(SessionKind::Write, collection::label(first.numbers), pin)?;
-            match self.establish(sid, parent) {
+            let begun = self.put_session(SessionKind::Write, collection::label(first.numbers), pin)?;
+            let sid = begun.sid;
+            match self.establish(begun, parent) {
                 Ok(Some(session)) => return Ok(session),
                 // 2. A collection began, or the parent went: begin again.
                 Ok(None) => self.close(sid, "a collection began meanwhile")?,
@@ -96,7 +116,8 @@ impl Repository {
         Err(Error::Busy("collections go on too fast for a backup to begin; try again".into()))
     }
 
-    fn establish(&self, sid: SessionId, parent: Option<SnapshotInfo>) -> Result<Option<WriteSession<'_>>> {
+    fn establish(&self, begun: Begun, parent: Option<SnapshotInfo>) -> Result<Option<WriteSession<'_>>> {
+        let Begun { sid, lifeline } = begun;
         let view = self.view()?;
         if !collection::established(&sid, view.numbers) {
             return Ok(None);
@@ -116,7 +137,8 @@ impl Repository {
             index => Arc::new(index?),
         };
         let damaged = view.damaged;
-        Ok(Some(WriteSession { repository: self, sid, parent, damaged, index, ended: false }))
+        let ended = false;
+        Ok(Some(WriteSession { repository: self, sid, parent, damaged, index, ended, _lifeline: lifeline }))
     }
 
     /// Where the medium cannot arbitrate between writers, only one may write.
@@ -128,9 +150,7 @@ impl Repository {
                 continue;
             }
             let session: Session = self.record(&Name::Session(other).to_string())?;
-            // A process of our own number is dead: we are it now.
-            let ours = session.host == super::open::host() && session.pid == std::process::id();
-            if session.kind == SessionKind::Write && !ours && !is_dead(&session) {
+            if session.kind == SessionKind::Write && !self.is_dead(other) {
                 return Err(Error::Busy(format!(
                     "{} cannot arbitrate between writers, and a backup on {} (process {}) has not ended; if that process is gone for good, remove sessions/{other}",
                     self.storage().medium(),
@@ -146,8 +166,8 @@ impl Repository {
     /// written the restore goes on without a pin.
     pub fn begin_read(&self, snapshot: SessionId) -> Result<ReadSession<'_>> {
         let label = collection::label(self.numbers()?);
-        let sid = match self.put_session(SessionKind::Read, label, Some(snapshot)) {
-            Ok(sid) => Some(sid),
+        let begun = match self.put_session(SessionKind::Read, label, Some(snapshot)) {
+            Ok(begun) => Some(begun),
             Err(Error::Storage(error)) if matches!(error.cause, Cause::Refused(..)) => {
                 self.context()
                     .progress
@@ -156,7 +176,7 @@ impl Repository {
             }
             Err(error) => return Err(error),
         };
-        let session = ReadSession { repository: self, sid };
+        let session = ReadSession { repository: self, begun };
         let view = self.view()?;
         match view.snapshots.iter().any(|info| info.id == snapshot) {
             true => Ok(session),
@@ -207,11 +227,6 @@ impl Repository {
             progress: context.progress.clone(),
         }
     }
-}
-
-/// Whether the session's process is known to have ended: it ran on this machine.
-pub fn is_dead(session: &Session) -> bool {
-    session.host == super::open::host() && !Path::new(&format!("/proc/{}", session.pid)).exists()
 }
 
 impl WriteSession<'_> {
@@ -287,8 +302,8 @@ impl Drop for WriteSession<'_> {
 
 impl Drop for ReadSession<'_> {
     fn drop(&mut self) {
-        if let Some(sid) = self.sid {
-            let _ = self.repository.close(sid, "done");
+        if let Some(begun) = &self.begun {
+            let _ = self.repository.close(begun.sid, "done");
         }
     }
 }

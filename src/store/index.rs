@@ -26,6 +26,7 @@ use crate::context::Random;
 use crate::format::PackEntry;
 use crate::format::Segment;
 use crate::id::{ChunkId, PackId, draw};
+use crate::lifeline::{Lifeline, is_cut};
 
 const PLACE_LEN: usize = 24;
 /// Places written at once.
@@ -35,6 +36,8 @@ const SWEEP_FROM: u64 = 100_000;
 /// Imports before a command gives up against others that keep changing the table.
 const IMPORTS: usize = 3;
 const BLOCK_CACHE: usize = 64 << 20;
+/// A command's directory has beside it a lifeline of its name with this ending.
+pub(super) const ALIVE: &str = "alive";
 
 /// Where a chunk's sealed bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +74,7 @@ pub struct Index {
     packs: Mutex<HashMap<u32, PackId>>,
     home: PathBuf,
     own: PathBuf,
+    _lifeline: Option<Lifeline>,
 }
 
 /// Opens the table for `wanted`, importing with `load` what is new and dropping what vanished.
@@ -260,6 +264,7 @@ impl Index {
     ) -> Result<Index> {
         let name = format!("{}-{:016x}", std::process::id(), u64::from_le_bytes(draw(random)));
         let own = home.join("commands").join(name);
+        let lifeline = Lifeline::hold(&own.with_extension(ALIVE)).ok();
         fs::create_dir_all(&own).map_err(|e| fail(home, e))?;
         sweep_dead_commands(home);
         let opening = Opening { home, wanted, load };
@@ -269,7 +274,8 @@ impl Index {
                 let live =
                     wanted.iter().filter_map(|w| Some((known.get(&w.name)?.number, w.reusable))).collect();
                 let packs = Mutex::default();
-                return Ok(Index { db, live, known, condemned, packs, home: home.to_owned(), own });
+                let (home, _lifeline) = (home.to_owned(), lifeline);
+                return Ok(Index { db, live, known, condemned, packs, home, own, _lifeline });
             }
             if attempt < IMPORTS {
                 opening.import()?;
@@ -352,12 +358,10 @@ impl Drop for Index {
 /// Removes what killed commands left.
 fn sweep_dead_commands(home: &Path) {
     let Ok(entries) = fs::read_dir(home.join("commands")) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.split('-').next().and_then(|pid| pid.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
+    let lifelines = entries.flatten().map(|entry| entry.path());
+    for path in lifelines.filter(|path| path.extension().is_some_and(|end| end == ALIVE) && is_cut(path)) {
+        let _ = fs::remove_dir_all(path.with_extension(""));
+        let _ = fs::remove_file(path);
     }
 }
 

@@ -6,12 +6,16 @@ use std::path::PathBuf;
 
 use rocksdb::{BlockBasedOptions, Cache, DB, Options, WriteBatch};
 
+use super::index::ALIVE;
 use super::{Error, Result};
 use crate::id::ChunkId;
+use crate::lifeline::Lifeline;
 
 /// Some 100 MB of ids.
 const MOST: usize = 1_500_000;
 const BLOCK_CACHE: usize = 32 << 20;
+/// Ids written at once.
+const BATCH: usize = 20_000;
 
 /// A set of chunk ids.
 pub(super) struct Own {
@@ -19,12 +23,13 @@ pub(super) struct Own {
     most: usize,
     directory: PathBuf,
     table: Option<DB>,
+    lifeline: Option<Lifeline>,
 }
 
 impl Own {
     /// An empty set; `directory` need not exist and is removed with the set.
     pub fn new(directory: PathBuf) -> Own {
-        Own { recent: HashSet::new(), most: MOST, directory, table: None }
+        Own { recent: HashSet::new(), most: MOST, directory, table: None, lifeline: None }
     }
 
     fn fail(&self, what: impl ToString) -> Error {
@@ -62,12 +67,19 @@ impl Own {
             let mut options = Options::default();
             options.create_if_missing(true);
             options.set_block_based_table_factory(&blocks);
+            options.set_write_buffer_size(16 << 20);
+            self.lifeline = Lifeline::hold(&self.directory.with_extension(ALIVE)).ok();
             std::fs::create_dir_all(&self.directory).map_err(|e| self.fail(e))?;
             self.table = Some(DB::open(&options, &self.directory).map_err(|e| self.fail(e))?);
         }
-        let mut batch = WriteBatch::default();
-        self.recent.iter().for_each(|id| batch.put(id.0, []));
         if let Some(table) = &self.table {
+            let mut batch = WriteBatch::default();
+            for id in &self.recent {
+                batch.put(id.0, []);
+                if batch.len() >= BATCH {
+                    table.write(std::mem::take(&mut batch)).map_err(|e| self.fail(e))?;
+                }
+            }
             table.write(batch).map_err(|e| self.fail(e))?;
         }
         self.recent.clear();

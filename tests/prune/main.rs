@@ -3,6 +3,8 @@
 
 mod beside;
 mod bound;
+#[path = "../common/mod.rs"]
+mod common;
 mod crash;
 mod measure;
 mod world;
@@ -11,7 +13,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use icecore::fault::Kind;
-use icecore::format::{Condemned, Name, Session};
+use icecore::format::{Condemned, Name};
 use icecore::id::ChunkKind;
 use icecore::prune::{self, Options, Reason};
 use world::{Made, World, begin, bytes_of, files, forget, noise, store, store_with, try_store};
@@ -177,18 +179,21 @@ fn a_pinned_snapshot_that_was_forgotten_stays_readable_until_its_reader_ends() {
 }
 
 #[test]
-fn a_dead_process_of_this_machine_is_not_waited_for() {
+fn a_dead_process_of_this_machine_is_not_waited_for_and_one_of_another_is() {
     let world = World::new();
     let repository = world.init();
     let first = store(&repository, &[b"first"]);
     let session = begin(&repository);
-    let name = Name::Session(session.sid).to_string();
-    let record: Session = repository.record(&name).unwrap();
-    // As if another process, which is no more, had begun it.
-    repository.storage().delete(&name).unwrap();
-    repository.put_record(&name, &Session { pid: u32::MAX, ..record }).unwrap();
     forget(&repository, &first);
+    assert_eq!(prune::run(&repository, &later()).unwrap().waiting.len(), 1, "it lives");
+    // What a killed process leaves: a lifeline that nobody holds.
+    let lifeline = repository.cache().join(Name::Session(session.sid).to_string());
+    let said = std::fs::read(&lifeline).unwrap();
+    std::fs::remove_file(&lifeline).unwrap();
+    std::fs::write(&lifeline, said).unwrap();
+    assert_eq!(prune::run(&world.open(2), &later()).unwrap().waiting.len(), 1, "another cannot know");
     assert_eq!(prune::run(&repository, &later()).unwrap().collections, [1]);
+    assert!(!lifeline.exists(), "it goes with its session");
     std::mem::forget(session);
 }
 
