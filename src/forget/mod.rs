@@ -109,24 +109,13 @@ fn put_tombstone(repository: &Repository, sid: SessionId) -> repository::Result<
     }
 }
 
+/// What was decided is decided again, so often, while collections remove what was being looked at.
+const TRIES: usize = 8;
+
 /// Decides, and unless it is a dry run forgets and prunes.
 pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
-    let view = repository.view()?;
-    let mut report = Report { decisions: decisions(repository, &view, options), ..Report::default() };
-    report.damaged = options.named.iter().copied().filter(|sid| view.is_damaged(sid)).collect();
-    let bound = match options.max_size {
-        Some(max) => Some(bound(repository, &view, &mut report.decisions, max)?),
-        None => None,
-    };
-    report.over = bound.as_ref().and_then(|bound| bound.over);
-    let gone: HashSet<SessionId> = report.forgotten().map(|info| info.id).collect();
-    if options.dry_run {
-        if let Some(prune) = &options.prune {
-            let plan = prune::plan(repository, prune, &gone)?;
-            report.freed_bytes = plan.frees();
-            report.plan = Some(plan);
-        }
-    } else {
+    let (mut report, bound) = decide_now(repository, options)?;
+    if !options.dry_run {
         report.forgotten().try_for_each(|info| forget(repository, info))?;
         report.damaged.iter().try_for_each(|sid| put_tombstone(repository, *sid))?;
         if let Some(prune) = &options.prune {
@@ -137,6 +126,40 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
         report.repository_bytes = repository.bytes()?;
     }
     Ok(report)
+}
+
+fn decide_now(repository: &Repository, options: &Options) -> Result<(Report, Option<Bound>)> {
+    for _ in 1..TRIES {
+        let numbers = repository.numbers()?;
+        match decide_once(repository, options) {
+            Err(error) if matches!(error.kind(), Kind::Damage | Kind::NotFound) => {
+                if repository.numbers()? == numbers {
+                    return Err(error);
+                }
+            }
+            decided => return decided,
+        }
+    }
+    decide_once(repository, options)
+}
+
+/// Decides by what there is, and says what a prune would do.
+fn decide_once(repository: &Repository, options: &Options) -> Result<(Report, Option<Bound>)> {
+    let view = repository.view()?;
+    let mut report = Report { decisions: decisions(repository, &view, options), ..Report::default() };
+    report.damaged = options.named.iter().copied().filter(|sid| view.is_damaged(sid)).collect();
+    let bound = match options.max_size {
+        Some(max) => Some(bound(repository, &view, &mut report.decisions, max)?),
+        None => None,
+    };
+    report.over = bound.as_ref().and_then(|bound| bound.over);
+    if let Some(prune) = options.prune.as_ref().filter(|_| options.dry_run) {
+        let gone: HashSet<SessionId> = report.forgotten().map(|info| info.id).collect();
+        let plan = prune::plan(repository, prune, &gone)?;
+        report.freed_bytes = plan.frees();
+        report.plan = Some(plan);
+    }
+    Ok((report, bound))
 }
 
 impl Report {

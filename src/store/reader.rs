@@ -20,8 +20,10 @@ const BLOCKS: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 /// A chunk from this size on is fetched by itself.
 const LARGE: u32 = 128 << 10;
 
-/// The index is looked for anew this often when chunks are missing.
+/// The index is made anew this often in vain before what is missing is believed to be.
 const RELOADS: u32 = 3;
+/// And so often for one chunk, however fast collections follow each other.
+const TRIES: usize = 32;
 
 /// Makes an index of what is there now.
 pub type Reload = Box<dyn Fn() -> Result<Arc<Index>> + Send + Sync>;
@@ -31,7 +33,7 @@ pub struct Reader {
     storage: Arc<dyn Storage>,
     index: RwLock<Arc<Index>>,
     reload: Option<Reload>,
-    reloads: AtomicU32,
+    in_vain: AtomicU32,
     namer: ChunkNamer,
     seal: SealSecret,
     cache: Option<Arc<PackCache>>,
@@ -50,8 +52,8 @@ impl Reader {
         cache: Option<Arc<PackCache>>,
     ) -> Reader {
         let blocks = Mutex::new(LruCache::new(BLOCKS));
-        let (index, reloads) = (RwLock::new(index), AtomicU32::new(0));
-        Reader { storage, index, reload: None, reloads, namer, seal, cache, blocks, unlisted: HashMap::new() }
+        let (index, in_vain) = (RwLock::new(index), AtomicU32::new(0));
+        Reader { storage, index, reload: None, in_vain, namer, seal, cache, blocks, unlisted: HashMap::new() }
     }
 
     /// Reads what `segment` lists, too: durable packs of a snapshot that is not there yet.
@@ -75,43 +77,56 @@ impl Reader {
         self.index.read().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
-    /// The plain bytes of a chunk, verified. Where one copy is damaged, another is taken.
+    /// The plain bytes of a chunk, verified. Where one copy is damaged, another is taken. What is missing is
+    /// looked for anew: collections move what is needed, as often as they run.
     pub fn get(&self, kind: ChunkKind, id: &ChunkId) -> Result<Bytes> {
-        match self.get_now(kind, id) {
-            Err(Error::Missing { .. } | Error::Damaged { what: Malformed::Missing, .. })
-                if self.look_again()? =>
-            {
-                self.get_now(kind, id)
+        let mut index = self.index();
+        for tries in 0.. {
+            let failure = match self.get_by(&index, kind, id) {
+                Err(error) if is_missing(&error) && tries < TRIES => error,
+                found => {
+                    if tries > 0 && found.is_ok() {
+                        self.in_vain.store(0, Ordering::Relaxed);
+                    }
+                    return found;
+                }
+            };
+            match self.newer(&index)? {
+                Some(newer) => index = newer,
+                None => return Err(failure),
             }
-            found => found,
         }
+        Err(Error::Missing { kind, id: *id })
     }
 
-    /// True where the index was made anew.
-    fn look_again(&self) -> Result<bool> {
-        let Some(reload) = &self.reload else { return Ok(false) };
-        if self.reloads.fetch_add(1, Ordering::Relaxed) >= RELOADS {
-            return Ok(false);
+    /// An index that is newer than one by which something was missing. Who else has met that may have made it.
+    fn newer(&self, than: &Arc<Index>) -> Result<Option<Arc<Index>>> {
+        let Some(reload) = &self.reload else { return Ok(None) };
+        let mut now = self.index.write().unwrap_or_else(|e| e.into_inner());
+        if Arc::ptr_eq(&now, than) {
+            if self.in_vain.fetch_add(1, Ordering::Relaxed) >= RELOADS {
+                return Ok(None);
+            }
+            *now = reload()?;
         }
-        let index = reload()?;
-        *self.index.write().unwrap_or_else(|e| e.into_inner()) = index;
-        Ok(true)
+        Ok(Some(now.clone()))
     }
 
-    fn get_now(&self, kind: ChunkKind, id: &ChunkId) -> Result<Bytes> {
-        let mut failure = Error::Missing { kind, id: *id };
-        for place in self.places(id)? {
+    fn get_by(&self, index: &Index, kind: ChunkKind, id: &ChunkId) -> Result<Bytes> {
+        let (mut gone, mut damaged) = (None, None);
+        for place in self.places_by(index, id)? {
             match self.read(kind, id, &place) {
                 Err(Error::Storage(error)) if error.is_not_found() => {
                     let file = Name::Pack(kind, place.pack).to_string();
-                    failure = Error::Damaged { file, what: Malformed::Missing };
+                    gone = Some(Error::Damaged { file, what: Malformed::Missing });
                 }
                 Err(Error::Storage(error)) => return Err(error.into()),
-                Err(error) => failure = error,
+                Err(error) => damaged = Some(error),
                 plain => return plain,
             }
         }
-        Err(failure)
+        // A copy that is gone may have been moved, so that is told first.
+        Err(gone.or(damaged).unwrap_or(Error::Missing { kind, id: *id }))
     }
 
     /// Reads everything from the medium: what this machine keeps says nothing about what is there.
@@ -132,7 +147,11 @@ impl Reader {
 
     /// Where a chunk is.
     pub fn places(&self, id: &ChunkId) -> Result<Vec<Place>> {
-        let mut places = self.index().find(id)?;
+        self.places_by(&self.index(), id)
+    }
+
+    fn places_by(&self, index: &Index, id: &ChunkId) -> Result<Vec<Place>> {
+        let mut places = index.find(id)?;
         places.extend(self.unlisted.get(id));
         Ok(places)
     }
@@ -193,4 +212,9 @@ impl Reader {
         blocks.put((pack, number), block.clone());
         Ok(block)
     }
+}
+
+/// Whether a collection may have moved it.
+fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::Missing { .. } | Error::Damaged { what: Malformed::Missing, .. })
 }
