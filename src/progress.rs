@@ -18,6 +18,21 @@ pub struct Amount {
     pub bytes: u64,
 }
 
+/// Bytes in binary units.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
 /// Receives progress. Calls are cheap and may come from any thread.
 pub trait Progress: Send + Sync {
     /// A phase begins; the one before is over.

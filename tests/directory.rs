@@ -401,6 +401,7 @@ fn backup_while(world: &World, meddle: impl Fn(u64) + Send + Sync + 'static) -> 
         objects: None,
         directory: Some(DirectoryOptions { path: world.path("source"), ..DirectoryOptions::default() }),
         new_line: false,
+        max_size: None,
         prove: false,
         tuning: Tuning::default(),
     };

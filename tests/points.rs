@@ -177,6 +177,7 @@ impl World {
             objects: None,
             directory: None,
             new_line: false,
+            max_size: None,
             prove: false,
             tuning: Tuning::default(),
         }

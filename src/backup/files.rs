@@ -104,6 +104,7 @@ impl Run<'_> {
         let (checkpoint, earlier) = self.checkpoint(&place)?;
         let context = self.repository.context();
         let listed = context.clock.now();
+        self.foresee_files(directory, before.as_ref(), parent.map_or(0, |parent| parent.listed))?;
         context.progress.begin(Phase { name: "reading files", unit: "files" });
         let work = Work {
             run: self,

@@ -7,6 +7,7 @@ mod checkpoint;
 mod content;
 mod etcd;
 mod files;
+mod forecast;
 mod objects;
 mod prove;
 mod settings;
@@ -26,6 +27,7 @@ use crate::tree::{self, ReadWrite};
 
 pub use objects::Counts;
 
+use forecast::Forecast;
 use objects::Objects;
 
 /// What to back up, and how.
@@ -45,6 +47,8 @@ pub struct Options {
     pub directory: Option<DirectoryOptions>,
     /// Begin a new line where the source is not the one that the series was made from.
     pub new_line: bool,
+    /// Bytes that the whole repository should not exceed: said where it will, or does.
+    pub max_size: Option<u64>,
     /// Compare with the member's own hash also where it is not the first backup.
     pub prove: bool,
     /// Speed.
@@ -149,6 +153,7 @@ struct Run<'a> {
     writer: &'a Writer,
     nodes: ReadWrite<'a>,
     cutter: Cutter,
+    forecast: &'a Forecast<'a>,
     warnings: Vec<String>,
     notes: Vec<String>,
 }
@@ -186,12 +191,13 @@ fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) 
     let time = repository.context().clock.now();
     check_options(options)?;
     let sources = connect(repository, options)?;
+    let forecast = Forecast::new(repository, options.max_size)?;
     let session = repository.begin_write(|snapshots| choose_parent(snapshots, options, instead))?;
     let (id, parent) = (session.sid, session.parent.clone());
     check_sides(parent.as_ref(), options)?;
     let reader = session.reader();
     let writer = session.writer(options.tuning);
-    let captured = capture(repository, options, &sources, parent.as_ref(), &reader, &writer);
+    let captured = capture(options, &sources, parent.as_ref(), &forecast, &reader, &writer);
     let mut captured = match captured {
         Ok(captured) => captured,
         Err(error) => return Err(give_up(session, writer, error)),
@@ -229,6 +235,7 @@ fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) 
     if let Some(checkpoint) = checkpoint {
         checkpoint.done();
     }
+    captured.warnings.extend(forecast.outcome());
     stored.written_bytes = repository.requests().written.load(std::sync::atomic::Ordering::Relaxed);
     Ok(Report {
         id,
@@ -345,13 +352,14 @@ fn give_up(session: WriteSession, writer: Writer, error: Error) -> Error {
 }
 
 fn capture(
-    repository: &Repository,
     options: &Options,
     sources: &Sources,
     parent: Option<&SnapshotInfo>,
+    forecast: &Forecast,
     reader: &Reader,
     writer: &Writer,
 ) -> Result<Captured> {
+    let repository = forecast.repository();
     let nodes = ReadWrite::new(reader, Some(writer));
     let mut run = Run {
         repository,
@@ -359,10 +367,17 @@ fn capture(
         writer,
         nodes,
         cutter: repository.cutter(),
+        forecast,
         warnings: Vec::new(),
         notes: Vec::new(),
     };
     let parent_etcd = parent.and_then(|parent| parent.snapshot.etcd.as_ref());
+    if let (Some((_, status)), None) = (&sources.etcd, parent_etcd) {
+        forecast.add(status.db_size);
+    }
+    if sources.bucket.is_none() && sources.directory.is_none() {
+        forecast.settle();
+    }
     let etcd = match (&sources.etcd, &options.etcd) {
         (Some((etcd, status)), Some(wanted)) => Some(run.etcd(etcd, status, wanted, parent_etcd)?),
         _ => None,

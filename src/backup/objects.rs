@@ -8,6 +8,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::checkpoint::{Checkpoint, Earlier};
 use super::content::Storing;
+use super::forecast::Waiting;
 use super::{Error, Result, Run};
 use crate::format::{
     Attributes, Content, Item, ItemState, MAX_INLINE_VALUE, ObjectAttributes, ObjectCapture, Place, Root,
@@ -307,6 +308,8 @@ impl<'a, 'r> Work<'a, 'r> {
         wanted: mpsc::Sender<Wish>,
     ) -> Result<Counts> {
         let progress = &self.run.repository.context().progress;
+        let send = |wish| wanted.blocking_send(wish).map_err(|_| crate::context::Interrupted.into());
+        let mut waiting = Waiting::new(self.run.forecast);
         let mut counts = Counts::default();
         let mut old = tree::scan(&self.run.nodes, before, &[])?.peekable();
         let mut expected = Amount::default();
@@ -340,11 +343,10 @@ impl<'a, 'r> Work<'a, 'r> {
                 continue;
             }
             counts.read_count += 1;
-            let entry = listed.key.clone().into_bytes();
-            if wanted.blocking_send(Wish { entry, listed }).is_err() {
-                return Err(crate::context::Interrupted.into());
-            }
+            let (entry, size) = (listed.key.clone().into_bytes(), listed.size);
+            waiting.push(Wish { entry, listed }, size, send)?;
         }
+        waiting.release(send)?;
         progress.settled();
         for entry in old {
             self.removed(entry?.key, &mut counts)?;

@@ -312,8 +312,8 @@ pub struct PruneHow {
     pub max_unused: Option<f64>,
     /// How long to wait for a backup that shows no progress before it is closed [default: 1h]
     ///
-    /// Backups that began before the prune must end before anything is deleted. One whose process has ended on
-    /// this machine is closed at once.
+    /// Backups that began before the prune must end before anything is deleted. One whose process was killed is
+    /// closed at once, where it ran on this machine with the same cache.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub patience: Option<Duration>,
     /// Do not wait for running backups: a later prune goes on
@@ -418,6 +418,12 @@ pub struct Backup {
     /// Go on with another etcd, bucket or directory than the series was made from
     #[arg(long)]
     pub new_line: bool,
+    /// Say so where the whole repository will be larger than this, as in 200GiB
+    ///
+    /// Said before anything is stored, as far as it can be foreseen, and again where it came true (exit code 3). The
+    /// default is max-size in [retention]; `forget --prune` makes room.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_size: Option<u64>,
     /// Compare what was captured of etcd with the member's own hash of it (HashKV)
     ///
     /// The first backup of a series does so by itself.

@@ -25,6 +25,11 @@ impl Session {
         flag.map(Ok).or_else(file).transpose()
     }
 
+    /// The bound for the size of the repository.
+    pub fn max_size(&self, flag: Option<u64>) -> Result<Option<u64>, Failure> {
+        self.rule(flag, "max-size", parse_size)
+    }
+
     /// The rules, and the size bound.
     fn rules(&self, rules: &Rules) -> Result<(Policy, Option<u64>), Failure> {
         let count = |flag: Option<u64>, key: &str| {
@@ -35,7 +40,7 @@ impl Session {
             false => rules.keep_tag.clone(),
             true => self.settings.list("retention", "keep-tag"),
         };
-        let max_size = self.rule(rules.max_size, "max-size", parse_size)?;
+        let max_size = self.max_size(rules.max_size)?;
         let policy = Policy {
             within: self.rule(rules.keep_within, "keep-within", parse_span)?,
             last: count(rules.keep_last, "keep-last")?,

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use icecore::context::Nanos;
 use icecore::format::HashKv;
+pub use icecore::progress::size;
 use serde_json::{Value, json};
 
 /// A line on stderr, if anybody is there to read it.
@@ -13,21 +14,6 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 use super::failure::Failure;
-
-/// Bytes in binary units.
-pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
 
 /// A size as users write it: `200GiB`, `200GB`, `1000B`, plain bytes.
 pub fn parse_size(text: &str) -> Result<u64, String> {

@@ -63,6 +63,7 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
         objects,
         directory: session.directory_source(&arguments.sources, selection)?,
         new_line: arguments.new_line,
+        max_size: session.max_size(arguments.max_size)?,
         prove: arguments.prove,
         tuning: Tuning::default(),
     };

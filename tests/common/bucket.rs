@@ -163,6 +163,7 @@ pub fn options(access: S3Access, bucket: &str) -> backup::Options {
         objects: Some(objects),
         directory: None,
         new_line: false,
+        max_size: None,
         prove: false,
         tuning: Tuning::default(),
     }
