@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use icecore::fault::Kind;
-use icecore::prune;
-use icecore::repository::Repository;
+use icecore::repository::{KeyCost, Repository};
 use icecore::storage::{Cause, Faulty, Injected, Operation};
+use icecore::{check, prune};
 
 use crate::now;
 use crate::world::{Made, World, begin, files, forget, noise, store, try_store};
@@ -103,4 +103,46 @@ fn a_forget_may_stop_after_any_change() {
         kept[0].reads_back(&world.open(2));
         world.is_whole(3);
     }
+}
+
+#[test]
+fn a_change_of_keys_may_stop_after_any_change() {
+    const COST: KeyCost = KeyCost { memory: 64, passes: 1 };
+    const PASSPHRASES: [&str; 3] = ["passphrase", "new", "second"];
+    let (prepared, kept) = prepared();
+    let second = prepared.open(1).add_key("second", COST).unwrap();
+    // What is done, what opens the repository in any case, and afterwards.
+    type Action<'a> = (&'a str, &'a dyn Fn(&Repository) -> bool, &'a [&'a str], [bool; 3]);
+    let actions: [Action; 3] = [
+        ("add", &|by| by.add_key("new", COST).is_ok(), &["passphrase"], [true, true, true]),
+        (
+            "passwd",
+            &|by| by.change_passphrase("new", COST).is_ok(),
+            &["passphrase", "new"],
+            [false, true, true],
+        ),
+        ("remove", &|by| by.remove_key(&second).is_ok(), &["passphrase"], [true, false, false]),
+    ];
+    let mut stops = 0;
+    for (what, action, one_of, after) in actions {
+        for (changes, unheard) in (0..).flat_map(|changes| [(changes, true), (changes, false)]) {
+            let world = prepared.copy();
+            let opens = |passphrase: &&str| world.open_by(2, passphrase);
+            let finished = action(&stopping(&world, changes, unheard));
+            let told = format!("{what}, stopped after {changes} changes, unheard: {unheard}");
+            let opened = one_of.iter().find_map(opens).unwrap_or_else(|| panic!("{told}: nothing opens it"));
+            kept.iter().for_each(|made| made.reads_back(&opened));
+            let report = check::run(&opened, check::Options { read_data: true }).unwrap();
+            assert_eq!(report.damage, [], "{told}");
+            // A key that is gone cannot be removed once more.
+            let again = action(&opened) || what == "remove" && opens(&"second").is_none();
+            assert!(again, "{told}: it cannot be gone on with");
+            assert_eq!(PASSPHRASES.map(|passphrase| opens(&passphrase).is_some()), after, "{told}");
+            stops += 1;
+            if finished && !unheard {
+                break;
+            }
+        }
+    }
+    assert!(stops >= 10, "only {stops}");
 }

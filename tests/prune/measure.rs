@@ -1,13 +1,30 @@
-//! Not tests: figures for docs/performance.md.
+//! Not tests: figures for docs/performance.md. `benches/collection.sh` runs them.
 
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use icecore::forget::{self, Policy};
-use icecore::prune::{self, Options};
+use bytes::Bytes;
+use icecore::backup;
+use icecore::context::FixedClock;
+use icecore::forget::{self, Period, Policy};
+use icecore::format::{Attributes, Content, Item, ItemState};
+use icecore::id::{ChunkId, ChunkKind, SessionId};
+use icecore::repository::Repository;
+use icecore::source::DirectoryOptions;
+use icecore::store::Tuning;
+use icecore::tree::{Builder, ReadWrite};
 
 use crate::bound::options;
-use crate::now;
-use crate::world::{World, bytes_of, files, noise, store};
+use crate::common::Server;
+use crate::world::{World, begin, bytes_of, files, noise, snapshot, store};
+
+/// A number that whoever measures may set.
+fn setting(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |text| text.parse().unwrap())
+}
 
 /// The most memory that this process has had, in MiB.
 fn peak() -> u64 {
@@ -16,68 +33,219 @@ fn peak() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
-fn tell(world: &World, what: &str, since: Instant) {
-    let path = world.repository_path();
-    let (count, bytes) = (files(&path).len(), bytes_of(&path) as f64 / f64::from(1 << 20));
-    println!(
-        "{what}: {:.1} s; {count} files, {bytes:.1} MiB; peak {} MiB",
-        since.elapsed().as_secs_f64(),
-        peak()
-    );
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-#[test]
-#[ignore = "takes a minute; prints figures"]
-fn a_thousand_snapshots_with_a_prune_after_each_twenty() {
-    let world = World::new();
+fn size(world: &World) -> String {
+    let path = world.repository_path();
+    format!("{} files, {}", files(&path).len(), mib(bytes_of(&path)))
+}
+
+/// Requests since the last time this was asked.
+fn requests(repository: &Repository, last: &mut [u64; 4]) -> String {
+    let counts = repository.requests();
+    let now = [&counts.lists, &counts.gets, &counts.puts, &counts.deletes];
+    let now = now.map(|count: &AtomicU64| count.load(Ordering::Relaxed));
+    let [lists, gets, puts, deletes] = [0, 1, 2, 3].map(|n| now[n] - last[n]);
+    *last = now;
+    format!("{lists} listings, {gets} gets, {puts} puts, {deletes} deletes")
+}
+
+fn a_thousand_snapshots(world: &World) {
     let repository = world.init();
     // 200 objects of 4 KB, of which four change each time.
     let mut contents: Vec<Vec<u8>> = (0..200u32).map(|n| noise(n as u8, 4000)).collect();
-    let rules = Policy { last: 300, ..Policy::default() };
-    let (began, mut spent) = (Instant::now(), [0.0, 0.0]);
-    for round in 0..1000usize {
+    let (began, count) = (Instant::now(), setting("SNAPSHOTS", 1000) as usize);
+    for round in 0..count {
         for n in 0..4 {
             let place = (round * 4 + n) % contents.len();
             contents[place] = [&round.to_le_bytes()[..], &noise(n as u8, 4000)].concat();
         }
-        let contents: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
-        let before = Instant::now();
-        store(&repository, &contents);
-        spent[0] += before.elapsed().as_secs_f64();
-        if round % 20 == 19 {
-            let before = Instant::now();
-            forget::run(&repository, &options(rules.clone(), None)).unwrap();
-            spent[1] += before.elapsed().as_secs_f64();
-        }
-        if round % 250 == 249 {
-            tell(&world, &format!("{} snapshots", round + 1), began);
-        }
+        store(&repository, &contents.iter().map(Vec::as_slice).collect::<Vec<_>>());
     }
-    println!("a backup {:.0} ms, a forget and prune {:.2} s on average", spent[0], spent[1] / 50.0);
-    let before = Instant::now();
+    let seconds = began.elapsed().as_secs_f64();
+    println!(
+        "{count} snapshots of 200 objects, four of them new each time: {:.1} ms each",
+        seconds * 1e3 / count as f64
+    );
+    let mut last = [0; 4];
+    requests(&repository, &mut last);
+    let began = Instant::now();
     let view = repository.view().unwrap();
     let newest_first: Vec<_> = view.snapshots.iter().rev().collect();
     forget::curve(&repository, &view, &newest_first).unwrap();
-    tell(&world, &format!("the size curve of {} snapshots", view.snapshots.len()), before);
+    println!("the size curve: {:.2} s, {}", began.elapsed().as_secs_f64(), requests(&repository, &mut last));
+    for keep in [count * 9 / 10, count / 2, 10] {
+        let began = Instant::now();
+        let report =
+            forget::run(&repository, &options(Policy { last: keep as u64, ..Policy::default() }, None))
+                .unwrap();
+        println!(
+            "forget {} of {} and prune: {:.2} s, {}; {} stay",
+            report.forgotten().count(),
+            report.decisions.len(),
+            began.elapsed().as_secs_f64(),
+            requests(&repository, &mut last),
+            mib(report.repository_bytes)
+        );
+    }
+    println!("peak resident {} MiB", peak());
     world.is_whole(2);
 }
 
 #[test]
-#[ignore = "takes a minute; prints figures"]
-fn a_million_chunks_of_which_half_are_forgotten() {
+#[ignore = "prints figures"]
+fn a_thousand_snapshots_in_a_directory() {
+    a_thousand_snapshots(&World::new());
+}
+
+#[test]
+#[ignore = "prints figures"]
+fn a_thousand_snapshots_on_minio() {
+    a_thousand_snapshots(&World::on(Server::minio()));
+}
+
+/// Chunks of an object.
+const EACH: u64 = 8;
+
+/// Chunk `n`: some 100 bytes that do not compress.
+fn small(n: u64) -> Bytes {
+    let mut bytes = vec![0; 100];
+    blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes.into()
+}
+
+/// A snapshot of objects of eight chunks, every `step`th of those that `chunks` chunks make.
+fn of_chunks(repository: &Repository, chunks: u64, step: usize) -> SessionId {
+    let session = begin(repository);
+    let (writer, reader) = (session.writer(Tuning::default()), session.reader());
+    let nodes = ReadWrite::new(&reader, Some(&writer));
+    let mut builder = Builder::new(&nodes, repository.shape(repository.config().trees.objects));
+    for object in (0..chunks / EACH).step_by(step) {
+        let plains: Vec<Bytes> = (object * EACH..(object + 1) * EACH).map(small).collect();
+        let written = writer.put_all(ChunkKind::Data, plains).unwrap();
+        let content: Vec<(ChunkId, u32)> = written.iter().map(|written| (written.id, 100)).collect();
+        let item = Item {
+            state: ItemState::Present,
+            size: 100 * EACH,
+            modified: 0,
+            content: Content::Chunks(content),
+            attributes: Attributes::Object(Box::default()),
+        };
+        builder.push(format!("object-{object:012}").into_bytes(), item.encode(), item.size).unwrap();
+    }
+    let root = builder.finish().unwrap();
+    let segment = writer.finish().unwrap().segment;
+    let sid = session.sid;
+    let parent = session.parent.as_ref().map(|parent| parent.id);
+    session.commit(snapshot(root, parent, segment, step as i64)).unwrap();
+    sid
+}
+
+/// Runs the program; gives its JSON and says how long it took and how much memory it had.
+fn timed(world: &World, arguments: &[&str]) {
+    let mut command = Command::new("/usr/bin/time");
+    command.args(["-f", "%e s, %U s of CPU, peak resident %M KiB", env!("CARGO_BIN_EXE_icecore")]);
+    command.args(arguments).args(["--json", "--no-progress"]);
+    command.env("ICECORE_REPOSITORY", world.repository_path()).env("ICECORE_PASSPHRASE", "passphrase");
+    let output = command.env("ICECORE_CACHE_DIR", world.cache_path(1)).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    println!("{}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    println!("   {}", String::from_utf8_lossy(&output.stdout).trim());
+}
+
+/// A million; ten with `CHUNKS=10000000`.
+#[test]
+#[ignore = "prints figures"]
+fn millions_of_chunks_of_which_every_second_object_is_forgotten() {
+    let chunks = setting("CHUNKS", 1_000_000);
     let world = World::new();
     let repository = world.init();
-    let content = |half: usize, n: usize| format!("{half} {n} and some more bytes").into_bytes();
     let began = Instant::now();
-    let both: Vec<_> = (0..2)
-        .map(|half| {
-            let contents: Vec<Vec<u8>> = (0..500_000).map(|n| content(half, n)).collect();
-            store(&repository, &contents.iter().map(Vec::as_slice).collect::<Vec<_>>())
-        })
-        .collect();
-    tell(&world, "two snapshots of 500,000 chunks each", began);
-    crate::world::forget(&repository, &both[0]);
-    let began = Instant::now();
-    let report = prune::run(&repository, &Options { max_unused: 0.0, ..now() }).unwrap();
-    tell(&world, &format!("prune, {} packs deleted", report.packs), began);
+    let all = of_chunks(&repository, chunks, 1);
+    println!("a snapshot of {chunks} chunks: {:.0} s; {}", began.elapsed().as_secs_f64(), size(&world));
+    of_chunks(&repository, chunks, 2);
+    drop(repository);
+    timed(&world, &["stats", "--snapshots"]);
+    timed(&world, &["prune", "--dry-run"]);
+    timed(&world, &["forget", &all.to_string(), "--prune", "--max-unused", "0%"]);
+    println!("{}", size(&world));
+    timed(&world, &["prune"]);
+    timed(&world, &["check"]);
+}
+
+/// Every five minutes a backup of a directory of 200 files, of which two change; once a day forget and prune.
+/// The time is a value: `DAYS` of it, a month else.
+#[test]
+#[ignore = "prints figures"]
+fn a_backup_every_five_minutes() {
+    const MINUTE: i64 = 60_000_000_000;
+    let (world, days) = (World::new(), setting("DAYS", 30) as i64);
+    world.init();
+    let source = world.repository_path().with_file_name("source");
+    std::fs::create_dir(&source).unwrap();
+    let write = |n: i64, round: i64| {
+        let content = [&round.to_le_bytes()[..], &noise((n % 251) as u8, 4000)].concat();
+        std::fs::write(source.join(format!("file-{}", n % 200)), content).unwrap();
+    };
+    (0..200).for_each(|n| write(n, 0));
+    let rules = Policy {
+        within: Some(jiff::Span::new().days(3)),
+        periods: [(Period::Day, 30)].into(),
+        ..Policy::default()
+    };
+    // After the files were really written: what is younger than a listing is read again.
+    let begin = jiff::Timestamp::from_second(1_830_297_600).unwrap().as_nanosecond() as i64;
+    let at = |now: i64| world.open_at(1, Arc::new(FixedClock(begin + now)));
+    let mut spent: Vec<f64> = Vec::new();
+    for round in 0..days * 288 {
+        write(2 * round, round);
+        write(2 * round + 1, round);
+        let began = Instant::now();
+        let report = backup::run(&at(round * 5 * MINUTE), &directory(&source)).unwrap();
+        spent.push(began.elapsed().as_secs_f64());
+        assert_eq!(report.objects.unwrap().1.read_count, 2);
+        if round % 288 != 287 {
+            continue;
+        }
+        let (repository, began) = (at(round * 5 * MINUTE + MINUTE), Instant::now());
+        let kept = forget::run(&repository, &options(rules.clone(), None)).unwrap();
+        let (day, pruned) = (round / 288 + 1, began.elapsed().as_secs_f64());
+        if day <= 5 || day % 5 == 0 {
+            let kept = kept.decisions.iter().filter(|decision| decision.keep).count();
+            let last = &spent[spent.len().saturating_sub(200)..];
+            println!(
+                "day {day}: {kept} snapshots, {}; a backup {:.1} ms (the first 200: {:.1} ms), forget and prune {pruned:.2} s; peak {} MiB",
+                size(&world),
+                median(last),
+                median(&spent[..200]),
+                peak()
+            );
+        }
+    }
+    world.is_whole(2);
+}
+
+fn directory(path: &Path) -> backup::Options {
+    let directory = DirectoryOptions { path: path.to_owned(), ..DirectoryOptions::default() };
+    backup::Options {
+        series: "default".into(),
+        name: None,
+        tags: vec![],
+        etcd: None,
+        objects: None,
+        directory: Some(directory),
+        new_line: false,
+        max_size: None,
+        prove: false,
+        tuning: Tuning::default(),
+    }
+}
+
+/// In milliseconds.
+fn median(seconds: &[f64]) -> f64 {
+    let mut sorted = seconds.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2] * 1e3
 }

@@ -6,27 +6,38 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use icecore::check;
-use icecore::context::{Context, Seeded};
+use icecore::context::{Clock, Context, Seeded};
 use icecore::format::{
     Attributes, Claim, Content, Item, ItemState, ObjectCapture, Place, Root, Segment, Snapshot, Stored,
 };
 use icecore::id::{ChunkId, ChunkKind, SessionId};
 use icecore::repository::{self, Access, KeyCost, Repository, SnapshotInfo, WriteSession};
-use icecore::storage::{Local, Location, Requests, Storage};
+use icecore::storage::{Local, Location, Requests, S3Access, Storage};
 use icecore::store::Tuning;
 use icecore::tree::{self, Builder, ReadWrite};
 use tempfile::TempDir;
+
+use crate::common::{self, Server};
 
 /// A directory with a repository and the caches of several machines.
 pub struct World {
     directory: TempDir,
     runtime: tokio::runtime::Runtime,
+    /// Where the repository is not in the directory.
+    minio: Option<Server>,
 }
 
 impl World {
     pub fn new() -> World {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        World { directory: tempfile::tempdir().unwrap(), runtime }
+        World { directory: tempfile::tempdir().unwrap(), runtime, minio: None }
+    }
+
+    /// With the repository in a bucket.
+    pub fn on(minio: Server) -> World {
+        let (directory, runtime) = (tempfile::tempdir().unwrap(), common::runtime());
+        minio.make_bucket(&runtime, "repository");
+        World { directory, runtime, minio: Some(minio) }
     }
 
     /// Another world with the same repository, and nothing in its caches.
@@ -44,9 +55,15 @@ impl World {
     fn machine(&self, number: u64) -> (Context, Access) {
         let mut context = Context::system(self.runtime.handle().clone());
         context.random = Arc::new(Seeded::new(fresh()));
-        let location = Location::Local(self.repository_path());
-        let cache = self.directory.path().join(format!("cache-{number}"));
-        (context, Access { location, credentials: None, cache, upload: None, download: None })
+        let (location, credentials) = match &self.minio {
+            None => (Location::Local(self.repository_path()), None),
+            Some(minio) => {
+                let S3Access { address, credentials, .. } = minio.access();
+                (Location::S3 { address, bucket: "repository".into(), prefix: String::new() }, credentials)
+            }
+        };
+        let cache = self.cache_path(number);
+        (context, Access { location, credentials, cache, upload: None, download: None })
     }
 
     pub fn init(&self) -> Repository {
@@ -59,6 +76,18 @@ impl World {
         Repository::open(&context, &access, "passphrase").unwrap()
     }
 
+    /// At another time than now.
+    pub fn open_at(&self, number: u64, clock: Arc<dyn Clock>) -> Repository {
+        let (context, access) = self.machine(number);
+        Repository::open(&Context { clock, ..context }, &access, "passphrase").unwrap()
+    }
+
+    /// With a passphrase, if it opens it.
+    pub fn open_by(&self, number: u64, passphrase: &str) -> Option<Repository> {
+        let (context, access) = self.machine(number);
+        Repository::open(&context, &access, passphrase).ok()
+    }
+
     /// Behind a wrapper of the caller's.
     pub fn open_on(&self, number: u64, storage: Arc<dyn Storage>) -> Repository {
         let (context, access) = self.machine(number);
@@ -67,6 +96,10 @@ impl World {
 
     pub fn local(&self) -> Local {
         Local::new(self.repository_path())
+    }
+
+    pub fn cache_path(&self, number: u64) -> PathBuf {
+        self.directory.path().join(format!("cache-{number}"))
     }
 
     pub fn repository_path(&self) -> PathBuf {
