@@ -21,7 +21,7 @@ pub struct SystemRandom;
 impl Random for SystemRandom {
     fn fill(&self, bytes: &mut [u8]) {
         // The generator fails only where the operating system has none; nothing safe can follow.
-        aws_lc_rs::rand::fill(bytes).expect("the operating system gives random bytes");
+        getrandom::fill(bytes).expect("the operating system gives random bytes");
     }
 }
 

@@ -13,6 +13,7 @@ mod prove;
 mod settings;
 mod versions;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::context::{Interrupted, Nanos};
@@ -20,7 +21,7 @@ use crate::etcd::{self as member, Etcd, Status};
 use crate::fault::{Kind, on_this_machine};
 use crate::format::{CapturePath, EtcdCapture, Gap, ObjectCapture, Snapshot, Stored};
 use crate::id::SessionId;
-use crate::repository::{self, Point, Repository, SnapshotInfo, WriteSession, check_name};
+use crate::repository::{self, Point, Repository, SnapshotInfo, View, WriteSession, check_name};
 use crate::source::{self, Bucket, BucketOptions, Directory, DirectoryOptions};
 use crate::store::{self, Cutter, Finished, Reader, Tuning, Writer};
 use crate::tree::{self, ReadWrite};
@@ -71,6 +72,8 @@ pub struct EtcdOptions {
 pub struct Report {
     /// The snapshot.
     pub id: SessionId,
+    /// What the repository held then, as far as this command knows.
+    pub view: Arc<View>,
     /// Its line.
     pub series: String,
     /// Its name.
@@ -192,7 +195,7 @@ fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) 
     check_options(options)?;
     let sources = connect(repository, options)?;
     let forecast = Forecast::new(repository, options.max_size)?;
-    let session = repository.begin_write(|snapshots| choose_parent(snapshots, options, instead))?;
+    let mut session = repository.begin_write(|snapshots| choose_parent(snapshots, options, instead))?;
     let (id, parent) = (session.sid, session.parent.clone());
     check_sides(parent.as_ref(), options)?;
     let reader = session.reader();
@@ -204,12 +207,16 @@ fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) 
     };
     captured.warnings.extend(
         session
+            .view
             .damaged
             .iter()
             .map(|damage| format!("{damage}; this backup was made without it (`icecore check` says more)")),
     );
-    let Finished { segment, mut stored } = writer.finish()?;
-    let damage = prove::prove(repository, options, &sources, parent.as_ref(), &mut captured, &segment)?;
+    let finished = writer.finish()?;
+    session.stored(&finished);
+    let Finished { segment, mut stored, .. } = finished;
+    let proving = prove::Proving { repository, options, view: &session.view, parent: parent.as_ref() };
+    let damage = proving.prove(&sources, &mut captured, &segment)?;
     let (objects, versions, checkpoint) = match captured.objects {
         Some(Objects { capture, counts, versions, checkpoint }) => {
             (Some((capture, counts)), versions, Some(checkpoint))
@@ -231,7 +238,7 @@ fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) 
         stored,
         segment,
     };
-    session.commit(snapshot)?;
+    let view = session.commit(snapshot)?;
     if let Some(checkpoint) = checkpoint {
         checkpoint.done();
     }
@@ -239,6 +246,7 @@ fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) 
     stored.written_bytes = repository.requests().written.load(std::sync::atomic::Ordering::Relaxed);
     Ok(Report {
         id,
+        view: view.into(),
         series: options.series.clone(),
         name: options.name.clone(),
         time,

@@ -15,7 +15,8 @@ use crate::fault::Kind;
 use crate::format::{Attributes, Content, FileKind, Item, ItemState, KeyState, Malformed};
 use crate::id::ChunkKind;
 use crate::repository::{
-    self, Certainty, EtcdAt, Moment, Repository, content_bytes, keys_at, object, objects, state, unlinked,
+    self, Certainty, EtcdAt, Moment, Repository, View, content_bytes, keys_at, object, objects, state,
+    unlinked,
 };
 use crate::store::{self, Reader};
 use crate::tree::{self, Nodes, ReadWrite};
@@ -72,8 +73,12 @@ pub struct Browser<'a> {
 impl<'a> Browser<'a> {
     /// For any snapshot that is valid now.
     pub fn open(repository: &'a Repository) -> Result<Browser<'a>> {
-        let reader = repository.reader(&repository.view()?)?;
-        Ok(Browser { repository, reader })
+        Browser::over(repository, &repository.view()?)
+    }
+
+    /// For the snapshots of a view.
+    pub fn over(repository: &'a Repository, view: &View) -> Result<Browser<'a>> {
+        Ok(Browser { repository, reader: repository.reader(view)? })
     }
 
     fn nodes(&self) -> ReadWrite<'_> {

@@ -94,7 +94,7 @@ pub fn log(session: &Session, key: &[u8], prefix: bool, long: bool) -> Result<Ou
     let repository = session.open()?;
     let view = repository.view()?;
     let snapshots = &view.snapshots;
-    let browser = Browser::open(&repository)?;
+    let browser = Browser::over(&repository, &view)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut show = |keys| write_log(session, &browser, snapshots, keys, long, &mut out);
     let mut shown = if prefix { false } else { show(Keys::One(key))? };

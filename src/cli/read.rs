@@ -23,8 +23,13 @@ fn side_of(side: Side) -> browse::Side {
 
 /// What the point means.
 pub fn find(session: &Session, repository: &Repository, point: &str) -> Result<Moment, Failure> {
+    find_in(session, &repository.view()?, point)
+}
+
+/// What the point means in a view.
+pub fn find_in(session: &Session, view: &View, point: &str) -> Result<Moment, Failure> {
     let point: Point = point.parse()?;
-    let moment = repository.view()?.find(&point, &session.settings.series)?;
+    let moment = view.find(&point, &session.settings.series)?;
     if let Some(known) = moment.known.filter(|known| !known.is_exact() && !session.quiet) {
         say(&known_line(&known));
     }
@@ -123,8 +128,9 @@ pub fn ls(
 ) -> Result<Outcome, Failure> {
     let selection = Selection::new(globs.include, globs.exclude)?;
     let repository = session.open()?;
-    let moment = find(session, &repository, point)?;
-    let browser = Browser::open(&repository)?;
+    let view = repository.view()?;
+    let moment = find_in(session, &view, point)?;
+    let browser = Browser::over(&repository, &view)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut nearest = 0;
     match side {
@@ -273,8 +279,9 @@ pub fn cat(
         return Err(Failure::usage("--version is of an object; rev:N is etcd at a revision"));
     }
     let repository = session.open()?;
-    let moment = find(session, &repository, point)?;
-    let browser = Browser::open(&repository)?;
+    let view = repository.view()?;
+    let moment = find_in(session, &view, point)?;
+    let browser = Browser::over(&repository, &view)?;
     let mut out = std::io::stdout().lock();
     browser.cat(&moment, side_of(side), key, version, &mut out)?;
     out.flush()?;
@@ -289,7 +296,8 @@ pub fn diff(
     stat: bool,
 ) -> Result<Outcome, Failure> {
     let repository = session.open()?;
-    let (before, after) = (find(session, &repository, before)?, find(session, &repository, after)?);
+    let view = repository.view()?;
+    let (before, after) = (find_in(session, &view, before)?, find_in(session, &view, after)?);
     let sides = match side {
         Some(side) => vec![side_of(side)],
         None => {
@@ -300,7 +308,7 @@ pub fn diff(
             etcd.into_iter().chain(objects).collect()
         }
     };
-    let browser = Browser::open(&repository)?;
+    let browser = Browser::over(&repository, &view)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     for side in sides {
         let mut summary = DiffStat::new(side);

@@ -8,7 +8,7 @@ use icecore::repository::SnapshotInfo;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
-use super::read::{find, outcome};
+use super::read::{find_in, outcome};
 use super::show::{key_json, key_text, local_time, number, size, utc};
 use super::{Outcome, Session};
 
@@ -75,12 +75,12 @@ pub fn snapshots(session: &Session) -> Result<Outcome, Failure> {
 
 pub fn snapshot(session: &Session, point: &str) -> Result<Outcome, Failure> {
     let repository = session.open()?;
-    let info = find(session, &repository, point)?.into_snapshot()?;
     let view = repository.view()?;
+    let info = find_in(session, &view, point)?.into_snapshot()?;
     let all = browse::alone(&repository, &view.snapshots)?;
     let own = view.snapshots.iter().zip(all).find(|(other, _)| other.id == info.id);
     let alone = own.map(|(_, alone)| alone).unwrap_or_default();
-    let held = browse::held(&Browser::open(&repository)?, &info)?;
+    let held = browse::held(&Browser::over(&repository, &view)?, &info)?;
     session.context.progress.end();
     let mut out = std::io::stdout().lock();
     match session.json {

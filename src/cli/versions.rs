@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::args::{Globs, Side};
 use super::failure::Failure;
-use super::read::{find, kind_of};
+use super::read::{find_in, kind_of};
 use super::show::{key_json, key_text, local_time, size, utc};
 use super::{Outcome, Session};
 
@@ -31,9 +31,10 @@ pub fn ls(
     check_side(side)?;
     let selection = Selection::new(globs.include, globs.exclude)?;
     let repository = session.open()?;
-    let moment = find(session, &repository, point)?;
+    let view = repository.view()?;
+    let moment = find_in(session, &view, point)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
-    Browser::open(&repository)?.versions(&moment, prefix, |key, item| match selection.takes(key) {
+    Browser::over(&repository, &view)?.versions(&moment, prefix, |key, item| match selection.takes(key) {
         true => Ok(writeln!(out, "{}", line(session, key, item, long))?),
         false => Ok(()),
     })?;
@@ -66,9 +67,10 @@ fn line(session: &Session, key: &[u8], item: &Item, long: bool) -> String {
 pub fn settings(session: &Session, point: &str, side: Side) -> Result<Outcome, Failure> {
     check_side(side)?;
     let repository = session.open()?;
-    let moment = find(session, &repository, point)?;
+    let view = repository.view()?;
+    let moment = find_in(session, &view, point)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
-    for setting in Browser::open(&repository)?.settings(&moment)? {
+    for setting in Browser::over(&repository, &view)?.settings(&moment)? {
         match session.json {
             true => writeln!(out, "{}", json!({"name": setting.name, "body": setting.body}))?,
             false => writeln!(out, "{}: {}", setting.name, setting.body.trim())?,

@@ -8,4 +8,4 @@ mod validity;
 
 pub use collector::{Step, Survival, awaited, covered, kept, pins, survival};
 pub use session::{Reuse, established, label};
-pub use validity::{Folder, LOOK, MARK, Numbers, Validity};
+pub use validity::{CHOOSE, Folder, LOOK, MARK, Numbers, Validity};

@@ -23,6 +23,9 @@ pub enum Folder {
 /// The order in which whoever reads or writes lists: names first, and after them the verdict that judges.
 pub const LOOK: [Folder; 4] = [Folder::Snapshots, Folder::Forgotten, Folder::Index, Folder::Collections];
 
+/// The same for whoever only chooses among snapshots.
+pub const CHOOSE: [Folder; 3] = [Folder::Snapshots, Folder::Forgotten, Folder::Collections];
+
 /// The order in which a collector lists before it judges: pins after the snapshots that they may pin.
 pub const MARK: [Folder; 5] =
     [Folder::Snapshots, Folder::Forgotten, Folder::Sessions, Folder::Index, Folder::Collections];

@@ -8,7 +8,6 @@ use crate::backup;
 use crate::browse::{self, Browser, Milvus};
 use crate::fault::Kind;
 use crate::forget;
-use crate::id::SessionId;
 use crate::milvus::{Checked, Lack, Missing};
 use crate::repository::{self, Moment, Repository};
 use crate::restore;
@@ -106,7 +105,7 @@ pub fn backup(repository: &Repository, options: &backup::Options, milvus: &Optio
     let mut attempts = 1;
     loop {
         // Whatever comes of looking: the snapshot is there.
-        let found = match look(repository, report.id, milvus) {
+        let found = match look(repository, &report, milvus) {
             Err(error) if error.kind() != Kind::Interrupted => {
                 warnings.push(format!("whether a Milvus is complete could not be told: {error}"));
                 Vec::new()
@@ -131,7 +130,7 @@ pub fn backup(repository: &Repository, options: &backup::Options, milvus: &Optio
             }
             next => next?,
         };
-        let forgotten = snapshot(repository, report.id).map(|old| forget::forget(repository, &old.info));
+        let forgotten = snapshot(&report).map(|old| forget::forget(repository, &old.info));
         if let Err(error) = forgotten.and_then(|done| Ok(done?)) {
             warnings
                 .push(format!("snapshot {}, which this one replaces, is still there: {error}", report.id));
@@ -155,20 +154,20 @@ fn wait(repository: &Repository, time: Duration) -> Result<()> {
     Ok(())
 }
 
-fn snapshot(repository: &Repository, id: SessionId) -> Result<Moment> {
-    let snapshots = repository.view()?.snapshots;
-    let found = snapshots.into_iter().find(|info| info.id == id);
-    let gone = || repository::Error::PointNotFound(format!("snapshot {id} was forgotten by another command"));
-    Ok(Moment::from(found.ok_or_else(gone)?))
+/// The snapshot that was taken.
+fn snapshot(report: &backup::Report) -> Result<Moment> {
+    let found = report.view.snapshots.iter().find(|info| info.id == report.id);
+    let gone = || repository::Error::PointNotFound(format!("snapshot {} is not there", report.id));
+    Ok(Moment::from(found.cloned().ok_or_else(gone)?))
 }
 
-/// Every Milvus in a snapshot.
-fn look(repository: &Repository, id: SessionId, milvus: &Options) -> Result<Vec<Milvus>> {
-    let moment = snapshot(repository, id)?;
+/// Every Milvus in a snapshot that was taken just now.
+fn look(repository: &Repository, report: &backup::Report, milvus: &Options) -> Result<Vec<Milvus>> {
+    let moment = snapshot(report)?;
     if !milvus.check || moment.etcd().is_none() || moment.info.snapshot.objects.is_none() {
         return Ok(Vec::new());
     }
-    Ok(Browser::open(repository)?.milvus(&moment, milvus.bucket_root.as_deref())?)
+    Ok(Browser::over(repository, &report.view)?.milvus(&moment, milvus.bucket_root.as_deref())?)
 }
 
 /// What is missing, for people.

@@ -14,7 +14,7 @@ use crate::format::{Claim, Closed, Name, Segment, SegmentName, Session, SessionK
 use crate::id::SessionId;
 use crate::lifeline::{Lifeline, is_cut};
 use crate::storage::Cause;
-use crate::store::{self, Index, PutSegment, Reader, Tuning, Writer, WriterParts};
+use crate::store::{self, Finished, Index, PutSegment, Reader, Tuning, Writer, WriterParts};
 
 /// A session begins again this often when collections go on meanwhile, or answers stay unclear.
 const TRIES: usize = 8;
@@ -26,8 +26,8 @@ pub struct WriteSession<'a> {
     pub sid: SessionId,
     /// The snapshot it stands on.
     pub parent: Option<SnapshotInfo>,
-    /// Snapshot records that could not be read, among which the parent was not looked for.
-    pub damaged: Vec<Error>,
+    /// What is valid: as it was when the session began, and what it has put itself.
+    pub view: View,
     index: Arc<Index>,
     ended: bool,
     _lifeline: Option<Lifeline>,
@@ -36,6 +36,8 @@ pub struct WriteSession<'a> {
 /// A running restore.
 pub struct ReadSession<'a> {
     repository: &'a Repository,
+    /// What was valid once the session had begun.
+    pub view: View,
     begun: Option<Begun>,
 }
 
@@ -98,12 +100,12 @@ impl Repository {
     ) -> Result<WriteSession<'_>> {
         for _ in 0..TRIES {
             // 1. The label, and the session that pins the parent.
-            let first = self.view()?;
+            let first = self.view_of_snapshots()?;
             let parent = choose(&first.snapshots)?;
             let pin = parent.as_ref().map(|parent| parent.id);
             let begun = self.put_session(SessionKind::Write, collection::label(first.numbers), pin)?;
             let sid = begun.sid;
-            match self.establish(begun, parent) {
+            match self.establish(begun, parent, &first) {
                 Ok(Some(session)) => return Ok(session),
                 // 2. A collection began, or the parent went: begin again.
                 Ok(None) => self.close(sid, "a collection began meanwhile")?,
@@ -116,9 +118,14 @@ impl Repository {
         Err(Error::Busy("collections go on too fast for a backup to begin; try again".into()))
     }
 
-    fn establish(&self, begun: Begun, parent: Option<SnapshotInfo>) -> Result<Option<WriteSession<'_>>> {
+    fn establish(
+        &self,
+        begun: Begun,
+        parent: Option<SnapshotInfo>,
+        first: &View,
+    ) -> Result<Option<WriteSession<'_>>> {
         let Begun { sid, lifeline } = begun;
-        let view = self.view()?;
+        let view = self.view_after(first)?;
         if !collection::established(&sid, view.numbers) {
             return Ok(None);
         }
@@ -136,9 +143,8 @@ impl Repository {
             Err(error) if error.kind() == Kind::NotFound => return Ok(None),
             index => Arc::new(index?),
         };
-        let damaged = view.damaged;
         let ended = false;
-        Ok(Some(WriteSession { repository: self, sid, parent, damaged, index, ended, _lifeline: lifeline }))
+        Ok(Some(WriteSession { repository: self, sid, parent, view, index, ended, _lifeline: lifeline }))
     }
 
     /// Where the medium cannot arbitrate between writers, only one may write.
@@ -176,9 +182,9 @@ impl Repository {
             }
             Err(error) => return Err(error),
         };
-        let session = ReadSession { repository: self, begun };
-        let view = self.view()?;
-        match view.snapshots.iter().any(|info| info.id == snapshot) {
+        let mut session = ReadSession { repository: self, view: View::default(), begun };
+        session.view = self.view()?;
+        match session.view.snapshots.iter().any(|info| info.id == snapshot) {
             true => Ok(session),
             false => Err(Error::PointNotFound(format!("snapshot {snapshot} was removed just now"))),
         }
@@ -251,11 +257,17 @@ impl WriteSession<'_> {
         self.repository.reloading(self.index.clone())
     }
 
-    /// 4. Ends the session with a snapshot; gives the record's size.
-    pub fn commit(mut self, snapshot: Snapshot) -> Result<u64> {
+    /// Takes note of what a writer of this session has put.
+    pub fn stored(&mut self, finished: &Finished) {
+        let own = (0..finished.segments).map(|k| SegmentName::Session(self.sid, k));
+        self.view.segments.extend(own);
+    }
+
+    /// 4. Ends the session with a snapshot; gives what is valid then.
+    pub fn commit(mut self, snapshot: Snapshot) -> Result<View> {
         let name = Name::Claim(self.sid).to_string();
-        let bytes = self.repository.seal_record(&name, &Claim::Snapshot(Box::new(snapshot)));
-        let size = bytes.len() as u64;
+        let claim = Claim::Snapshot(Box::new(snapshot));
+        let bytes = self.repository.seal_record(&name, &claim);
         let put = self.repository.storage().put(&name, bytes.into());
         self.ended = true;
         match put {
@@ -269,7 +281,10 @@ impl WriteSession<'_> {
             done => done?,
         }
         self.check_not_void()?;
-        Ok(size)
+        if let Claim::Snapshot(snapshot) = claim {
+            self.view.add(SnapshotInfo { id: self.sid, snapshot: snapshot.into() });
+        }
+        Ok(std::mem::take(&mut self.view))
     }
 
     /// 5. A verdict above our label that does not name us came before our claim did.

@@ -8,7 +8,8 @@ use std::fs;
 use std::sync::Arc;
 
 use super::{Error, Moment, Point, Repository, Result};
-use crate::collection::{Folder, LOOK, MARK, Numbers, Reuse, Validity};
+use crate::collection::{CHOOSE, Folder, LOOK, MARK, Numbers, Reuse, Validity};
+use crate::context::Nanos;
 use crate::format::{Claim, Condemned, Name, Segment, SegmentName, Snapshot, Verdict};
 use crate::id::{PackId, SessionId};
 use crate::store::{self, Index, Reader, Wanted};
@@ -34,6 +35,7 @@ pub(super) struct Collections {
 }
 
 /// What a repository holds.
+#[derive(Debug, Default)]
 pub struct View {
     /// The newest collection.
     pub numbers: Numbers,
@@ -62,6 +64,12 @@ impl View {
         all.filter(|info| self.validity.inline(&info.id) && !info.snapshot.segment.packs.is_empty())
     }
 
+    /// Adds a snapshot.
+    pub(super) fn add(&mut self, info: SnapshotInfo) {
+        self.snapshots.push(info);
+        self.snapshots.sort_by_key(oldest_first);
+    }
+
     /// Whether the record of this snapshot could not be read.
     pub fn is_damaged(&self, sid: &SessionId) -> bool {
         let name = Name::Claim(*sid).to_string();
@@ -77,6 +85,10 @@ impl View {
             (Some(damage), ..) => Err(Error::Unclear { damage: Box::new(damage.clone()) }),
         }
     }
+}
+
+fn oldest_first(info: &SnapshotInfo) -> (Nanos, SessionId) {
+    (info.snapshot.time, info.id)
 }
 
 /// Every name of `sids` in a folder; names that are not ours are left alone.
@@ -135,15 +147,25 @@ impl Repository {
 
     /// Everything valid now.
     pub fn view(&self) -> Result<View> {
-        self.view_in(&LOOK)
+        self.view_in(&LOOK, None)
+    }
+
+    /// Everything valid now. Records that are in an older view are not read again.
+    pub(super) fn view_after(&self, older: &View) -> Result<View> {
+        self.view_in(&LOOK, Some(older))
+    }
+
+    /// The snapshots that are valid now, without segments.
+    pub(super) fn view_of_snapshots(&self) -> Result<View> {
+        self.view_in(&CHOOSE, None)
     }
 
     /// Everything valid now, listed as a collector does before it judges.
     pub fn view_to_judge(&self) -> Result<View> {
-        self.view_in(&MARK)
+        self.view_in(&MARK, None)
     }
 
-    fn view_in(&self, order: &[Folder]) -> Result<View> {
+    fn view_in(&self, order: &[Folder], older: Option<&View>) -> Result<View> {
         let (mut claims, mut tombstones, mut sessions, mut segments) = (vec![], vec![], vec![], vec![]);
         let mut collections = None;
         for folder in order {
@@ -160,13 +182,14 @@ impl Repository {
         let ended = claims.iter().copied().collect();
         let forgotten: HashSet<SessionId> = tombstones.into_iter().collect();
         claims.retain(|sid| validity.snapshot(sid));
-        let (mut snapshots, mut gone, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, claim) in self.claims(&claims) {
+        let mut read: HashMap<SessionId, &SnapshotInfo> = HashMap::new();
+        read.extend(older.into_iter().flat_map(|view| view.snapshots.iter().map(|info| (info.id, info))));
+        let (there, new): (Vec<_>, Vec<_>) = claims.into_iter().partition(|sid| read.contains_key(sid));
+        let (mut all, mut damaged) = (Vec::new(), Vec::new());
+        all.extend(there.iter().filter_map(|sid| read.get(sid).copied().cloned()));
+        for (id, claim) in self.claims(&new) {
             match claim {
-                Ok(Claim::Snapshot(snapshot)) => {
-                    let into = if forgotten.contains(&id) { &mut gone } else { &mut snapshots };
-                    into.push(SnapshotInfo { id, snapshot: snapshot.into() });
-                }
+                Ok(Claim::Snapshot(snapshot)) => all.push(SnapshotInfo { id, snapshot: snapshot.into() }),
                 Ok(Claim::Closed(_)) => {}
                 // Deleted since it was listed, by a collection that we have not seen.
                 Err(Error::Storage(error)) if error.is_not_found() => {}
@@ -176,10 +199,10 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
-        snapshots.sort_by_key(|info| (info.snapshot.time, info.id));
+        all.sort_by_key(oldest_first);
+        let (forgotten, snapshots) = all.into_iter().partition(|info| forgotten.contains(&info.id));
         let segments = segments.iter().filter_map(|name| name.parse().ok());
         let segments = segments.filter(|name| validity.segment(name)).collect();
-        let forgotten = gone;
         Ok(View { numbers, validity, condemned, snapshots, forgotten, segments, damaged, ended, sessions })
     }
 
@@ -206,20 +229,17 @@ impl Repository {
 
     fn index_in(&self, home: &std::path::Path, view: &View, reuse: Option<&Reuse>) -> Result<Index> {
         let mut wanted = Vec::new();
-        let mut inline: HashMap<String, &Segment> = HashMap::new();
         for info in view.inline() {
             let name = Name::Claim(info.id).to_string();
-            inline.insert(name.clone(), &info.snapshot.segment);
-            wanted.push(Wanted { name, reusable: reuse.is_some_and(|reuse| reuse.inline(&info.id)) });
+            let reusable = reuse.is_some_and(|reuse| reuse.inline(&info.id));
+            wanted.push(Wanted { name, reusable, segment: Some(&info.snapshot.segment) });
         }
         for segment in &view.segments {
             let name = Name::Segment(*segment).to_string();
-            wanted.push(Wanted { name, reusable: reuse.is_some_and(|reuse| reuse.segment(segment)) });
+            let reusable = reuse.is_some_and(|reuse| reuse.segment(segment));
+            wanted.push(Wanted { name, reusable, segment: None });
         }
-        let load = |name: &str| match inline.get(name) {
-            Some(segment) => Ok((*segment).clone()),
-            None => self.segment(name),
-        };
+        let load = |name: &str| self.segment(name);
         Ok(Index::open(home, &wanted, view.condemned.clone(), &*self.context().random, &load)?)
     }
 
@@ -268,13 +288,10 @@ impl Repository {
         let view = View {
             numbers: view.numbers,
             validity: view.validity.clone(),
-            condemned: HashSet::new(),
             snapshots: view.snapshots.clone(),
             forgotten: view.forgotten.clone(),
             segments: readable.to_vec(),
-            damaged: Vec::new(),
-            ended: HashSet::new(),
-            sessions: Vec::new(),
+            ..View::default()
         };
         let index = self.index_in(&home, &view, None);
         // Files that are open stay readable without their names.

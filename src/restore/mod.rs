@@ -344,10 +344,17 @@ pub fn run(
     // A dry run writes nothing, not even a pin.
     let pinned =
         [Some(&moment.info), moment.earlier.as_ref()].into_iter().flatten().filter(|_| !options.dry_run);
-    let _sessions =
+    let sessions =
         pinned.map(|info| repository.begin_read(info.id)).collect::<repository::Result<Vec<_>>>()?;
-    let view = repository.view()?;
-    let reader = repository.reader(&view)?;
+    let now;
+    let view = match sessions.last() {
+        Some(session) => &session.view,
+        None => {
+            now = repository.view()?;
+            &now
+        }
+    };
+    let reader = repository.reader(view)?;
     let nodes = ReadWrite::new(&reader, None);
     let (warnings, notes, left_out, settings) = Default::default();
     let mut run =

@@ -3,7 +3,8 @@
 //! It is a cache: deleting it costs time, never data. Entries are tagged with the segment that they
 //! came from, and only entries of segments that are valid now are believed. Several commands share
 //! it: one is the primary while it imports, under an exclusive file lock; everyone looks up through a
-//! secondary instance of their own, opened under a shared lock.
+//! secondary instance of their own, opened under a shared lock. What few chunks have come since the last
+//! import a command keeps in memory: an import costs more than a small backup does.
 //!
 //! ```text
 //! "c" chunk id        → one 24-byte place after another (merged by appending)
@@ -24,7 +25,7 @@ use super::{Error, Result};
 use crate::context::Random;
 #[cfg(test)]
 use crate::format::PackEntry;
-use crate::format::Segment;
+use crate::format::{PackedChunk, Segment};
 use crate::id::{ChunkId, PackId, draw};
 use crate::lifeline::{Lifeline, is_cut};
 
@@ -35,6 +36,8 @@ const BATCH: usize = 20_000;
 const SWEEP_FROM: u64 = 100_000;
 /// Imports before a command gives up against others that keep changing the table.
 const IMPORTS: usize = 3;
+/// Up to so many chunks that came or went since the last import, none is made.
+const BESIDE: u64 = 10_000;
 const BLOCK_CACHE: usize = 64 << 20;
 /// A command's directory has beside it a lifeline of its name with this ending.
 pub(super) const ALIVE: &str = "alive";
@@ -55,13 +58,18 @@ pub struct Place {
 }
 
 /// A segment that is valid now.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Wanted {
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
     /// Its file's full name; a snapshot's for the segment inside it.
     pub name: String,
     /// Whether new snapshots may refer to what it lists.
     pub reusable: bool,
+    /// The segment, where it is at hand.
+    pub segment: Option<&'a Segment>,
 }
+
+/// A place of a chunk, and whether it may be referred to.
+type Beside = HashMap<ChunkId, Vec<(Place, bool)>>;
 
 /// Look-ups of one command.
 pub struct Index {
@@ -69,6 +77,9 @@ pub struct Index {
     /// Numbers of valid segments, and whether each may be reused.
     live: HashMap<u32, bool>,
     known: HashMap<String, Known>,
+    /// Segments that are valid and not in the table.
+    beside: Beside,
+    beside_listings: Vec<Listing>,
     /// Packs that a running collection may delete.
     condemned: HashSet<PackId>,
     packs: Mutex<HashMap<u32, PackId>>,
@@ -80,7 +91,7 @@ pub struct Index {
 /// Opens the table for `wanted`, importing with `load` what is new and dropping what vanished.
 struct Opening<'a> {
     home: &'a Path,
-    wanted: &'a [Wanted],
+    wanted: &'a [Wanted<'a>],
     load: &'a dyn Fn(&str) -> Result<Segment>,
 }
 
@@ -170,7 +181,8 @@ impl Opening<'_> {
         self.home.join("table-2")
     }
 
-    /// A secondary and the known segments, if the table is there and knows exactly what is wanted.
+    /// A secondary and the known segments, if the table is there and has what is wanted, but for a little
+    /// that is at hand.
     fn try_current(&self, own: &Path) -> Result<Option<(DB, HashMap<String, Known>)>> {
         let _shared = lock(self.home, FlockOperation::LockShared)?;
         if !self.table().join("CURRENT").exists() {
@@ -179,9 +191,20 @@ impl Opening<'_> {
         // A table that does not open is damaged; the caller makes it anew.
         let Ok(db) = DB::open_as_secondary(&options(), self.table(), own.to_owned()) else { return Ok(None) };
         let known = known_segments(&db, self.home)?;
-        let current =
-            known.len() == self.wanted.len() && self.wanted.iter().all(|w| known.contains_key(&w.name));
-        Ok(current.then_some((db, known)))
+        Ok(self.is_current(&known).then_some((db, known)))
+    }
+
+    fn is_current(&self, known: &HashMap<String, Known>) -> bool {
+        let (mut there, mut changed) = (0, 0);
+        for wanted in self.wanted {
+            match (known.get(&wanted.name), wanted.segment) {
+                (Some(known), _) => there += known.chunks,
+                (None, Some(segment)) => changed += segment.chunks() as u64,
+                (None, None) => return false,
+            }
+        }
+        let all: u64 = known.values().map(|known| known.chunks).sum();
+        changed + (all - there) <= BESIDE
     }
 
     /// Brings the table up to date, alone.
@@ -200,8 +223,11 @@ impl Opening<'_> {
         };
         let known = known_segments(&db, self.home)?;
         for wanted in self.wanted.iter().filter(|wanted| !known.contains_key(&wanted.name)) {
-            let segment = (self.load)(&wanted.name)?;
-            self.add(&db, &wanted.name, &segment).map_err(|e| fail(self.home, e))?;
+            let added = match wanted.segment {
+                Some(segment) => self.add(&db, &wanted.name, segment),
+                None => self.add(&db, &wanted.name, &(self.load)(&wanted.name)?),
+            };
+            added.map_err(|e| fail(self.home, e))?;
         }
         db.flush().map_err(|e| fail(self.home, e))
     }
@@ -275,7 +301,19 @@ impl Index {
                     wanted.iter().filter_map(|w| Some((known.get(&w.name)?.number, w.reusable))).collect();
                 let packs = Mutex::default();
                 let (home, _lifeline) = (home.to_owned(), lifeline);
-                return Ok(Index { db, live, known, condemned, packs, home, own, _lifeline });
+                let (beside, beside_listings) = beside(wanted, &known);
+                return Ok(Index {
+                    db,
+                    live,
+                    known,
+                    beside,
+                    beside_listings,
+                    condemned,
+                    packs,
+                    home,
+                    own,
+                    _lifeline,
+                });
             }
             if attempt < IMPORTS {
                 opening.import()?;
@@ -318,8 +356,8 @@ impl Index {
 
     /// Every valid segment with its packs.
     pub fn listings(&self) -> Result<Vec<Listing>> {
-        let mut listings = Vec::new();
-        for (name, known) in &self.known {
+        let mut listings = self.beside_listings.clone();
+        for (name, known) in self.known.iter().filter(|(_, known)| self.live.contains_key(&known.number)) {
             let mut packs = Vec::with_capacity(known.packs as usize);
             for number in known.first_pack..known.first_pack + known.packs {
                 packs.push(
@@ -335,18 +373,43 @@ impl Index {
     /// Every valid place of a chunk.
     pub fn find(&self, id: &ChunkId) -> Result<Vec<Place>> {
         let value = self.db.get_pinned(chunk_key(id)).map_err(|e| fail(&self.home, e))?;
-        value.map_or(Ok(Vec::new()), |value| self.places(&value, false))
+        let mut places = value.map_or(Ok(Vec::new()), |value| self.places(&value, false))?;
+        places.extend(self.beside.get(id).into_iter().flatten().map(|(place, _)| *place));
+        Ok(places)
     }
 
     /// For each of `ids`, whether a new snapshot may refer to it without storing it again.
     pub fn reusable(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
         let values = self.db.multi_get(ids.iter().map(chunk_key));
-        let judge = |value: std::result::Result<Option<Vec<u8>>, rocksdb::Error>| {
-            let value = value.map_err(|e| fail(&self.home, e))?;
-            value.map_or(Ok(false), |value| Ok(!self.places(&value, true)?.is_empty()))
+        let beside = |id: &ChunkId| {
+            let mut places = self.beside.get(id).into_iter().flatten();
+            places.any(|(place, reusable)| *reusable && !self.condemned.contains(&place.pack))
         };
-        values.into_iter().map(judge).collect()
+        let judge = |(id, value): (&ChunkId, std::result::Result<Option<Vec<u8>>, rocksdb::Error>)| {
+            let value = value.map_err(|e| fail(&self.home, e))?;
+            let places = value.map_or(Ok(Vec::new()), |value| self.places(&value, true))?;
+            Ok(!places.is_empty() || beside(id))
+        };
+        ids.iter().zip(values).map(judge).collect()
     }
+}
+
+/// What the table lacks of `wanted`.
+fn beside(wanted: &[Wanted], known: &HashMap<String, Known>) -> (Beside, Vec<Listing>) {
+    let (mut beside, mut listings) = (Beside::new(), Vec::new());
+    for Wanted { name, reusable, segment } in wanted.iter().filter(|w| !known.contains_key(&w.name)) {
+        let Some(segment) = segment else { continue };
+        let packs = segment.packs.iter().map(|pack| pack.id).collect();
+        listings.push(Listing { name: name.clone(), chunks: segment.chunks() as u64, packs });
+        for pack in &segment.packs {
+            for (chunk, position) in pack.chunks.iter().zip(0..) {
+                let &PackedChunk { id, offset, stored, plain } = chunk;
+                let place = Place { pack: pack.id, position, offset, stored, plain };
+                beside.entry(id).or_default().push((place, *reusable));
+            }
+        }
+    }
+    (beside, listings)
 }
 
 impl Drop for Index {
@@ -368,7 +431,6 @@ fn sweep_dead_commands(home: &Path) {
 /// A segment's packs by their chunks, for tests.
 #[cfg(test)]
 fn segment_of(packs: &[(u8, &[u8])]) -> Segment {
-    use crate::format::PackedChunk;
     use crate::id::ChunkKind;
     let entry = |&(pack, chunks): &(u8, &[u8])| PackEntry {
         id: PackId([pack; 16]),
@@ -389,8 +451,10 @@ mod tests {
     use super::*;
     use crate::context::Seeded;
 
-    fn wanted(names: &[&str]) -> Vec<Wanted> {
-        names.iter().map(|&name| Wanted { name: name.into(), reusable: !name.starts_with('x') }).collect()
+    fn wanted<'a>(names: &[&str]) -> Vec<Wanted<'a>> {
+        let one =
+            |&name: &&str| Wanted { name: name.into(), reusable: !name.starts_with('x'), segment: None };
+        names.iter().map(one).collect()
     }
 
     fn load(name: &str) -> Result<Segment> {
@@ -462,6 +526,39 @@ mod tests {
         let listings = index.listings().unwrap();
         let told = listings.iter().map(|l| (l.name.as_str(), l.chunks, l.packs[0].0[0], l.packs.len()));
         assert_eq!(told.collect::<Vec<_>>(), [("b", 2, 2, 1), ("x", 1, 3, 1)]);
+    }
+
+    #[test]
+    fn a_little_that_is_at_hand_is_found_without_an_import() {
+        let home = tempfile::tempdir().unwrap();
+        drop(open(home.path(), &["a"], &[]));
+        let (b, x) = (load("b").unwrap(), load("x").unwrap());
+        let mut all = wanted(&["b", "x"]);
+        (all[0].segment, all[1].segment) = (Some(&b), Some(&x));
+        let none = |_: &str| -> Result<Segment> { panic!("it is at hand") };
+        for condemned in [HashSet::new(), HashSet::from([PackId([2; 16])])] {
+            let reused = condemned.is_empty();
+            let index = Index::open(home.path(), &all, condemned, &Seeded::new(1), &none).unwrap();
+            // "a" vanished; "x" belongs to a session that has not ended.
+            assert_eq!([1, 2, 3, 4].map(|chunk| packs(&index, chunk)), [vec![], vec![2], vec![2], vec![3]]);
+            let ids = [1, 2, 3, 4].map(|c| ChunkId([c; 32]));
+            assert_eq!(index.reusable(&ids).unwrap(), [false, reused, reused, false]);
+            let listings = index.listings().unwrap();
+            let told = listings.iter().map(|l| (l.name.as_str(), l.chunks, l.packs[0].0[0]));
+            assert_eq!(told.collect::<Vec<_>>(), [("b", 2, 2), ("x", 1, 3)]);
+            assert_eq!(index.known.len(), 1, "only \"a\" is in the table");
+        }
+    }
+
+    #[test]
+    fn much_that_is_at_hand_is_imported_once() {
+        let home = tempfile::tempdir().unwrap();
+        let chunks: Vec<u8> = vec![7; BESIDE as usize + 1];
+        let much = segment_of(&[(9, &chunks)]);
+        let mut all = wanted(&["much"]);
+        all[0].segment = Some(&much);
+        let index = Index::open(home.path(), &all, HashSet::new(), &Seeded::new(1), &load).unwrap();
+        assert_eq!((index.known.len(), index.beside.len()), (1, 0));
     }
 
     #[test]

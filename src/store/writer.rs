@@ -98,6 +98,8 @@ pub struct Written {
 pub struct Finished {
     /// Packs that no segment lists.
     pub segment: Segment,
+    /// How many segments were put.
+    pub segments: u32,
     /// What was stored.
     pub stored: Stored,
 }
@@ -250,7 +252,8 @@ impl Writer {
             new_bytes: shared.new_bytes.load(Ordering::Relaxed),
             written_bytes: shared.written.load(Ordering::Relaxed),
         };
-        Ok(Finished { segment: std::mem::take(&mut unlisted.segment), stored })
+        let segment = std::mem::take(&mut unlisted.segment);
+        Ok(Finished { segment, segments: unlisted.next, stored })
     }
 
     /// Makes durable what was stored so far and lists it in a segment, for the next run to reuse.
