@@ -1,7 +1,7 @@
 # One profile only, release: RocksDB and the SDK take minutes, twice would be twice as long.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-milvus soak fuzz fmt lint doc deny setup rocksdb
+.PHONY: help demo build test test-milvus bench soak fuzz fmt lint doc deny setup rocksdb
 
 cargo := . scripts/env.sh && cargo
 
@@ -30,6 +30,11 @@ soak: rocksdb ## what takes long: SOAK revisions (1000) of each etcd version bro
 test-milvus: build ## a real Milvus, backed up, wiped and brought back
 	scripts/servers.sh etcd-3.5 minio python milvus
 	tests/milvus.sh
+
+bench: build ## icecore beside restic, borg and rustic, into docs/performance.md (ROUNDS=3 SCALE=1)
+	scripts/servers.sh peers etcd-3.6 minio python
+	$(cargo) bench --locked
+	. scripts/env.sh && benches/peers.py run --rounds $${ROUNDS:-3} --scale $${SCALE:-1} && benches/peers.py report
 
 fuzz: rocksdb ## every fuzz target for a minute (SECONDS_EACH=60)
 	scripts/fuzz.sh

