@@ -200,6 +200,120 @@ def changes():
     rows.insert(1, ("first backup, proved", seconds(first), f"{first.cpu:.2f} s", f"{first.peak:.0f} MB", amount(first.written), f"{saved.seconds / first.seconds:.1f}"))
     rows.append(("`icecore snapshots`: what opening takes", f"{opening:.2f} s", "", "", "", ""))
     table(*rows)
+
+
+def database():
+    """An exact database file, beside `etcdutl snapshot restore` of a saved one, which makes the same member."""
+    backup(calm=False)
+    save()
+    revision = head()
+
+    def fresh(name):
+        path = f"{HOME}/{name}"
+        subprocess.run(["rm", "-rf", path], check=True)
+        return path
+
+    def etcdutl(file):
+        return Run(f"{TOOLS}/etcdutl", "snapshot", "restore", file, "--data-dir", fresh("member"))
+
+    runs = {"ours": [], "theirs": [], "both": []}
+    for _ in range(ROUNDS):
+        runs["theirs"].append(etcdutl(f"{HOME}/saved.db"))
+        runs["ours"].append(icecore("restore", f"rev:{revision}", "--to-etcd-file", fresh("exact.db")))
+        runs["both"].append(etcdutl(f"{HOME}/exact.db"))
+    names = {
+        "ours": "`icecore restore rev:N --to-etcd-file`",
+        "both": "`etcdutl snapshot restore` of that file",
+        "theirs": "`etcdutl snapshot restore` of what `etcdctl snapshot save` wrote",
+    }
+    base = middle(runs["theirs"]).seconds
+    rows = [("", "wall", "CPU", "peak", "beside `etcdutl`")]
+    for name, of in runs.items():
+        run = middle(of)
+        rows.append((names[name], seconds(run), f"{run.cpu:.2f} s", f"{run.peak:.0f} MB", f"{run.seconds / base:.2f}"))
+    table(*rows)
+
+
+def backlog():
+    """What a backlog costs by each path, and which one is chosen. Each path has a series of its own."""
+    rows = [("revisions since the last backup", "whole file", "watch", "chosen")]
+    paths = {"file": ["--etcd-capture", "snapshot"], "watch": ["--etcd-capture", "watch"], "chosen": []}
+    for name, words in paths.items():
+        backup("--series", name, *words, calm=False)
+    for count in map(int, os.environ.get("BACKLOGS", "1000 10000 100000 400000").split()):
+        revisions(count, f"backlog {count}")
+        runs = {name: backup("--series", name, *words) for name, words in paths.items()}
+        chosen = runs["chosen"]
+        rows.append((f"{count:,}", seconds(runs["file"]), seconds(runs["watch"]), f"{chosen.path}, {seconds(chosen)}"))
+        say(rows[-1])
+    table(*rows)
+
+
+def anchor():
+    """What snapshots of scattered changes write: their events, and now and then a new anchor. Values are
+    random, so that events cannot be compressed."""
+    rows = [("changed keys in a snapshot", "their keys and values", "a snapshot, median", "a new anchor", "snapshots to the next anchor", "written, with its share of the anchor / keys and values")]
+    backup(calm=False)
+    made = due = None
+    for count in (1000, 100):
+        written = []
+        while len(written) < (600 if made is None else 100):
+            change(count, f"anchor {count} {len(written)}")
+            written.append(backup(calm=False).written)
+            # It is an order of magnitude more than the events.
+            if len(written) > 5 and written[-1] > 10 * median(written):
+                made, due = written.pop(), (len(written) + 1) * count
+                break
+        if made is None:
+            sys.exit("no new anchor was made")
+        events, each, between = count * (VALUE + len(key(0))), median(written), due // count
+        cost = f"{(each + made / between) / events:.2f}"
+        rows.append((f"{count:,}", amount(events), amount(each), amount(made), f"{between:,}", cost))
+        say(rows[-1])
+    table(*rows)
+
+
+def many():
+    """A thousand snapshots: does the last cost what the first did, and how fast are single keys then?"""
+    global KEYS
+    KEYS, snapshots, each = 20_000, 1000, 100
+    transactions(range(KEYS), random.Random(1))
+    backup(calm=False)
+    first, last = [], []
+    for n in range(snapshots):
+        change(each, f"many {n}")
+        run = backup(calm=n < 10 or n >= snapshots - 10)
+        (first if n < 10 else last if n >= snapshots - 10 else []).append(run)
+        if n == snapshots // 2:
+            middle_revision = head()
+    saved = save()
+    stored, files = sizes(f"{HOME}/repository")
+    one = key(random.Random(f"many {snapshots // 2}").sample(range(KEYS), 1)[0])
+
+    def latency(*words):
+        return median(icecore(*words).seconds for _ in range(ROUNDS))
+
+    for words in (["init"], ["snapshots"]):
+        opening = Run(ICECORE, "-r", f"{HOME}/empty", *words).seconds
+    rows = [("", "")]
+    for name, runs in (("the first ten backups, median", first), ("the last ten", last)):
+        rows.append((name, f"{median(run.seconds for run in runs):.2f} s, {median(run.cpu for run in runs):.2f} s of CPU, {amount(median(run.written for run in runs))} written"))
+    rows += [
+        ("repository", f"{amount(stored)} in {files:,} files"),
+        ("one `etcdctl snapshot save`", amount(saved.written)),
+        ("`snapshots` of an empty repository: what opening takes", f"{opening:.3f} s"),
+        ("`snapshots` of the thousand", f"{latency('snapshots'):.3f} s"),
+        ("`cat rev:N` of one key, in the middle", f"{latency('cat', f'rev:{middle_revision}', 'etcd', one):.3f} s"),
+        ("`cat latest` of it", f"{latency('cat', 'latest', 'etcd', one):.3f} s"),
+        ("`log` of it", f"{latency('log', 'etcd', one):.3f} s"),
+    ]
+    table(*rows)
+
+
+if part == "fill":
+    fill()
+else:
+    globals()[part]()
 PYTHON
 
 # measure PART SERVER
@@ -209,3 +323,27 @@ measure() {
   "$PYTHON" "$TMP/measure.py" "$1" "${URL[$2]}"
   rm -rf "${TMP:?}/$1"
 }
+
+parts=("$@")
+((${#parts[@]})) || parts=(changes database anchor backlog many)
+# Large transactions fill it faster.
+options=(-- --max-txn-ops=20000 --max-request-bytes=20000000)
+echo "etcd $ETCD, $KEYS keys of 256 bytes, median of $ROUNDS"
+for part in "${parts[@]}"; do
+  case $part in
+    changes | database | anchor | backlog)
+      # One server for all: each part goes on from what the one before left.
+      if [[ -z ${PID[big]:-} ]]; then
+        start_etcd big "$ETCD" "${options[@]}"
+        "$PYTHON" "$TMP/measure.py" fill "${URL[big]}"
+      fi
+      measure "$part" big
+      ;;
+    many)
+      start_etcd small "$ETCD" "${options[@]}" --auto-compaction-mode=revision --auto-compaction-retention=1000
+      measure many small
+      stop small
+      ;;
+    *) die "no part $part: changes database anchor backlog many" ;;
+  esac
+done

@@ -52,7 +52,7 @@ const TOP_WITHOUT_PANIC: &str = "milvus";
 
 /// (file, a part of the line, why it cannot happen)
 const MAY_PANIC: &[(&str, &str, &str)] = &[
-    ("context.rs", "aws_lc_rs::rand::fill", "nothing safe can follow without randomness"),
+    ("context.rs", "getrandom::fill", "nothing safe can follow without randomness"),
     ("secret.rs", "UnboundKey::new", "fails only for a wrong length, which the type rules out"),
     ("secret.rs", "sealed.expect", "fails only above 64 GiB"),
     ("format/mod.rs", "bincode::serde::encode_to_vec", "fails only for types that the format does not use"),

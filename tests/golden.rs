@@ -245,7 +245,7 @@ fn etcd_capture() -> EtcdCapture {
         server_version: "3.5.1".into(),
         prefix: b"by-dev/\0\xff".to_vec(),
         revision: 123_456_789_012,
-        compact_revision: 250,
+        compact_revision: Some(250),
         keys: 251,
         events: 65_536,
         anchor: Anchor { revision: 251, root: Some(root(21, 2, 250, 9000)) },

@@ -118,7 +118,7 @@ fn capture(nodes: &Memory, anchor: &Keys, events: &Keys) -> EtcdCapture {
         server_version: String::new(),
         prefix: Vec::new(),
         revision: 3 + events.len() as i64,
-        compact_revision: 0,
+        compact_revision: Some(0),
         keys: 0,
         events: 0,
         anchor: Anchor { revision: 2, root: build(nodes, anchor.iter().map(state)) },

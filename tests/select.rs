@@ -202,11 +202,12 @@ fn a_restore_of_keys_takes_what_is_chosen_and_deletes_nothing_else() {
     assert_eq!(refused.code, 1, "a/9.log is extra: {}", refused.error);
     assert_eq!(now(), set(&["a/9.log", "b/9", "z"]));
     let dry = restore("--include *.log --delete-extra --dry-run").ok();
-    let shown = ["delete etcd a/9.log", "put etcd a/2.log"].map(str::to_owned);
-    assert_eq!(
-        dry.lines().into_iter().filter(|l| l.contains(" etcd ")).collect::<BTreeSet<_>>(),
-        shown.into()
-    );
+    let shown = BTreeSet::from(["delete etcd a/9.log", "put etcd a/2.log"].map(str::to_owned));
+    assert_eq!(dry.lines().into_iter().filter(|l| l.contains(" etcd ")).collect::<BTreeSet<_>>(), shown);
+    let dry = restore("--include *.log --delete-extra --dry-run --json").ok().json();
+    let changes = dry[0]["changes"].as_array().unwrap().iter();
+    let told = changes.map(|c| format!("{} {} {}", c["change"], c["in"], c["key"]).replace('"', ""));
+    assert_eq!((told.collect(), dry.len()), (shown, 1));
     restore("--include *.log --delete-extra").ok();
     assert_eq!(now(), set(&["a/2.log", "b/9", "z"]));
     // Its own map: only what the chosen keys could have become is in scope.

@@ -338,3 +338,49 @@ fn versions_are_captured_of_a_store_that_lists_delete_markers_apart_and_restored
     world.run(&format!("restore latest --versions --to-s3 {} --to-bucket target", minio.server.url)).ok();
     assert_eq!(minio.sequence("target"), world.sequence("source"));
 }
+
+#[test]
+fn at_a_revision_between_two_snapshots_objects_are_the_versions_of_its_likely_time() {
+    let world = World::new(Server::minio());
+    let etcd = Server::etcd("3.6.4");
+    world.versioned("data");
+    world.server.make_bucket(&world.runtime, "target");
+    let mut client = world.runtime.block_on(etcd_client::Client::connect([&etcd.url], None)).unwrap();
+    let mut revise = || drop(world.runtime.block_on(client.put("key", "value", None)).unwrap());
+    let backup = || world.backup("data", &format!("--versions --etcd {}", etcd.url)).ok();
+    for key in ["steady", "changed", "dropped"] {
+        world.put("data", key, "1");
+    }
+    let begun = std::time::Instant::now();
+    revise();
+    backup();
+    world.put("data", "changed", "22");
+    world.put("data", "brief", "22");
+    world.delete("data", "dropped");
+    revise();
+    // So that half of the time between the two snapshots lies between these changes and the next.
+    std::thread::sleep(begun.elapsed() + std::time::Duration::from_secs(1));
+    world.put("data", "changed", "333");
+    world.put("data", "later", "333");
+    world.delete("data", "brief");
+    revise();
+    backup();
+    let listed = |point: &str| {
+        let lines = world.run(&format!("ls {point} objects --json")).ok().lines();
+        let text =
+            |line: &Value| format!("{} {} {}", line["key"], line["size"], line["nearest"]).replace('"', "");
+        lines.iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("rev:2"), ["changed 1 null", "dropped 1 null", "steady 1 null"]);
+    let between =
+        ["brief 2 version", "changed 2 version", "dropped 1 version", "later 3 version", "steady 1 null"];
+    assert_eq!(listed("rev:3"), between);
+    assert_eq!(listed("rev:4"), ["changed 3 null", "later 3 null", "steady 1 null"]);
+    assert_eq!(world.run("cat rev:3 objects changed").ok().out, "22");
+    let to = format!("--to-s3 {} --to-bucket target", world.server.url);
+    let report = world.run(&format!("restore rev:3 --json {to}")).ok().json();
+    assert_eq!((&report["by_version"], &report["nearest"]), (&4.into(), &0.into()), "{report}");
+    assert!(report["when"]["from"].as_str() < report["when"]["likely"].as_str(), "{report}");
+    let target = world.sequence("target").into_iter().map(|(key, ..)| key);
+    assert_eq!(target.collect::<std::collections::BTreeSet<_>>().len(), 5);
+}

@@ -212,9 +212,7 @@ fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) 
             .iter()
             .map(|damage| format!("{damage}; this backup was made without it (`icecore check` says more)")),
     );
-    let finished = writer.finish()?;
-    session.stored(&finished);
-    let Finished { segment, mut stored, .. } = finished;
+    let Finished { segment, mut stored, .. } = session.finish(writer)?;
     let proving = prove::Proving { repository, options, view: &session.view, parent: parent.as_ref() };
     let damage = proving.prove(&sources, &mut captured, &segment)?;
     let (objects, versions, checkpoint) = match captured.objects {

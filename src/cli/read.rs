@@ -198,6 +198,7 @@ fn object_line(session: &Session, key: &[u8], item: &Item, certainty: Certainty,
     let kind = kind_of(item);
     let known_from = match certainty {
         Certainty::Exact => None,
+        Certainty::Version => Some("version"),
         Certainty::Before => Some("before"),
         Certainty::After => Some("after"),
     };
@@ -236,7 +237,11 @@ fn object_line(session: &Session, key: &[u8], item: &Item, certainty: Certainty,
         _ if kind == "object" => String::new(),
         _ => format!(" ({kind})"),
     };
-    let nearest = known_from.map(|from| format!(" (as of the snapshot {from})")).unwrap_or_default();
+    let nearest = match known_from {
+        Some("version") => " (the version of the likely time)".into(),
+        Some(from) => format!(" (as of the snapshot {from})"),
+        None => String::new(),
+    };
     format!("{rights}{:>10}  {}  {}{note}", size(item.size), local_time(item.modified), key_text(key))
         + &nearest
 }

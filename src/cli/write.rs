@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use icecore::backup::{self, EtcdOptions};
 use icecore::format::CapturePath;
 use icecore::guard;
-use icecore::repository::Repository;
+use icecore::repository::{Repository, When};
 use icecore::restore::{self, Change, FileOptions, FileReport, Map};
 use icecore::selection::Selection;
 use icecore::store::Tuning;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::args::{Backup, Restore};
 use super::failure::Failure;
 use super::read::find;
-use super::show::{duration, hash_json, hex, key_text, number, say, size, utc};
+use super::show::{duration, hash_json, hex, key_json, key_text, local_time, number, say, size, utc};
 use super::{Outcome, Session};
 
 pub fn init(session: &Session) -> Result<Outcome, Failure> {
@@ -315,19 +315,20 @@ pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failur
     let options = restore_options(session, arguments)?;
     let repository = session.open()?;
     let moment = find(session, &repository, &arguments.point)?;
+    let listed = AtomicU64::new(0);
     let show = |change: Change| {
-        if options.dry_run && !session.json {
+        if options.dry_run {
             // The lines themselves show how far it is. Whoever cannot have them is told with the report.
             session.context.progress.end();
-            let line = format!("{} {} {}", change.action, change.side, key_text(&change.key));
-            let _ = writeln!(std::io::stdout(), "{line}");
+            let _ = list(&mut std::io::stdout().lock(), &change, session.json.then_some(&listed));
         }
     };
     let report = restore::run(&repository, &moment, &options, &show)?;
     session.context.progress.end();
     let mut out = std::io::stdout().lock();
     let printed = match session.json {
-        true => writeln!(out, "{}", restore_json(&report, options.dry_run)),
+        true if options.dry_run => close_list(&mut out, listed.into_inner(), &restore_json(&report, true)),
+        true => writeln!(out, "{}", restore_json(&report, false)),
         false => print_restore(&mut out, &report, moment.is_whole(), options.dry_run),
     };
     let done = if options.dry_run { "nothing was changed" } else { "everything was restored" };
@@ -335,6 +336,22 @@ pub fn restore(session: &Session, arguments: &Restore) -> Result<Outcome, Failur
     note(session, &report.notes);
     warn(session, &report.warnings);
     Ok(if report.warnings.is_empty() { Outcome::Done } else { Outcome::Warnings })
+}
+
+/// Prints a change as it is found: there may be more of them than memory has room for. As JSON they are the
+/// field `changes` of the report, which is begun with the first.
+fn list(out: &mut dyn Write, change: &Change, json: Option<&AtomicU64>) -> std::io::Result<()> {
+    let Change { side, action, key } = change;
+    let Some(listed) = json else { return writeln!(out, "{action} {side} {}", key_text(key)) };
+    let before = if listed.fetch_add(1, Ordering::Relaxed) == 0 { r#"{"changes":["# } else { "," };
+    write!(out, "{before}{}", key_json(key, json!({"in": side, "change": action})))
+}
+
+/// Prints the rest of the report.
+fn close_list(out: &mut dyn Write, listed: u64, report: &Value) -> std::io::Result<()> {
+    let report = report.to_string();
+    let before = if listed == 0 { r#"{"changes":["# } else { "" };
+    writeln!(out, "{before}],{}", report.strip_prefix('{').unwrap_or(&report))
 }
 
 fn restore_json(report: &restore::Report, dry_run: bool) -> Value {
@@ -345,8 +362,10 @@ fn restore_json(report: &restore::Report, dry_run: bool) -> Value {
             "refused": counts.refused,
         })
     };
+    let when = |when: When| json!({"from": utc(when.from), "to": utc(when.to), "likely": utc(when.likely)});
     json!({
         "id": report.id.to_string(), "revision": report.revision, "nearest": report.nearest,
+        "by_version": report.by_version, "when": report.when.map(when),
         "etcd": report.etcd.as_ref().map(side), "etcd_file": report.file.as_ref().map(file_json),
         "objects": report.objects.as_ref().map(side), "dry_run": dry_run, "seconds": report.seconds,
         "warnings": report.warnings, "notes": report.notes, "settings": report.settings,
@@ -411,6 +430,15 @@ fn print_restore(
             "{nearest} objects are the nearest known: no snapshot was taken at the revision itself"
         )?;
     }
+    if let Some(when) = report.when.filter(|_| report.by_version > 0) {
+        let (from, to, likely) = (local_time(when.from), local_time(when.to), local_time(when.likely));
+        writeln!(
+            out,
+            "{} objects changed while the revision may have been current ({from} to {to}): their versions of \
+             {likely} were taken",
+            number(report.by_version)
+        )?;
+    }
     let revision = report.revision.filter(|_| !whole);
     let revision = revision.map(|revision| format!("revision {revision} of ")).unwrap_or_default();
     writeln!(out, "{done} {revision}snapshot {} in {}", report.id, duration(report.seconds))
@@ -419,6 +447,26 @@ fn print_restore(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dry_runs_changes_and_its_report_are_one_object() {
+        let report = json!({"dry_run": true, "warnings": []});
+        let change = |action, key: &[u8]| Change { side: "etcd", action, key: key.into() };
+        for changes in
+            [vec![], vec![change("put", b"a")], vec![change("put", b"a"), change("delete", b"\xff")]]
+        {
+            let (mut out, listed) = (Vec::new(), AtomicU64::new(0));
+            changes.iter().for_each(|change| list(&mut out, change, Some(&listed)).unwrap());
+            close_list(&mut out, listed.into_inner(), &report).unwrap();
+            let printed: Value = serde_json::from_slice(&out).unwrap();
+            let expected = [
+                json!({"in": "etcd", "change": "put", "key": "a"}),
+                json!({"in": "etcd", "change": "delete", "key_base64": "/w=="}),
+            ];
+            assert_eq!(printed["changes"], json!(expected[..changes.len()]));
+            assert_eq!(printed["dry_run"], true);
+        }
+    }
 
     #[test]
     fn a_glob_that_does_not_say_which_side_is_for_objects_unless_only_etcd_is_restored() {

@@ -305,6 +305,16 @@ impl Etcd {
         Ok(answer.header().map_or(0, |header| header.revision()))
     }
 
+    /// Whether the member still has `revision`. `key` is one that the user may read.
+    pub fn keeps(&self, key: &[u8], revision: i64) -> Result<bool> {
+        let mut client = self.client();
+        let options = GetOptions::new().with_count_only().with_revision(revision);
+        match self.answered("read", client.get(key, Some(options))) {
+            Err(error) if error.is_compacted() => Ok(false),
+            answer => answer.map(|_| true),
+        }
+    }
+
     /// Asks the member about itself.
     pub fn status(&self) -> Result<Status> {
         let mut client = self.client();

@@ -290,8 +290,8 @@ pub struct EtcdCapture {
     pub prefix: Vec<u8>,
     /// The revision captured.
     pub revision: i64,
-    /// The server's compaction point.
-    pub compact_revision: i64,
+    /// The server's compaction point, 0 for none, where it is known.
+    pub compact_revision: Option<i64>,
     /// Keys alive at `revision`.
     pub keys: u64,
     /// Events that this snapshot added.

@@ -25,7 +25,7 @@ pub use keys::{KeyCost, KeyInfo};
 pub use keyspace::{Keyspace, SortedKeyspace};
 pub use link::{first_name, unlinked};
 pub use log::Log;
-pub use moment::{EtcdAt, Known, Line, Marks, Moment, Stretch, line_of, lines};
+pub use moment::{EtcdAt, Known, Line, Marks, Moment, Stretch, When, line_of, lines};
 pub use needed::{Added, Needed, Used};
 pub use objects::{Certainty, ObjectAt, object, objects};
 pub use open::{Access, Repository};

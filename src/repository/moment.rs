@@ -16,6 +16,19 @@ pub struct Moment {
     pub earlier: Option<SnapshotInfo>,
     /// Where a time was asked for: how well the revision is known.
     pub known: Option<Known>,
+    /// Where the revision lies before the snapshot's: when it was current.
+    pub when: Option<When>,
+}
+
+/// When a revision between two marks was current.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct When {
+    /// Not before.
+    pub from: Nanos,
+    /// It came about by then.
+    pub to: Nanos,
+    /// As if revisions came about evenly.
+    pub likely: Nanos,
 }
 
 /// How well the revision that was current at a time is known.
@@ -72,7 +85,7 @@ impl From<SnapshotInfo> for Moment {
     /// The snapshot as it is.
     fn from(info: SnapshotInfo) -> Moment {
         let revision = info.snapshot.etcd.as_ref().map(|etcd| etcd.revision);
-        Moment { info, revision, earlier: None, known: None }
+        Moment { info, revision, earlier: None, known: None, when: None }
     }
 }
 
@@ -220,9 +233,11 @@ impl<'a> Line<'a> {
         if !moment.is_whole() {
             let before = self.snapshots.iter().rev().find(|(_, etcd)| etcd.revision <= revision);
             moment.earlier = before.map(|(info, _)| (*info).clone());
+            moment.when = self.marks().when(revision);
         }
         moment
     }
+
     fn not_covered(&self, revision: i64) -> String {
         let stretches = self.stretches();
         let below = stretches.iter().rev().map(|s| s.to).find(|&to| to < revision);
@@ -258,6 +273,16 @@ impl Marks {
         let place = self.0.partition_point(|mark| mark.revision < revision);
         let before = place.checked_sub(1).map(|before| self.0[before].from);
         (before, self.0.get(place).map(|mark| mark.to))
+    }
+
+    /// When a revision was current, where marks before and after it tell.
+    fn when(&self, revision: i64) -> Option<When> {
+        let place = self.0.partition_point(|mark| mark.revision < revision);
+        let (before, after) = (self.0.get(place.checked_sub(1)?)?, self.0.get(place)?);
+        let (from, to) = (before.from, after.to);
+        let share = (revision - before.revision) as f64 / (after.revision - before.revision) as f64;
+        let likely = from + ((to - from) as f64 * share) as Nanos;
+        Some(When { from, to, likely })
     }
 
     /// The first revision that is known to have been current after `time`.
@@ -323,7 +348,7 @@ mod tests {
             server_version: String::new(),
             prefix: vec![],
             revision,
-            compact_revision: 0,
+            compact_revision: Some(0),
             keys: 0,
             events: 0,
             anchor: Anchor { revision: anchor, root: None },
@@ -529,6 +554,8 @@ mod tests {
             [(None, 101), (None, 101), (Some(99), 201), (Some(99), 201)].map(|(a, b)| (a, Some(b)));
         assert_eq!(spans[..4], expected);
         assert_eq!(spans[4], (Some(199), None));
+        assert_eq!(marks.when(125), Some(When { from: 99, to: 201, likely: 124 }));
+        assert_eq!((marks.when(100), marks.when(201)), (None, None));
         assert_eq!(marks.within(Stretch { from: 101, to: 300 }).len(), 1);
         assert_eq!(marks.within(Stretch { from: 300, to: 200 }).len(), 0);
     }

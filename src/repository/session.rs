@@ -257,10 +257,11 @@ impl WriteSession<'_> {
         self.repository.reloading(self.index.clone())
     }
 
-    /// Takes note of what a writer of this session has put.
-    pub fn stored(&mut self, finished: &Finished) {
-        let own = (0..finished.segments).map(|k| SegmentName::Session(self.sid, k));
-        self.view.segments.extend(own);
+    /// Makes durable what a writer of this session has stored.
+    pub fn finish(&mut self, writer: Writer) -> Result<Finished> {
+        let finished = writer.finish()?;
+        self.view.segments.extend((0..finished.segments).map(|k| SegmentName::Session(self.sid, k)));
+        Ok(finished)
     }
 
     /// 4. Ends the session with a snapshot; gives what is valid then.

@@ -23,7 +23,7 @@ use crate::context::Interrupted;
 use crate::fault::{Kind, on_this_machine};
 use crate::format::Malformed;
 use crate::id::SessionId;
-use crate::repository::{self, Moment, Repository, line_of};
+use crate::repository::{self, Moment, Repository, When, line_of};
 use crate::selection::Selection;
 use crate::source;
 use crate::storage::S3Access;
@@ -136,6 +136,10 @@ pub struct Report {
     pub revision: Option<i64>,
     /// Objects that no snapshot shows to have been so at the revision: the nearest known were taken.
     pub nearest: u64,
+    /// Objects of which the versions tell what was current at the revision's likely time.
+    pub by_version: u64,
+    /// When the revision was current, where it lies between two snapshots.
+    pub when: Option<When>,
     /// Keys.
     pub etcd: Option<Counts>,
     /// The database file.
@@ -235,6 +239,8 @@ struct Run<'a> {
     settings: Vec<String>,
     /// Objects that are only the nearest known.
     nearest: u64,
+    /// Objects that are the version of the likely time.
+    by_version: u64,
 }
 
 /// What a plan found in the target.
@@ -357,8 +363,20 @@ pub fn run(
     let reader = repository.reader(view)?;
     let nodes = ReadWrite::new(&reader, None);
     let (warnings, notes, left_out, settings) = Default::default();
-    let mut run =
-        Run { repository, options, moment, nodes, show, warnings, notes, left_out, settings, nearest: 0 };
+    let (nearest, by_version) = (0, 0);
+    let mut run = Run {
+        repository,
+        options,
+        moment,
+        nodes,
+        show,
+        warnings,
+        notes,
+        left_out,
+        settings,
+        nearest,
+        by_version,
+    };
     let line = line_of(&view.snapshots, &moment.info);
     run.look_at_milvus()?;
     // All targets answer before any is written to.
@@ -374,6 +392,8 @@ pub fn run(
         id: moment.info.id,
         revision: moment.revision,
         nearest: run.nearest,
+        by_version: run.by_version,
+        when: moment.when,
         etcd,
         file,
         objects,

@@ -172,15 +172,19 @@ impl Run<'_> {
 
     /// Counts objects that are only the nearest, and warns of those that have no content.
     pub(super) fn look_at_chosen(&mut self) -> Result<()> {
-        let (mut absent, mut nearest) = (Listed::default(), 0);
+        let (mut absent, mut nearest, mut by_version) = (Listed::default(), 0, 0);
         self.for_each_chosen(|key, value, certainty| {
             if Item::decode(&value)?.state == ItemState::Unreadable {
                 absent.add(|| text(&key));
             }
-            nearest += u64::from(certainty != Certainty::Exact);
+            match certainty {
+                Certainty::Exact => {}
+                Certainty::Version => by_version += 1,
+                Certainty::Before | Certainty::After => nearest += 1,
+            }
             Ok(())
         })?;
-        self.nearest = nearest;
+        (self.nearest, self.by_version) = (nearest, by_version);
         let what = "objects could not be read when the snapshot was taken and were not restored";
         self.warnings.extend(absent.warning(what));
         Ok(())

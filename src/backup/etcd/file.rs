@@ -47,7 +47,8 @@ impl Run<'_> {
         })?;
         let system = self.system(&file, line.prefix)?;
         let mark = Mark { revision, from, to };
-        Ok(Found { path: CapturePath::Snapshot, mark, compacted, base, events, keys: None, gap, system })
+        let (path, compacted) = (CapturePath::Snapshot, Some(compacted));
+        Ok(Found { path, mark, compacted, base, events, keys: None, gap, system })
     }
 
     /// The state at the compaction point: the newest record of each key at or below it.

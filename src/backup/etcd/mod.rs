@@ -17,11 +17,6 @@ use crate::{source, tree};
 use events::{Base, Events};
 use watch::{file_seconds, watch_seconds};
 
-/// Memory for sorting, each.
-/// A new anchor is made once the events since the last weigh more than a quarter of it: a state that changed
-/// in many places is written nearly whole, and its share of what snapshots write stays small.
-const REANCHOR: u64 = 4;
-
 /// Where there is no whole file to be had, a watch of so many seconds is better than ranges, which show no
 /// history.
 const PATIENCE: f64 = 60.0;
@@ -38,8 +33,8 @@ struct Found {
     path: CapturePath,
     /// The revision that was reached.
     mark: Mark,
-    /// The compaction point, 0 where it is not known.
-    compacted: i64,
+    /// The compaction point, where it is known.
+    compacted: Option<i64>,
     base: Base,
     /// What came after the base.
     events: Events,
@@ -144,6 +139,15 @@ impl Run<'_> {
         }
     }
 
+    /// The compaction point where the file is not read. No cheap request tells it: it is the parent's, if what
+    /// was there then still is.
+    fn compacted(&self, etcd: &Etcd, line: &Line) -> Result<Option<i64>> {
+        let Some(known) = line.parent.and_then(|parent| parent.compact_revision) else { return Ok(None) };
+        // Nothing was written at revision 1, so that nothing is compacted at it.
+        let kept = etcd.keeps(&Span::of_prefix(line.prefix).from, known.max(1));
+        Ok(kept.map_err(source::Error::from)?.then_some(known))
+    }
+
     /// A source that went back is another one.
     fn check_forward(&self, line: &Line, revision: i64) -> Result<()> {
         let Some(parent) = line.parent.filter(|parent| parent.revision > revision) else { return Ok(()) };
@@ -162,7 +166,8 @@ impl Run<'_> {
         let shape = self.repository.shape(self.repository.config().trees.history);
         let new_history = self.apply_sorted(shape, base.history, history)?;
         let weight = tree::weight(new_history.as_ref());
-        let state = match weight * REANCHOR > tree::weight(base.anchor.root.as_ref()) && weight > 0 {
+        // A state that changed in many places is written nearly whole: not before its events weigh as much.
+        let state = match weight > tree::weight(base.anchor.root.as_ref()) {
             true => Some(self.reanchor(&base, by_key, mark.revision)?),
             false => None,
         };

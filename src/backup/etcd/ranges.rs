@@ -46,8 +46,8 @@ impl Run<'_> {
             None => (self.whole_base(sorted, mark.revision)?, None),
         };
         let system = self.leases(etcd, &leases, line.parent)?;
-        let (path, keys) = (CapturePath::Range, Some(count));
-        Ok(Found { path, mark, compacted: 0, base, events, keys, gap, system })
+        let (path, keys, compacted) = (CapturePath::Range, Some(count), self.compacted(etcd, line)?);
+        Ok(Found { path, mark, compacted, base, events, keys, gap, system })
     }
 
     /// Reads all keys at one revision, anew where etcd is compacted beyond it before the end.

@@ -69,7 +69,7 @@ impl Run<'_> {
         Ok(Some(Found {
             path: CapturePath::Watch,
             mark,
-            compacted: 0,
+            compacted: self.compacted(etcd, line)?,
             base: base_of(parent),
             events,
             keys: None,
