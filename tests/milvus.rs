@@ -308,6 +308,40 @@ fn parts_that_are_not_known_are_counted_and_tombstones_are_no_values() {
     assert!(instance.catalog.collections[&WORDS].aliases.is_empty() && instance.unreadable_count == 0);
 }
 
+/// Storage version 3: the files of a segment are those that its manifest lists.
+#[test]
+fn a_segment_with_a_manifest_is_never_called_complete_and_its_manifest_must_be_there() {
+    let (mut keys, mut objects) = (keys(), sizes());
+    let place = format!("/s/{WORDS}/");
+    let (key, value) = keys.iter_mut().find(|(key, _)| key.contains(&place)).unwrap();
+    let segment = key.rsplit('/').next().unwrap().to_owned();
+    let base = format!("files/insert_log/{}", key.split_once("/s/").unwrap().1);
+    let json = format!(r#"{{"ver":4,"base_path":"{base}"}}"#);
+    value.extend([&[0x82, 0x02, json.len() as u8][..], json.as_bytes()].concat());
+    objects.retain(|key, _| !key.contains("_log/") || !key.contains(&format!("/{segment}/")));
+    let checked = check(&mut only(&keys), &objects, None);
+    let missing: Vec<_> = checked.missing.iter().map(|missing| missing.key.clone()).collect();
+    assert_eq!(missing, [format!("{base}/_metadata/manifest-4.avro")]);
+    objects.insert(missing[0].clone(), 100);
+    let checked = check(&mut only(&keys), &objects, None);
+    assert_eq!((checked.missing_count, checked.unchecked_segments), (0, 1));
+    assert!(!checked.is_complete());
+}
+
+#[test]
+fn an_index_in_a_place_that_is_not_known_is_not_looked_for_and_not_called_complete() {
+    let (mut keys, mut objects) = (keys(), sizes());
+    let place = format!("/segment-index/{WORDS}/");
+    let (key, value) = keys.iter_mut().find(|(key, _)| key.contains(&place)).unwrap();
+    // path_version = 1
+    value.extend([0xb0, 0x01, 0x01]);
+    let build = key.rsplit('/').next().unwrap().to_owned();
+    objects.retain(|key, _| !key.contains(&format!("/index_files/{build}/")));
+    let checked = check(&mut only(&keys), &objects, None);
+    assert_eq!((checked.missing_count, checked.unchecked_segments), (0, 1));
+    assert!(!checked.is_complete());
+}
+
 #[test]
 fn two_milvus_in_one_etcd_and_one_bucket_are_told_apart() {
     let rename = |key: &String| key.replacen("by-dev/", "deep/er/", 1);

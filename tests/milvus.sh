@@ -48,20 +48,23 @@ expect() {
   fi
 }
 
+BUCKET=a-bucket
 start() {
   start_etcd etcd 3.5
   start_minio minio
-  make_bucket minio a-bucket
+  make_bucket minio "$BUCKET"
 }
 # start_server [SETTING=VALUE…]
 start_server() {
-  start_milvus milvus "$VERSION" etcd minio a-bucket COMMON_SECURITY_AUTHORIZATIONENABLED=true "$@"
+  start_milvus milvus "$VERSION" etcd minio "$BUCKET" COMMON_SECURITY_AUTHORIZATIONENABLED=true "$@"
 }
 
 # says NAME TEXT: what the last command said.
 says() {
   if grep -qF -- "$2" "$OUT" "$ERR"; then ok "$1"; else not_ok "$1" "it does not say \"$2\""; fi
 }
+# is NAME WANT GOT
+is() { if [[ $3 == "$2" ]]; then ok "$1"; else not_ok "$1" "it is \"$3\", not \"$2\""; fi; }
 revision() { etcdctl_of etcd get no-such-key -w json | grep -o '"revision":[0-9]*' | cut -d: -f2; }
 # bucket first GLOB | take KEY FILE | put KEY FILE: single objects. "take" also removes it.
 bucket() {
@@ -84,6 +87,26 @@ else:
 PYTHON
 }
 
+# rows_more BEFORE AFTER: how many rows of words a snapshot has more, in segments that are flushed.
+rows_more() {
+  local rows='import json, sys
+print(sum(line["totals"]["rows"] for line in map(json.loads, sys.stdin) if line["name"] == "words"))'
+  local before after
+  before=$("$icecore" milvus ls "$1" --json | "$PYTHON" -c "$rows")
+  after=$("$icecore" milvus ls "$2" --json | "$PYTHON" -c "$rows")
+  echo "$((after - before))"
+}
+# interrupted NAME COMMAND…: it is told to stop once it asked for a pause.
+interrupted() {
+  local name=$1 got=0
+  shift
+  "$@" >"$OUT" 2>"$ERR" </dev/null &
+  until grep -q pause "$TMP/asked"; do sleep 0.05; done
+  kill -INT $!
+  wait $! || got=$?
+  if ((got == 130)); then ok "$name"; else not_ok "$name" "exit code $got, not 130"; fi
+}
+
 # Everything that Milvus keeps anywhere: etcd, the bucket, the queue, local files.
 wipe() {
   stop milvus KILL
@@ -92,8 +115,8 @@ wipe() {
   rm -rf "${DIR[etcd]}/data" "${DIR[minio]}/data" "${DIR[milvus]}/local"
 }
 
-# comes_back NAME POINT [RESTORE-OPTION…] [-- SETTING=VALUE…]: wiped, restored and started, it
-# is what was recorded as NAME.
+# comes_back NAME POINT [RESTORE-OPTION…] [-- SETTING=VALUE…]: wiped, restored to $BUCKET and
+# started, it is what was recorded as NAME.
 comes_back() {
   local name=$1 point=$2 options=()
   shift 2
@@ -102,7 +125,8 @@ comes_back() {
   wipe
   start
   expect "restore of $name" 0 'restored' "$icecore" restore "$point" "${options[@]}" \
-    --to-etcd "${URL[etcd]}" --to-s3 "${URL[minio]}" --to-bucket a-bucket
+    --to-etcd "${URL[etcd]}" --to-s3 "${URL[minio]}" --to-bucket "$BUCKET"
+  ! [[ ${options[*]} == *--milvus-new-queue* ]] || says 'places in the queue are its begin' 'are read from their begin'
   start_server "$@"
   expect "a client records what came back as $name" 0 '' "${milvus[@]}" record "$TMP/$name.after.json"
   expect "what came back as $name is what was there" 0 'the same' \
@@ -119,6 +143,8 @@ sources=(--etcd "${URL[etcd]}" --s3 "${URL[minio]}" --bucket a-bucket)
 "${milvus[@]}" fill --rows "$ROWS"
 "${milvus[@]}" record "$TMP/first.json"
 section "filled"
+expect 'logs get whole paths, as in old layouts' 0 'logs' \
+  "$client" "$ORACLE/milvus.py" old-paths "${URL[etcd]}" files
 expect 'a repository is made' 0 'made repository' "$icecore" init
 expect 'the first backup' 0 'snapshot' "$icecore" backup "${sources[@]}" --name first
 
@@ -149,6 +175,11 @@ make_bucket scratch-s3 scratch
 scratch=(--to-etcd "${URL[scratch]}" --to-s3 "${URL[scratch-s3]}" --to-bucket scratch)
 expect 'a restore is proved' 0 'proven' "$icecore" milvus prove second "${scratch[@]}"
 expect 'not onto what is not empty' 1 'is not empty' "$icecore" milvus prove first "${scratch[@]}"
+# Eight bytes, more than any time.
+etcdctl_of scratch put by-dev/kv/gid/idTimestamp '~~~~~~~~' >/dev/null
+expect 'what counts ids is not set back' 0 'left as it is: by-dev/kv/gid/idTimestamp' \
+  "$icecore" restore first "${scratch[@]}" --overwrite --delete-extra
+is 'and is as it was' '~~~~~~~~' "$(etcdctl_of scratch get by-dev/kv/gid/idTimestamp --print-value-only)"
 
 section "one object less"
 binlog=$(bucket first 'files/insert_log/*/100/*')
@@ -168,29 +199,82 @@ expect 'with the object back all is there' 0 'objects that it needs are here' "$
 expect 'a Milvus that cannot pause its collector is backed up all the same' 3 'Milvus has it since 2.4' \
   "$icecore" backup "${sources[@]}" --milvus-management "${MANAGEMENT[milvus]}"
 
+# manage: answers as the management port does, and writes what it was asked to $TMP/asked.
+manage() {
+  free_port
+  "$PYTHON" - "$PORT" >>"$TMP/asked" <<'PYTHON' &
+import http.server, sys
+class Port(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        print(self.path.rsplit("/", 1)[1].split("?")[0], flush=True)
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Port).serve_forever()
+PYTHON
+  PID[manage]=$! DIR[manage]=$TMP
+  until (: <"/dev/tcp/127.0.0.1/$PORT") 2>/dev/null; do sleep 0.1; done
+}
+manage
+quiet=(--milvus-management "http://127.0.0.1:$PORT" --milvus-flush "${URL[milvus]}" --milvus-user root:Milvus)
+"${milvus[@]}" grow 700
+expect 'rows that are not flushed are not in a backup' 0 'snapshot' "$icecore" backup "${sources[@]}" --name growing
+expect 'which says where there are such rows' 0 'segments not flushed (at most ' "$icecore" milvus ls growing
+expect 'a backup that flushes before' 0 'flushed: 4 collections of 2 databases' \
+  "$icecore" backup "${sources[@]}" "${quiet[@]}" --name flushed
+is 'has them' 700 "$(rows_more growing flushed)"
+is 'and paused the collector meanwhile' 'pause resume' "$(paste -sd ' ' "$TMP/asked")"
+expect 'a wrong password is said, and the backup made' 3 'rows that Milvus had not flushed are not in this snapshot' \
+  "$icecore" backup "${sources[@]}" --milvus-flush "${URL[milvus]}" --milvus-user root:wrong
+: >"$TMP/asked"
+"${milvus[@]}" grow 700
+ICECORE_CACHE_DIR=$TMP/other-cache interrupted 'an interrupted one' \
+  "$icecore" backup "${sources[@]}" "${quiet[@]}" --series interrupted --limit-upload 10KiB
+is 'let the collector go on as well' 'pause resume' "$(paste -sd ' ' "$TMP/asked")"
+
 expect 'nothing is restored under a Milvus that runs' 1 'a Milvus runs on the target' \
   "$icecore" restore first --to-etcd "${URL[etcd]}" --overwrite --delete-extra
 
-section "inserts, deletes and compaction meanwhile"
-"${milvus[@]}" churn 40 >"$TMP/churn.log" 2>&1 &
-churn=$!
+section "inserts, deletes, compaction, and a collection that comes and goes meanwhile"
+"${milvus[@]}" churn 20 >"$TMP/churn.log" 2>&1 &
+churn=$! points=()
 while kill -0 $churn 2>/dev/null; do
-  expect 'a backup under changes is complete' 0 'objects that it needs are here' "$icecore" backup "${sources[@]}"
-  sleep 2
+  expect "backup $((${#points[@]} + 1)) under changes is complete" 0 'objects that it needs are here' \
+    "$icecore" backup "${sources[@]}"
+  points+=("latest~${#points[@]}")
+  sleep 0.5
 done
 wait $churn || not_ok 'changes went on' "$(tail -n 1 "$TMP/churn.log")"
-expect 'all of them are' 0 'complete' "$icecore" milvus check latest latest~1 latest~2 latest~3
+expect "all ${#points[@]} of them are" 0 'complete' "$icecore" milvus check "${points[@]}"
 "${milvus[@]}" record "$TMP/churned.json"
 expect 'a last backup' 0 'snapshot' "$icecore" backup "${sources[@]}" --name churned
+
+section "a second Milvus in the same etcd and bucket"
+start_milvus second "$VERSION" etcd minio a-bucket ROOT=other FILES=second/files
+"$client" "$ORACLE/milvus.py" "${URL[second]#http://}" small
+expect 'both are in a backup' 0 '"other" (' "$icecore" backup "${sources[@]}" --name both
+expect 'each with its own' 0 '"second/files" in the bucket' "$icecore" milvus ls both
+says 'and the first as before' '"files" in the bucket'
+expect 'both are complete' 0 'other: complete' "$icecore" milvus check both
+enable_auth etcd reader secret other/
+expect 'a user who may read one of them backs that up' 0 '"other" (' \
+  "$icecore" backup "${sources[@]}" --series user --etcd-prefix other/ --etcd-user reader:secret
+etcdctl_of etcd --user root:root auth disable >/dev/null
+expect 'it is complete' 0 'other: complete' "$icecore" milvus check latest --series user
+stop second KILL
 
 section "wiped and restored: the last"
 comes_back churned churned
 section "wiped and restored: the second"
-comes_back second second
+comes_back second second --milvus-new-queue
 section "wiped and restored: a revision between two backups"
 comes_back between "rev:$between"
-section "wiped and restored: the first, under other root paths"
+section "wiped and restored: the first, under other root paths, in another bucket"
+BUCKET=another-bucket
 comes_back first first --map etcd:by-dev/=a/copy/ --map objects:files/=elsewhere/ -- ROOT=a/copy FILES=elsewhere
+etcdctl_of etcd get a/copy/meta/datacoord-meta/ --prefix >"$TMP/values"
+expect 'paths in its values are those of the copy' 0 '' grep -qa elsewhere/insert_log/ "$TMP/values"
+expect 'all of them' 1 '' grep -qa files/insert_log/ "$TMP/values"
 
 ended=1
 ((failed == 0))

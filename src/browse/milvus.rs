@@ -25,6 +25,8 @@ pub struct Totals {
     pub segments: u64,
     /// Those of them that still take rows; what is not flushed is in the message queue only.
     pub growing: u64,
+    /// Rows that they may have in the queue: as many as still fit.
+    pub growing_most_rows: u64,
     /// Objects and bytes, where the snapshot has objects.
     pub held: Held,
 }
@@ -110,7 +112,10 @@ fn totals(catalog: &Catalog) -> BTreeMap<i64, Totals> {
         totals.segments += 1;
         totals.rows += segment.rows;
         totals.deletes += segment.deletes;
-        totals.growing += u64::from(segment.state != SegmentState::Flushed);
+        if segment.state != SegmentState::Flushed {
+            totals.growing += 1;
+            totals.growing_most_rows += segment.most_rows.saturating_sub(segment.rows);
+        }
     }
     all
 }

@@ -10,7 +10,7 @@ use icecore::format::CapturePath;
 use icecore::guard;
 use icecore::repository::{Access, Repository};
 use icecore::selection::Selection;
-use icecore::source::{BucketOptions, DirectoryOptions};
+use icecore::source::{BucketOptions, DirectoryOptions, MilvusAccess};
 use icecore::storage::{ATTEMPTS, CredentialVars, S3Access, S3Address};
 
 use super::Session;
@@ -188,8 +188,10 @@ fn s3(endpoint: &str, ca: Option<PathBuf>, credentials: Option<CredentialVars>) 
     }
 }
 
-/// What names an etcd user.
+/// What names a user.
 struct User {
+    /// Whose.
+    of: &'static str,
     name: Option<String>,
     password_file: Option<PathBuf>,
     password_command: Option<String>,
@@ -206,7 +208,7 @@ impl User {
             (Some(path), _, _) => read_secret(&path)?,
             (None, Some(password), _) => password,
             (None, None, Some(command)) => run_secret(&command)?,
-            (None, None, None) => ask(&format!("password of etcd user {name}: "), false)?,
+            (None, None, None) => ask(&format!("password of {} user {name}: ", self.of), false)?,
         };
         Ok(Some((name, password)))
     }
@@ -253,6 +255,7 @@ impl Session {
         }
         let password_command = env("ICECORE_ETCD_PASSWORD_COMMAND").or_else(|| file("password-command"));
         let user = User {
+            of: "etcd",
             name: arguments.etcd_user.clone().or_else(|| file("user")),
             password_file: path(&arguments.etcd_password_file, "password-file"),
             password_command,
@@ -290,7 +293,22 @@ impl Session {
         let config = arguments.milvus_config.clone().or_else(|| file("config").map(PathBuf::from));
         let bucket_root = config.map(|config: PathBuf| super::milvus::read_root(&config)).transpose()?;
         let management = arguments.milvus_management.clone().or_else(|| file("management"));
-        Ok(guard::Options { check: !arguments.no_milvus_check, bucket_root, management })
+        let flush = self.milvus_flush(arguments)?;
+        Ok(guard::Options { check: !arguments.no_milvus_check, bucket_root, management, flush })
+    }
+
+    fn milvus_flush(&self, arguments: &Backup) -> Result<Option<MilvusAccess>, Failure> {
+        let file = |key: &str| self.settings.get("milvus", key);
+        let path = |flag: &Option<PathBuf>, key: &str| flag.clone().or_else(|| file(key).map(PathBuf::from));
+        let Some(url) = arguments.milvus_flush.clone().or_else(|| file("flush")) else { return Ok(None) };
+        let user = User {
+            of: "Milvus",
+            name: arguments.milvus_user.clone().or_else(|| file("user")),
+            password_file: path(&arguments.milvus_password_file, "password-file"),
+            password_command: env("ICECORE_MILVUS_PASSWORD_COMMAND").or_else(|| file("password-command")),
+            variable: "ICECORE_MILVUS_PASSWORD",
+        };
+        Ok(Some(MilvusAccess { url, user: user.read()?, ca: path(&arguments.milvus_ca, "ca") }))
     }
 
     pub fn bucket_source(
@@ -365,6 +383,7 @@ impl Session {
             return Ok(None);
         }
         let user = User {
+            of: "etcd",
             name: arguments.to_etcd_user.clone(),
             password_file: arguments.to_etcd_password_file.clone(),
             password_command: env("ICECORE_TO_ETCD_PASSWORD_COMMAND"),

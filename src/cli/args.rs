@@ -441,6 +441,19 @@ pub struct Backup {
     /// Pause Milvus's garbage collector during the backup: its management port, http://host:9091 (2.4 and later)
     #[arg(long, value_name = "URL")]
     pub milvus_management: Option<String>,
+    /// Flush every collection of Milvus before the backup, so that no row is in the message queue only: where its
+    /// clients connect, http://host:19530
+    #[arg(long, value_name = "URL")]
+    pub milvus_flush: Option<String>,
+    /// User of Milvus [password: --milvus-password-file, env ICECORE_MILVUS_PASSWORD]
+    #[arg(long, value_name = "NAME")]
+    pub milvus_user: Option<String>,
+    /// A file with the password of Milvus's user
+    #[arg(long, value_name = "FILE")]
+    pub milvus_password_file: Option<PathBuf>,
+    /// Certificate authorities of Milvus (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub milvus_ca: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -531,6 +544,9 @@ pub struct Restore {
     /// Restore what belonged to running servers of a Milvus too: <root>/meta/session/
     #[arg(long)]
     pub keep_sessions: bool,
+    /// Milvus's message queue begins anew: its places in it become the queue's begin
+    #[arg(long)]
+    pub milvus_new_queue: bool,
     /// Only show what would be done
     #[arg(long)]
     pub dry_run: bool,

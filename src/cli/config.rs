@@ -20,7 +20,7 @@ const TABLES: [(&str, &[&str]); 5] = [
         ],
     ),
     ("etcd", &["url", "prefix", "user", "password-file", "password-command", "ca", "cert", "key", "capture"]),
-    ("milvus", &["config", "management"]),
+    ("milvus", &["config", "management", "flush", "user", "password-file", "password-command", "ca"]),
     (
         "objects",
         &[

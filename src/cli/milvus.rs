@@ -135,7 +135,7 @@ impl Look<'_> {
     fn prove(&self, arguments: &args::Restore) -> Result<Outcome, Failure> {
         let options = restore_options(self.session, arguments)?;
         if !is_whole(arguments) {
-            let why = "a proof restores everything to servers, under its own names: no choice, no --map, no --dry-run";
+            let why = "a proof restores everything to servers, as it was: no choice, no --map, --milvus-new-queue or --dry-run";
             return Err(Failure::usage(why));
         }
         let milvus = guard::Options { bucket_root: self.root.clone(), ..guard::Options::default() };
@@ -237,6 +237,7 @@ fn is_whole(arguments: &args::Restore) -> bool {
         exclude,
         map,
         dry_run,
+        milvus_new_queue,
         to_etcd_file,
         to_dir,
         ..
@@ -244,7 +245,13 @@ fn is_whole(arguments: &args::Restore) -> bool {
     let lists = include.is_empty() && exclude.is_empty() && map.is_empty();
     let keys = etcd_key.is_empty() && object.is_empty();
     let servers = to_etcd_file.is_none() && to_dir.is_none();
-    etcd_prefix.is_none() && objects_prefix.is_none() && keys && lists && servers && !dry_run
+    etcd_prefix.is_none()
+        && objects_prefix.is_none()
+        && keys
+        && lists
+        && servers
+        && !dry_run
+        && !milvus_new_queue
 }
 
 fn is_called(listed: &Listed, wanted: &str) -> bool {
@@ -266,7 +273,7 @@ fn millis(time: u64) -> Nanos {
 fn totals_json(totals: &Totals) -> Value {
     json!({
         "rows": totals.rows, "deletes": totals.deletes, "segments": totals.segments,
-        "growing_segments": totals.growing, "objects": totals.held.objects, "bytes": totals.held.bytes,
+        "growing_segments": totals.growing, "growing_most_rows": totals.growing_most_rows, "objects": totals.held.objects, "bytes": totals.held.bytes,
         "index_bytes": totals.held.index_bytes, "missing": totals.held.missing,
     })
 }
@@ -344,7 +351,8 @@ fn print_table(out: &mut dyn Write, milvus: &Milvus, collections: &[Listed]) -> 
             .filter_map(|(_, _, parameters)| parameters.get("index_type").cloned());
         state.extend(kinds);
         if totals.growing > 0 {
-            state.push(format!("{} segments not flushed", totals.growing));
+            let most = number(totals.growing_most_rows);
+            state.push(format!("{} segments not flushed (at most {most} rows more)", totals.growing));
         }
         if totals.held.missing > 0 {
             state.push(format!("INCOMPLETE: {} objects missing", number(totals.held.missing)));
@@ -475,7 +483,9 @@ fn print_proof(out: &mut dyn Write, proof: &guard::Proof) -> std::io::Result<()>
     }
     let verdict = match (proof.holds(), proof.difference_count) {
         (true, _) => "proven: it is there as the snapshot has it",
-        (false, 0) => "NOT PROVEN: what is there is as the snapshot has it, which lacks objects",
+        (false, 0) => {
+            "NOT PROVEN: what is there is as the snapshot has it, which lacks objects or could not all be checked"
+        }
         (false, _) => "NOT PROVEN: what is there is other than the snapshot",
     };
     writeln!(out, "{verdict} ({} in {})", proof.restored.id, duration(proof.restored.seconds))
@@ -499,9 +509,14 @@ pub fn found_json(found: &guard::Found) -> Value {
 /// The same in words.
 pub fn found_text(found: &guard::Found) -> String {
     let version = found.version.as_deref().unwrap_or("not running");
-    let complete = match found.checked.is_complete() {
-        true => format!("all {} objects that it needs are here", number(objects_of(&found.checked))),
-        false => format!("INCOMPLETE, {} objects are missing", number(found.checked.missing_count)),
+    let Checked { missing_count, unchecked_segments, .. } = found.checked;
+    let here = number(objects_of(&found.checked));
+    let complete = match (missing_count, unchecked_segments) {
+        (0, 0) => format!("all {here} objects that it needs are here"),
+        (0, segments) => {
+            format!("{here} objects that it needs are here; {} segments were NOT CHECKED", number(segments))
+        }
+        (missing, _) => format!("INCOMPLETE, {} objects are missing", number(missing)),
     };
     format!("{:?} ({version}): {complete}", found.root)
 }
@@ -517,10 +532,11 @@ fn print_checked(
     let id = moment.info.id.short();
     let at = moment.revision.unwrap_or_default();
     let root = &milvus.instance.root;
-    if checked.is_complete() {
+    if checked.missing_count == 0 {
+        let verdict = if checked.is_complete() { "complete" } else { "NOT ALL CHECKED" };
         writeln!(
             out,
-            "{id}  rev:{at}  {root}: complete: {} objects of {} segments are there",
+            "{id}  rev:{at}  {root}: {verdict}: {} objects of {} segments are there",
             number(objects),
             number(segments as u64)
         )?;
@@ -537,7 +553,11 @@ fn print_checked(
     }
     match checked.unchecked_segments {
         0 => Ok(()),
-        n => writeln!(out, "  {} segments list their files in manifests, which are not read", number(n)),
+        n => writeln!(
+            out,
+            "  {} segments have files that were not looked for: manifests list them, or their place is not known",
+            number(n)
+        ),
     }
 }
 

@@ -83,12 +83,13 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
     }
     let milvus = session.milvus(arguments)?;
     let repository = session.open()?;
-    let guard::Report { backup: report, milvus, attempts } = guard::backup(&repository, &options, &milvus)?;
+    let guarded = guard::backup(&repository, &options, &milvus)?;
+    let report = &guarded.backup;
     session.context.progress.end();
     let mut out = std::io::stdout().lock();
     let printed = match session.json {
-        true => writeln!(out, "{}", backup_json(&repository, &report, &milvus, attempts)),
-        false => print_backup(&mut out, &report, &milvus),
+        true => writeln!(out, "{}", backup_json(&repository, &guarded)),
+        false => print_backup(&mut out, &guarded),
     };
     Failure::of_report(&format!("snapshot {} is there", report.id), printed)?;
     note(session, &report.notes);
@@ -138,12 +139,9 @@ fn path_text(path: CapturePath) -> &'static str {
     }
 }
 
-fn backup_json(
-    repository: &Repository,
-    report: &backup::Report,
-    milvus: &[guard::Found],
-    attempts: u32,
-) -> Value {
+fn backup_json(repository: &Repository, guarded: &guard::Report) -> Value {
+    let guard::Report { backup: report, milvus, flushed, attempts } = guarded;
+    let flushed = flushed.map(|f| json!({"databases": f.databases, "collections": f.collections}));
     let etcd = report.etcd.as_ref().map(|etcd| {
         let gaps: Vec<Value> = report.gaps.iter().map(|gap| json!({"after": gap.after, "until": gap.until})).collect();
         json!({
@@ -183,16 +181,17 @@ fn backup_json(
             "repository_put": count(&requests.puts), "repository_get": count(&requests.gets),
             "repository_list": count(&requests.lists),
         },
-        "milvus": milvus.iter().map(super::milvus::found_json).collect::<Vec<_>>(), "attempts": attempts,
+        "milvus": milvus.iter().map(super::milvus::found_json).collect::<Vec<_>>(), "flushed": flushed, "attempts": attempts,
         "seconds": report.seconds, "warnings": report.warnings, "damage": report.damage, "notes": report.notes,
     })
 }
 
-fn print_backup(
-    out: &mut dyn Write,
-    report: &backup::Report,
-    milvus: &[guard::Found],
-) -> std::io::Result<()> {
+fn print_backup(out: &mut dyn Write, guarded: &guard::Report) -> std::io::Result<()> {
+    let guard::Report { backup: report, milvus, flushed, .. } = guarded;
+    if let Some(flushed) = flushed {
+        let (collections, databases) = (number(flushed.collections), number(flushed.databases));
+        writeln!(out, "flushed: {collections} collections of {databases} databases")?;
+    }
     if let Some(etcd) = &report.etcd {
         writeln!(
             out,
@@ -307,6 +306,7 @@ pub fn restore_options(session: &Session, arguments: &Restore) -> Result<restore
         delete_extra: arguments.delete_extra,
         overwrite: arguments.overwrite,
         keep_sessions: arguments.keep_sessions,
+        new_queue: arguments.milvus_new_queue,
         dry_run: arguments.dry_run,
     })
 }

@@ -9,9 +9,10 @@ use crate::browse::{self, Browser, Milvus};
 use crate::fault::Kind;
 use crate::forget;
 use crate::milvus::{Checked, Lack, Missing};
+use crate::progress::Phase;
 use crate::repository::{self, Moment, Repository};
 use crate::restore;
-use crate::source;
+use crate::source::{self, FlushError, Flushed, MilvusAccess};
 
 pub use prove::{Proof, prove};
 
@@ -29,6 +30,8 @@ pub struct Options {
     pub bucket_root: Option<String>,
     /// The management port on which the garbage collector is paused meanwhile.
     pub management: Option<String>,
+    /// Where every collection is flushed before.
+    pub flush: Option<MilvusAccess>,
 }
 
 /// Why it failed.
@@ -84,6 +87,8 @@ pub struct Report {
     pub backup: backup::Report,
     /// Every Milvus.
     pub milvus: Vec<Found>,
+    /// What was flushed before, where that was wanted and done.
+    pub flushed: Option<Flushed>,
     /// How often it was taken.
     pub attempts: u32,
 }
@@ -100,6 +105,7 @@ pub fn backup(repository: &Repository, options: &backup::Options, milvus: &Optio
         let note = |why| warnings.push(format!("the garbage collector of Milvus was not paused: {why}"));
         source::pause_collector(runtime, url).map_err(note).ok()
     });
+    let flushed = flush(repository, milvus, &mut warnings)?;
     let mut report = backup::run(repository, options)?;
     let mut last = Vec::new();
     let mut attempts = 1;
@@ -117,7 +123,7 @@ pub fn backup(repository: &Repository, options: &backup::Options, milvus: &Optio
         if missing.is_empty() || missing == last || attempts == ATTEMPTS {
             report.warnings.extend(warnings.into_iter().chain(lacking(&found)));
             let milvus = found.into_iter().map(Found::from).collect();
-            return Ok(Report { backup: report, milvus, attempts });
+            return Ok(Report { backup: report, milvus, flushed, attempts });
         }
         last = missing;
         wait(repository, PAUSE * attempts)?;
@@ -126,7 +132,7 @@ pub fn backup(repository: &Repository, options: &backup::Options, milvus: &Optio
                 report.warnings.extend(warnings.into_iter().chain(lacking(&found)));
                 report.warnings.push(format!("it could not be taken again: {error}"));
                 let milvus = found.into_iter().map(Found::from).collect();
-                return Ok(Report { backup: report, milvus, attempts });
+                return Ok(Report { backup: report, milvus, flushed, attempts });
             }
             next => next?,
         };
@@ -136,6 +142,21 @@ pub fn backup(repository: &Repository, options: &backup::Options, milvus: &Optio
                 .push(format!("snapshot {}, which this one replaces, is still there: {error}", report.id));
         }
         (report, attempts) = (next, attempts + 1);
+    }
+}
+
+/// Flushes before anything is read. What cannot be flushed is said, and the backup is made all the same.
+fn flush(repository: &Repository, milvus: &Options, warnings: &mut Vec<String>) -> Result<Option<Flushed>> {
+    let Some(access) = &milvus.flush else { return Ok(None) };
+    let context = repository.context();
+    context.progress.begin(Phase { name: "flushing Milvus", unit: "collections" });
+    match source::flush(&context.runtime, access, &context.cancel) {
+        Ok(flushed) => Ok(Some(flushed)),
+        Err(FlushError::Interrupted(interrupted)) => Err(repository::Error::from(interrupted).into()),
+        Err(error) => {
+            warnings.push(format!("rows that Milvus had not flushed are not in this snapshot: {error}"));
+            Ok(None)
+        }
     }
 }
 
@@ -173,7 +194,7 @@ fn look(repository: &Repository, report: &backup::Report, milvus: &Options) -> R
 /// What is missing, for people.
 fn lacking(found: &[Milvus]) -> Vec<String> {
     let say = |milvus: &Milvus| {
-        let checked = milvus.checked.as_ref().filter(|checked| !checked.is_complete())?;
+        let checked = milvus.checked.as_ref()?;
         let first = checked.missing.first()?;
         let what = match first.lack {
             Lack::Missing => "is not there".to_owned(),

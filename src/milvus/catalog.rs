@@ -95,6 +95,8 @@ pub struct Segment {
     pub partition: i64,
     /// Its rows, deleted ones with them.
     pub rows: u64,
+    /// How many it may take.
+    pub most_rows: u64,
     /// Its state.
     pub state: SegmentState,
     /// Its level; 1 holds deletes only.
@@ -103,6 +105,8 @@ pub struct Segment {
     pub storage: i64,
     /// Whether a manifest lists its files (storage version 3).
     pub manifest: bool,
+    /// Whether an index of it lies in another place than those that are known.
+    pub elsewhere: bool,
     /// Rows that its delta logs delete, each counted as often as it was deleted.
     pub deletes: u64,
 }
@@ -363,10 +367,12 @@ impl Catalog {
             collection: info.collection,
             partition: info.partition,
             rows: info.rows.max(0) as u64,
+            most_rows: info.most_rows.max(0) as u64,
             state: SegmentState::of(&info),
             level: info.level,
             storage: info.storage,
             manifest: !info.manifest.is_empty(),
+            elsewhere: false,
             deletes: 0,
         };
         self.segments.insert(info.id, segment);

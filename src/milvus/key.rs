@@ -54,15 +54,21 @@ pub(super) fn of(root: &str, rest: &str) -> Vec<u8> {
     if root.is_empty() { rest.into() } else { format!("{root}/{rest}").into() }
 }
 
+/// What the keys begin with that say what the Milvus at `root` holds.
+pub fn metadata_prefix(root: &str) -> Vec<u8> {
+    of(root, "meta/")
+}
+
 /// What the keys begin with that belong to the running servers of the Milvus at `root`, and mean nothing to
 /// the next ones.
 pub fn session_prefix(root: &str) -> Vec<u8> {
     of(root, "meta/session/")
 }
 
-/// Where the Milvus at `root` remembers which ids it has given away.
-pub fn allocator(root: &str) -> Vec<u8> {
-    of(root, "kv/gid/idTimestamp")
+/// What the keys begin with in which the Milvus at `root` remembers which ids and timestamps it has given
+/// away: numbers of eight bytes, the greatest byte first, that only grow.
+pub fn counters_prefix(root: &str) -> Vec<u8> {
+    of(root, "kv/")
 }
 
 #[cfg(test)]

@@ -8,12 +8,16 @@ mod catalog;
 mod config;
 mod key;
 mod proto;
+mod queue;
 mod reference;
+mod rewrite;
 mod root;
 mod survey;
 
 pub use catalog::{Catalog, Checkpoint, Collection, Database, Field, Index, Role, Segment, SegmentState};
 pub use config::bucket_root;
-pub use key::{allocator, session_prefix};
+pub use key::{counters_prefix, metadata_prefix, session_prefix};
+pub use queue::Queue;
 pub use reference::{Checked, Held, Lack, Missing, Objects};
+pub use rewrite::Rewrite;
 pub use survey::{Found, Instance, Survey, survey};

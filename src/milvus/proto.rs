@@ -137,6 +137,8 @@ pub struct SegmentInfo {
     pub rows: i64,
     #[prost(int32, tag = "6")]
     pub state: i32,
+    #[prost(int64, tag = "7")]
+    pub most_rows: i64,
     #[prost(bool, tag = "17")]
     pub importing: bool,
     #[prost(int32, tag = "20")]
@@ -214,6 +216,9 @@ pub struct SegmentIndex {
     pub deleted: bool,
     #[prost(uint64, tag = "14")]
     pub size: u64,
+    /// 0: below `index_files/<build>/`.
+    #[prost(int32, tag = "22")]
+    pub path_version: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::catalog::Catalog;
-use super::proto::{Binlog, SegmentIndex};
+use super::proto::{Binlog, SegmentIndex, SegmentInfo};
 use super::survey::Instance;
 use crate::format::{Item, ItemState, Root};
 use crate::repository::{self, Error, Moment, Result};
@@ -21,12 +21,15 @@ const FOLDERS: [&str; 5] = ["insert_log", "delta_log", "stats_log", "bm25_stats"
 /// From here on sizes that are recorded leave out what surrounds the columns.
 const PACKED_STORAGE: i64 = 2;
 
+/// In the place of an index.
+pub(super) const MANIFEST: i64 = -1;
+
 /// Who needs an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reference {
     pub collection: i64,
     pub segment: i64,
-    /// The index it is a part of; 0 for logs.
+    /// The index it is a part of; 0 for logs, [`MANIFEST`] for the list of a segment's files.
     pub index: i64,
     /// Its size, where it is recorded.
     pub size: u64,
@@ -89,10 +92,22 @@ impl Object {
         Object { key, root: None, size }
     }
 
+    /// The manifest of a segment whose files are listed in one.
+    pub fn of_manifest(info: &SegmentInfo) -> Option<(Object, Reference)> {
+        let json: serde_json::Value = serde_json::from_str(&info.manifest).ok()?;
+        let (base, version) = (json.get("base_path")?.as_str()?, json.get("ver")?.as_i64()?);
+        let path = format!("{}/_metadata/manifest-{version}.avro", base.trim_end_matches('/'));
+        let at = path.find("insert_log/").filter(|&at| at == 0 || path.as_bytes()[at - 1] == b'/')?;
+        let root = path[..at].trim_end_matches('/').to_owned();
+        let object = Object { key: path[at..].to_owned(), root: Some(root), size: 0 };
+        let SegmentInfo { collection, id: segment, .. } = *info;
+        Some((object, Reference { collection, segment, index: MANIFEST, size: 0 }))
+    }
+
     /// The files of an index that is built.
     pub fn of_index(built: &SegmentIndex) -> Vec<(String, Reference)> {
         const FINISHED: i32 = 3;
-        if built.state != FINISHED || built.deleted {
+        if built.state != FINISHED || built.deleted || built.path_version != 0 {
             return Vec::new();
         }
         let SegmentIndex { collection, partition, segment, index, build, version, .. } = *built;
@@ -160,16 +175,24 @@ pub struct Checked {
     pub missing: Vec<Missing>,
     /// How many there are.
     pub missing_count: u64,
-    /// Live segments whose files are listed in manifests, which are not read.
+    /// Live segments of which not all was looked for: their files are listed in manifests, which are not read,
+    /// or an index lies in a place that is not known.
     pub unchecked_segments: u64,
 }
 
 impl Catalog {
     /// Whether what refers to the object is alive.
     fn is_needed(&self, reference: &Reference) -> bool {
-        let live = self.segments.get(&reference.segment).is_some_and(|segment| segment.state.is_live());
+        let Some(segment) = self.segments.get(&reference.segment).filter(|s| s.state.is_live()) else {
+            return false;
+        };
         let index = |collection: &super::Collection| collection.indexes.contains_key(&reference.index);
-        live && (reference.index == 0 || self.collections.get(&reference.collection).is_some_and(index))
+        match reference.index {
+            // Logs of a segment with a manifest are what that lists.
+            0 => !segment.manifest,
+            MANIFEST => true,
+            _ => self.collections.get(&reference.collection).is_some_and(index),
+        }
     }
 
     /// The size that the object must have, where that can be told.
@@ -289,9 +312,9 @@ impl Instance {
             Some(root) => root,
             None => choose_root(nodes, objects, &sample)?,
         };
-        let manifests = self.catalog.segments.values().filter(|s| s.state.is_live() && s.manifest);
+        let live = self.catalog.segments.values().filter(|segment| segment.state.is_live());
         let mut checked = Checked {
-            unchecked_segments: manifests.count() as u64,
+            unchecked_segments: live.filter(|s| s.manifest || s.elsewhere).count() as u64,
             bucket_root: root.clone(),
             ..Checked::default()
         };
@@ -350,9 +373,9 @@ fn choose_root(nodes: &dyn Nodes, objects: Objects, sample: &[(Vec<u8>, Referenc
 }
 
 impl Checked {
-    /// Whether all is there.
+    /// Whether all is there: nothing is missing, and nothing was not looked for.
     pub fn is_complete(&self) -> bool {
-        self.missing_count == 0
+        self.missing_count == 0 && self.unchecked_segments == 0
     }
 
     fn note(&mut self, key: Vec<u8>, reference: &Reference, size: Option<u64>, found: Option<Item>) {
@@ -363,7 +386,7 @@ impl Checked {
             Some(item) => {
                 held.objects += 1;
                 held.bytes += item.size;
-                held.index_bytes += if reference.index != 0 { item.size } else { 0 };
+                held.index_bytes += if reference.index > 0 { item.size } else { 0 };
                 let recorded = size.filter(|&size| size != item.size);
                 recorded.map(|recorded| Lack::Size { recorded, found: item.size })
             }

@@ -41,9 +41,13 @@ pub struct Instance {
     pub sessions: BTreeSet<Vec<u8>>,
     /// The root path in the bucket, where its keys say so.
     pub bucket_root: Option<String>,
+    /// Whether it keeps its own places in a write-ahead log (2.6).
+    pub write_ahead: bool,
     pub(super) references: Sorter,
     /// Rows that delta logs delete, by segment.
     deletes: HashMap<i64, u64>,
+    /// Segments with an index in a place that is not known.
+    elsewhere: BTreeSet<i64>,
     recognised: bool,
 }
 
@@ -116,6 +120,11 @@ impl Survey {
                     segment.deletes = deletes;
                 }
             }
+            for segment in std::mem::take(&mut instance.elsewhere) {
+                if let Some(segment) = instance.catalog.segments.get_mut(&segment) {
+                    segment.elsewhere = true;
+                }
+            }
             instance
         });
         Found { instances: finished.collect(), left_out: self.left_out }
@@ -133,8 +142,10 @@ impl Instance {
             unreadable_count: 0,
             sessions: BTreeSet::new(),
             bucket_root: None,
+            write_ahead: false,
             references: Sorter::new(spool, SORT_BYTES),
             deletes: HashMap::new(),
+            elsewhere: BTreeSet::new(),
             recognised: false,
         }
     }
@@ -185,7 +196,12 @@ impl Instance {
                 let known = self.catalog.add_root_coord(rest, value)?;
                 return Ok(known.then(Vec::new));
             }
-            ["datacoord-meta", "s", _, _, _] => self.catalog.add_segment(SegmentInfo::decode(value)?),
+            ["datacoord-meta", "s", _, _, _] => {
+                let info = SegmentInfo::decode(value)?;
+                let manifest = Object::of_manifest(&info);
+                self.catalog.add_segment(info);
+                return Ok(Some(self.noted(manifest)));
+            }
             ["datacoord-meta", kind @ ("binlog" | "deltalog" | "statslog" | "bm25log"), c, p, s, _] => {
                 let place = [c, p, s].map(|id| id.parse().unwrap_or(0));
                 return Ok(Some(self.logs(kind, place, FieldBinlog::decode(value)?)));
@@ -212,6 +228,9 @@ impl Instance {
             ["field-index", _, _] => self.catalog.add_index(FieldIndex::decode(value)?),
             ["segment-index", _, _, _, _] => {
                 let index = SegmentIndex::decode(value)?;
+                if index.path_version != 0 && !index.deleted {
+                    self.elsewhere.insert(index.segment);
+                }
                 return Ok(Some(Object::of_index(&index)));
             }
             ["querycoord-collection-loadinfo", _] => {
@@ -226,16 +245,8 @@ impl Instance {
                 self.sessions.insert(key::of(&self.root, &format!("meta/{}", parts.join("/"))));
                 self.read_session(value);
             }
-            [
-                "snapshots"
-                | "channelwatch"
-                | "session-id"
-                | "streamingcoord-meta"
-                | "streamingnode-meta"
-                | "wal-meta"
-                | "replicating-meta",
-                ..,
-            ] => {}
+            ["streamingcoord-meta" | "streamingnode-meta" | "wal-meta", ..] => self.write_ahead = true,
+            ["snapshots" | "channelwatch" | "session-id" | "replicating-meta", ..] => {}
             _ => return Ok(None),
         }
         nothing
@@ -262,12 +273,17 @@ impl Instance {
             let reference = Reference { collection, segment, index: 0, size: object.size };
             (object, reference)
         };
-        let found: Vec<_> = logs.binlogs.iter().map(object).collect();
-        for (object, _) in &found {
+        self.noted(logs.binlogs.iter().map(object))
+    }
+
+    /// Objects by their keys; what they say of the root path is kept.
+    fn noted(&mut self, found: impl IntoIterator<Item = (Object, Reference)>) -> Vec<(String, Reference)> {
+        let noted = found.into_iter().map(|(object, reference)| {
             if self.bucket_root.is_none() {
                 self.bucket_root.clone_from(&object.root);
             }
-        }
-        found.into_iter().map(|(object, reference)| (object.key, reference)).collect()
+            (object.key, reference)
+        });
+        noted.collect()
     }
 }

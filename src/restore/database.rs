@@ -114,6 +114,10 @@ impl<'a> Run<'a> {
             let why = "in a database file keys keep their names: --map etcd: is for a live etcd";
             return Err(repository::Error::Usage(why.into()).into());
         }
+        if self.options.new_queue {
+            let why = "in a database file values stay as they are: --milvus-new-queue is for a live etcd";
+            return Err(repository::Error::Usage(why.into()).into());
+        }
         self.check_named_keys()?;
         WholeFile::check(&options.path, self.options.overwrite)?;
         let mut sessions = Vec::new();

@@ -37,8 +37,13 @@ impl<'a> Run<'a> {
         let spool = self.repository.spool();
         let all = state(&self.nodes, self.at()?, &scope.beginning(), &spool)?;
         let chosen = all.filter(move |entry| entry.as_ref().map_or(true, |(key, _)| scope.takes(key)));
+        let chosen = chosen.map(|entry| {
+            let (key, state) = entry?;
+            let state = self.adapted(&key, state)?;
+            Ok::<_, Error>((key, state))
+        });
         if scope.maps.is_empty() {
-            return Ok(Box::new(chosen.map(|entry| Ok(entry?))));
+            return Ok(Box::new(chosen));
         }
         let failed = move |e: std::io::Error| Error::Spool(spool.display().to_string(), e);
         let mut sorter = Sorter::new(&self.repository.spool(), SORT_BYTES);

@@ -1,13 +1,14 @@
-//! What a Milvus needs beside its bytes: some keys must not come back, and some point elsewhere.
+//! What a Milvus needs beside its bytes: some keys must not come back, and some values point elsewhere.
+
+use std::collections::BTreeMap;
 
 use super::mapping::Scope;
 use super::{Error, Result, Run};
 use crate::etcd::Etcd;
-use crate::milvus::{Instance, allocator, session_prefix, survey};
-use crate::target::EtcdTarget;
-
-/// Bytes of a message's id in rocksmq and Kafka; Pulsar's are longer.
-const SHORT_MESSAGE_ID: usize = 8;
+use crate::format::{Content, KeyState};
+use crate::milvus::{Instance, Queue, Rewrite, counters_prefix, metadata_prefix, session_prefix, survey};
+use crate::repository::{self, content_bytes, state};
+use crate::target::{self, EtcdTarget};
 
 impl Run<'_> {
     /// What of etcd is restored.
@@ -26,7 +27,7 @@ impl Run<'_> {
         let Some(etcd) = self.moment.etcd().filter(|_| self.options.etcd.is_some()) else { return Ok(()) };
         for instance in survey(&self.nodes, etcd, &self.repository.spool())?.instances {
             let sessions = session_prefix(&instance.root);
-            self.check_running(&instance.root, &sessions)?;
+            self.look_at_target(&instance.root, &sessions)?;
             if !instance.sessions.is_empty() && !self.options.keep_sessions {
                 self.notes.push(format!(
                     "left out: {} keys below {}, which belonged to servers that ran then (--keep-sessions)",
@@ -35,46 +36,117 @@ impl Run<'_> {
                 ));
                 self.left_out.extend(instance.sessions.iter().cloned());
             }
-            self.say_positions(&instance);
+            self.look_at_queue(&instance)?;
+            if self.options.new_queue || self.moves_objects() {
+                self.say_unreadable(&instance);
+                self.rewritten.push(metadata_prefix(&instance.root));
+            }
         }
         Ok(())
     }
 
-    /// Under servers that run, ids and timestamps must not go backwards.
-    fn check_running(&self, root: &str, sessions: &[u8]) -> Result<()> {
+    /// Under servers that run nothing is restored; and nothing lets ids and timestamps go backwards.
+    fn look_at_target(&mut self, root: &str, sessions: &[u8]) -> Result<()> {
         let scope = self.etcd_scope();
-        let Some(access) = self.options.etcd.as_ref().filter(|_| scope.takes(&allocator(root))) else {
-            return Ok(());
-        };
-        let sessions = scope.renamed(sessions);
-        let runtime = &self.repository.context().runtime;
-        let etcd = Etcd::connect(runtime, access).map_err(crate::target::Error::from)?.0;
-        let mut servers = 0;
-        for key in EtcdTarget::new(etcd).keys(&sessions) {
-            servers += u64::from(key.map_err(crate::target::Error::from)?.lease != 0);
+        let mut counters = BTreeMap::new();
+        for entry in state(&self.nodes, self.at()?, &counters_prefix(root), &self.repository.spool())? {
+            let (key, state) = entry?;
+            if scope.takes(&key) {
+                counters.insert(scope.renamed(&key), (key, content_bytes(&self.nodes, &state.value)?));
+            }
         }
-        match servers {
-            0 => Ok(()),
-            _ => Err(Error::Running { sessions: String::from_utf8_lossy(&sessions).into_owned(), servers }),
+        let Some(access) = self.options.etcd.as_ref().filter(|_| !counters.is_empty()) else { return Ok(()) };
+        let runtime = &self.repository.context().runtime;
+        let present = |prefix: &[u8]| {
+            let etcd = Etcd::connect(runtime, access).map_err(target::Error::from)?.0;
+            let keys = EtcdTarget::new(etcd).keys(prefix).collect::<std::result::Result<Vec<_>, _>>();
+            Ok::<_, Error>(keys.map_err(target::Error::from)?)
+        };
+        let there = scope.renamed(sessions);
+        let servers = present(&there)?.iter().filter(|session| session.lease != 0).count() as u64;
+        if servers > 0 {
+            return Err(Error::Running { sessions: String::from_utf8_lossy(&there).into_owned(), servers });
+        }
+        for present in present(&scope.renamed(&counters_prefix(root)))? {
+            let Some((key, value)) = counters.remove(&present.key) else { continue };
+            if present.value.len() == value.len() && present.value > value {
+                let name = String::from_utf8_lossy(&present.key).into_owned();
+                self.notes.push(format!("left as it is: {name}, which has come further on the target"));
+                self.left_out.insert(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Places in message queues: pointed at the begin where that is wanted, else told where they matter.
+    fn look_at_queue(&mut self, instance: &Instance) -> Result<()> {
+        let root = &instance.root;
+        if instance.write_ahead && self.options.new_queue {
+            let why = format!(
+                "Milvus at {root:?} has a write-ahead log (2.6), with places that icecore cannot change: restore it \
+                 without --milvus-new-queue"
+            );
+            return Err(repository::Error::Usage(why).into());
+        }
+        let mut channels: BTreeMap<Queue, u64> = BTreeMap::new();
+        for checkpoint in instance.catalog.checkpoints.values() {
+            *channels.entry(Queue::of(&checkpoint.message)).or_default() += 1;
+        }
+        channels.remove(&Queue::Unread);
+        for (queue, count) in channels {
+            let name = queue.name();
+            match queue {
+                Queue::Other if self.options.new_queue => self.warnings.push(format!(
+                    "Milvus at {root:?}: places in {count} channels of {name} stay as they are"
+                )),
+                _ if self.options.new_queue => self.notes.push(format!(
+                    "Milvus at {root:?}: {count} channels of {name} are read from their begin"
+                )),
+                // It is kept with Milvus's local files, and one that begins anew is read from its begin.
+                Queue::Rocksmq => {}
+                _ => self.warnings.push(format!(
+                    "Milvus at {root:?} goes on reading {count} channels of {name} where it had stopped then. Where \
+                     their topics are gone or were made anew, restore with --milvus-new-queue; docs/milvus.md, \
+                     \"Message queues\""
+                )),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether objects get other keys.
+    fn moves_objects(&self) -> bool {
+        !self.options.objects_maps.is_empty() || !self.new_prefix().is_empty()
+    }
+
+    /// What goes before every key.
+    fn new_prefix(&self) -> &str {
+        self.options.bucket.as_ref().map_or("", |(_, _, prefix)| prefix)
+    }
+
+    fn say_unreadable(&mut self, instance: &Instance) {
+        if instance.unreadable_count > 0 {
+            self.warnings.push(format!(
+                "Milvus at {:?}: {} values cannot be read, for example of {}; paths and places in them stay as they are",
+                instance.root, instance.unreadable_count, instance.unreadable[0]
+            ));
         }
     }
 
-    fn say_positions(&mut self, instance: &Instance) {
-        let root = &instance.root;
-        let positions = instance.catalog.checkpoints.values();
-        let elsewhere = positions.filter(|position| position.message.len() > SHORT_MESSAGE_ID).count();
-        if elsewhere > 0 {
-            self.warnings.push(format!(
-                "Milvus at {root:?} goes on reading {elsewhere} channels of Pulsar where it had stopped: it needs the \
-                 topics that it used then; docs/milvus.md, \"Message queues\""
-            ));
+    /// A key's state as the target should have it: with the keys that objects have there.
+    pub(super) fn adapted(&self, key: &[u8], state: KeyState) -> Result<KeyState> {
+        if !self.rewritten.iter().any(|prefix| key.starts_with(prefix)) {
+            return Ok(state);
         }
-        let Some(files) = &instance.bucket_root else { return };
-        if self.options.objects_maps.iter().any(|map| map.from.starts_with(files.as_bytes())) {
-            self.warnings.push(format!(
-                "Milvus at {root:?} has the root path {files:?} of its bucket inside of its keys; --map does not \
-                 change it there"
-            ));
-        }
+        let scope = self.options.objects_scope();
+        let path = |key: &str| {
+            let new = String::from_utf8(scope.renamed(key.as_bytes())).ok()?;
+            Some(format!("{}{new}", self.new_prefix()))
+        };
+        let rewrite = Rewrite { path: &path, new_queue: self.options.new_queue };
+        Ok(match rewrite.value(key, &content_bytes(&self.nodes, &state.value)?) {
+            Some(value) => KeyState { value: Content::Inline(value), ..state },
+            None => state,
+        })
     }
 }

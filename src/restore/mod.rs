@@ -78,6 +78,8 @@ pub struct Options {
     pub overwrite: bool,
     /// Restore what belonged to running servers of a Milvus, too.
     pub keep_sessions: bool,
+    /// Where a Milvus goes on reading its message queue becomes the queue's begin.
+    pub new_queue: bool,
     /// Only say what would be done.
     pub dry_run: bool,
 }
@@ -235,12 +237,41 @@ struct Run<'a> {
     notes: Vec<String>,
     /// Keys that are not restored.
     left_out: BTreeSet<Vec<u8>>,
+    /// Beginnings of keys whose values may change.
+    rewritten: Vec<Vec<u8>>,
     /// Settings that were set.
     settings: Vec<String>,
     /// Objects that are only the nearest known.
     nearest: u64,
     /// Objects that are the version of the likely time.
     by_version: u64,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        repository: &'a Repository,
+        moment: &'a Moment,
+        options: &'a Options,
+        nodes: ReadWrite<'a>,
+        show: &'a (dyn Fn(Change) + Sync),
+    ) -> Run<'a> {
+        let (warnings, notes, left_out, rewritten, settings) = Default::default();
+        let (nearest, by_version) = (0, 0);
+        Run {
+            repository,
+            options,
+            moment,
+            nodes,
+            show,
+            warnings,
+            notes,
+            left_out,
+            rewritten,
+            settings,
+            nearest,
+            by_version,
+        }
+    }
 }
 
 /// What a plan found in the target.
@@ -362,21 +393,7 @@ pub fn run(
     };
     let reader = repository.reader(view)?;
     let nodes = ReadWrite::new(&reader, None);
-    let (warnings, notes, left_out, settings) = Default::default();
-    let (nearest, by_version) = (0, 0);
-    let mut run = Run {
-        repository,
-        options,
-        moment,
-        nodes,
-        show,
-        warnings,
-        notes,
-        left_out,
-        settings,
-        nearest,
-        by_version,
-    };
+    let mut run = Run::new(repository, moment, options, nodes, show);
     let line = line_of(&view.snapshots, &moment.info);
     run.look_at_milvus()?;
     // All targets answer before any is written to.

@@ -18,7 +18,7 @@ pub use bucket::{Body, Bucket, BucketOptions, Fetched, Head, Reading, Requests};
 pub use directory::{Directory, DirectoryOptions, Seen, shows};
 pub use etcd::{Spooled, Watched, ranges, snapshot, watch};
 pub use listing::{Listed, Listing, Version};
-pub use milvus::{Paused, pause_collector};
+pub use milvus::{FlushError, Flushed, MilvusAccess, Paused, flush, pause_collector};
 pub use settings::Settings;
 pub use versions::Versions;
 

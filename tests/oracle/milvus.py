@@ -4,14 +4,21 @@
     milvus.py ADDRESS fill [--rows N]      databases, collections, partitions, aliases, indexes, users, roles
     milvus.py ADDRESS insert-more          inserts, deletes, a new partition
     milvus.py ADDRESS replace              a collection dropped, another one made, a new user
-    milvus.py ADDRESS churn SECONDS        inserts and deletes, flushed one by one: Milvus compacts
+    milvus.py ADDRESS churn SECONDS        inserts and deletes, flushed one by one, and compaction; a collection
+                                           comes and goes
+    milvus.py ADDRESS grow COUNT           rows that are not flushed
+    milvus.py ADDRESS small                one collection of 500 rows, flushed
+    milvus.py old-paths ETCD ROOT          logs in etcd get the whole keys of their objects, below ROOT in the bucket,
+                                           as Milvus before 2.2 wrote them
     milvus.py ADDRESS record FILE          everything a client can see, as JSON
     milvus.py compare FILE FILE            exit 1 and what differs, where they differ
     milvus.py ADDRESS insert               rows go in and are found
 """
+import base64
 import json
 import sys
 import time
+import urllib.request
 
 import numpy as np
 from pymilvus import (Collection, CollectionSchema, DataType, FieldSchema, MilvusException, Role, connections,
@@ -121,7 +128,75 @@ def churn(address, seconds):
         collection.insert(words(first, 300))
         collection.delete(f"id in {list(range(first, first + 300, 3))}")
         collection.flush()
+        brief = make_words("brief", HNSW)
+        brief.insert(words(0, 300))
+        brief.flush()
+        collection.compact()
+        utility.drop_collection("brief")
         first += 300
+
+
+def grow(address, rows):
+    connect(address)
+    Collection("words").insert(words(40_000_000, rows))
+
+
+def small(address):
+    connect(address)
+    collection = make_words("small", IVF)
+    collection.insert(words(0, 500))
+    collection.flush()
+
+
+def varint(data, at):
+    value = shift = 0
+    while True:
+        value |= (data[at] & 127) << shift
+        shift, at = shift + 7, at + 1
+        if data[at - 1] < 128:
+            return value, at
+
+
+def encode(value):
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])
+
+
+def old_paths(etcd, root):
+    folders = {"binlog": "insert_log", "statslog": "stats_log", "deltalog": "delta_log"}
+    call = lambda what, body: json.load(urllib.request.urlopen(f"{etcd}/v3/kv/{what}", json.dumps(body).encode()))
+    b64 = lambda data: base64.b64encode(data).decode()
+    done = 0
+    for kind, folder in folders.items():
+        first = f"by-dev/meta/datacoord-meta/{kind}/".encode()
+        for kv in call("range", {"key": b64(first), "range_end": b64(first[:-1] + b"0")}).get("kvs", []):
+            key, value = base64.b64decode(kv["key"]).decode(), base64.b64decode(kv.get("value", ""))
+            *_, collection, partition, segment, field = key.split("/")
+            at, made = 0, b""
+            while at < len(value):
+                begin, (tag, at) = at, varint(value, at)
+                length, at = varint(value, at)
+                if tag != 2 << 3 | 2:
+                    made += value[begin:at]
+                    continue
+                log, at = value[at:at + length], at + length
+                place, end, number = 0, len(log), 0
+                while place < end:
+                    inner, place = varint(log, place)
+                    assert inner & 7 == 0, "a log without a path has numbers only"
+                    content, place = varint(log, place)
+                    number = content if inner >> 3 == 6 else number
+                middle = f"{field}/" if kind != "deltalog" else ""
+                path = f"{root}/{folder}/{collection}/{partition}/{segment}/{middle}{number}".encode()
+                log += encode(4 << 3 | 2) + encode(len(path)) + path
+                made += encode(tag) + encode(len(log)) + log
+                done += 1
+            if made:
+                call("put", {"key": kv["key"], "value": b64(made)})
+    print(f"{done} logs")
+    assert done > 0
 
 
 def insert(address):
@@ -217,6 +292,8 @@ def main():
         differ = compare(one, other)
         print("\n".join(differ[:20]) or "the same")
         sys.exit(bool(differ))
+    if sys.argv[1] == "old-paths":
+        return old_paths(*sys.argv[2:4])
     address, verb, *rest = sys.argv[1:]
     if verb == "fill":
         fill(address, int(rest[1]) if rest else 3000)
@@ -228,6 +305,10 @@ def main():
         churn(address, float(rest[0]))
     elif verb == "insert":
         insert(address)
+    elif verb == "grow":
+        grow(address, int(rest[0]))
+    elif verb == "small":
+        small(address)
     elif verb == "record":
         with open(rest[0], "w") as out:
             json.dump(record(address), out, indent=1, default=str)
