@@ -13,6 +13,7 @@ use jiff::tz::TimeZone;
 use crate::fault::Kind;
 use crate::format::{Name, Tombstone};
 use crate::id::SessionId;
+use crate::pool;
 use crate::prune;
 use crate::repository::{self, Repository, SnapshotInfo, View};
 
@@ -109,15 +110,34 @@ fn put_tombstone(repository: &Repository, sid: SessionId) -> repository::Result<
     }
 }
 
+/// Tombstones put at once.
+const AT_ONCE: usize = 8;
 /// What was decided is decided again, so often, while collections remove what was being looked at.
 const TRIES: usize = 8;
+
+fn put_tombstones(repository: &Repository, sids: impl Iterator<Item = SessionId>) -> Result<()> {
+    let put = |_: &mut (), sid| Ok(put_tombstone(repository, sid)?);
+    pool::run(
+        AT_ONCE,
+        AT_ONCE,
+        || (),
+        put,
+        |tombstones| {
+            for sid in sids {
+                repository.context().cancel.check().map_err(repository::Error::from)?;
+                tombstones.give(sid).map_err(repository::Error::from)?;
+            }
+            Ok(())
+        },
+    )
+}
 
 /// Decides, and unless it is a dry run forgets and prunes.
 pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
     let (mut report, bound) = decide_now(repository, options)?;
     if !options.dry_run {
-        report.forgotten().try_for_each(|info| forget(repository, info))?;
-        report.damaged.iter().try_for_each(|sid| put_tombstone(repository, *sid))?;
+        let gone = report.forgotten().map(|info| info.id);
+        put_tombstones(repository, gone.chain(report.damaged.iter().copied()))?;
         if let Some(prune) = &options.prune {
             prune_to(repository, prune, bound, options.max_size, &mut report)?;
         }
@@ -271,8 +291,8 @@ fn prune_to(
             }
             let before: HashSet<SessionId> = report.forgotten().map(|info| info.id).collect();
             bound.cut(bound.kept - drop, &mut report.decisions);
-            let more = report.forgotten().filter(|info| !before.contains(&info.id));
-            more.into_iter().try_for_each(|info| forget(repository, info))?;
+            let more = report.forgotten().map(|info| info.id).filter(|sid| !before.contains(sid));
+            put_tombstones(repository, more)?;
             total.add(prune::run(repository, &tight)?);
             report.running = open_sessions(repository)?;
         }

@@ -3,22 +3,21 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
+use super::copy::{Copier, Group, read_back};
 use super::plan::{full, waste};
 use super::{Error, Result, Run};
 use crate::collection::{self, Step, Survival};
 use crate::fault::Kind;
 use crate::format::{Name, PackEntry, PackedChunk, Segment, SegmentName, Session, Verdict};
 use crate::id::{PackId, SessionId};
+use crate::pool::Pool;
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, Needed, Repository, SnapshotInfo, View};
-use crate::store::{Listing, PackReader, Reader, Writer, verify_pack};
+use crate::store::{Listing, Reader, Writer};
 
 /// Segments that list fewer chunks are merged once there are many of about one size.
 const SEGMENT_CHUNKS: u64 = 100_000;
 const SEGMENT_TIER: usize = 4;
-/// Needed chunks this near to each other are read with one request, up to so many bytes.
-const GAP: u64 = 128 << 10;
-const AT_ONCE: u64 = 8 << 20;
 
 /// Full names of segment files that are worth merging.
 pub(super) fn tiers(listings: &[Listing]) -> HashSet<String> {
@@ -60,8 +59,8 @@ impl Merger<'_> {
 }
 
 /// What is judged, and by what.
-struct Judgement<'a> {
-    repository: &'a Repository,
+struct Judgement<'a, 'r> {
+    repository: &'r Repository,
     number: u64,
     max_unused: f64,
     view: &'a View,
@@ -70,9 +69,8 @@ struct Judgement<'a> {
     there: HashMap<PackId, u64>,
     /// Condemned packs that a segment outside of this collection lists: they stay.
     spared: HashSet<PackId>,
-    /// Reads from the medium.
     reader: &'a Reader,
-    writer: Writer,
+    copies: &'a Pool<'a, Group, Error>,
     fates: HashMap<PackId, bool>,
 }
 
@@ -102,27 +100,59 @@ impl Run<'_> {
         let writer = repository.rewriter(number, index.clone(), written.clone());
         let reader = repository.reader_over(index.clone()).from_the_medium();
         let listings = index.listings()?;
-        let spared = spared(number, &view, &listings);
-        let (max_unused, fates) = (self.options.max_unused, HashMap::new());
-        let judgement = Judgement {
-            repository,
-            number,
-            max_unused,
-            view: &view,
-            needed,
-            there,
-            spared,
-            reader: &reader,
-            writer,
-            fates,
-        };
-        let (verdict, bytes) = judgement.decide(&listings, &pinned, &written)?;
+        let (spared, max_unused) = (spared(number, &view, &listings), self.options.max_unused);
+        let (view, reader) = (&view, &reader);
+        repository.context().progress.begin(Phase { name: "copying what is needed", unit: "packs" });
+        let copier = Copier { repository, reader, writer: &writer };
+        let decided = copier.run(|copies| {
+            let fates = HashMap::new();
+            let judgement = Judgement {
+                repository,
+                number,
+                max_unused,
+                view,
+                needed,
+                there,
+                spared,
+                reader,
+                copies,
+                fates,
+            };
+            judgement.decide(&listings)
+        })?;
+        let (verdict, bytes) = self.settle(number, view, &pinned, decided, (writer, &written))?;
         self.report.written_bytes += bytes;
         match repository.put_record(&Name::Verdict(number).to_string(), &verdict) {
             Err(repository::Error::Storage(error)) if error.is_exists() => {}
             done => done?,
         }
         Ok(Step::judged(number))
+    }
+
+    /// Everything is copied: it is read back and listed. Gives the verdict, and the bytes that were written.
+    fn settle(
+        &self,
+        number: u64,
+        view: &View,
+        pinned: &HashSet<SessionId>,
+        decided: Decided,
+        (writer, written): (Writer, &Mutex<Vec<SegmentName>>),
+    ) -> Result<(Verdict, u64)> {
+        let Decided { mut merger, mut segments, dead } = decided;
+        let finished = writer.finish()?;
+        let names = std::mem::take(&mut *written.lock().unwrap_or_else(|e| e.into_inner()));
+        read_back(self.repository, &names, &finished.segment)?;
+        finished.segment.packs.into_iter().try_for_each(|pack| merger.add(pack))?;
+        merger.flush()?;
+        segments.extend(names.into_iter().chain(merger.names));
+        let all =
+            view.snapshots.iter().map(|info| (info, false)).chain(view.forgotten.iter().map(|i| (i, true)));
+        let kept = all.filter(|(SnapshotInfo { id, .. }, gone)| {
+            collection::kept(number, id, *gone, pinned.contains(id))
+        });
+        let snapshots = kept.map(|(info, _)| info.id).collect();
+        let segments = segments.iter().map(SegmentName::to_string).collect();
+        Ok((Verdict { dead, segments, snapshots }, finished.stored.written_bytes + merger.bytes))
     }
 
     /// What sessions without a claim pin.
@@ -148,6 +178,14 @@ impl Run<'_> {
         }
         Ok(needed)
     }
+}
+
+/// What becomes of packs and of the segments that list them.
+struct Decided<'a> {
+    merger: Merger<'a>,
+    /// Segments that stay as they are.
+    segments: Vec<SegmentName>,
+    dead: Vec<PackId>,
 }
 
 /// Where a listing stands.
@@ -179,15 +217,10 @@ fn spared(number: u64, view: &View, listings: &[Listing]) -> HashSet<PackId> {
     others.flat_map(|listing| &listing.packs).filter(|id| view.condemned.contains(id)).copied().collect()
 }
 
-impl Judgement<'_> {
-    fn decide(
-        mut self,
-        listings: &[Listing],
-        pinned: &HashSet<SessionId>,
-        written: &Mutex<Vec<SegmentName>>,
-    ) -> Result<(Verdict, u64)> {
+impl<'r> Judgement<'_, 'r> {
+    /// Has what is needed copied out of packs that go, and lists what stays.
+    fn decide(mut self, listings: &[Listing]) -> Result<Decided<'r>> {
         let (repository, number) = (self.repository, self.number);
-        repository.context().progress.begin(Phase { name: "copying what is needed", unit: "packs" });
         let (listed, names) = (HashSet::new(), Vec::new());
         let mut merger = Merger { repository, number, open: Segment::default(), listed, names, bytes: 0 };
         let merged = tiers(listings);
@@ -205,24 +238,10 @@ impl Judgement<'_> {
                 }
             }
         }
-        let Judgement { writer, fates, spared, view, .. } = self;
-        let finished = writer.finish()?;
-        let names = std::mem::take(&mut *written.lock().unwrap_or_else(|e| e.into_inner()));
-        read_back(repository, &names, &finished.segment)?;
-        finished.segment.packs.into_iter().try_for_each(|pack| merger.add(pack))?;
-        merger.flush()?;
-        segments.extend(names.into_iter().chain(merger.names));
-        let lives = |id: &PackId| spared.contains(id) || fates.get(id).copied().unwrap_or(false);
-        let mut dead: Vec<PackId> = view.condemned.iter().copied().filter(|id| !lives(id)).collect();
+        let lives = |id: &PackId| self.spared.contains(id) || self.fates.get(id).copied().unwrap_or(false);
+        let mut dead: Vec<PackId> = self.view.condemned.iter().copied().filter(|id| !lives(id)).collect();
         dead.sort();
-        let all =
-            view.snapshots.iter().map(|info| (info, false)).chain(view.forgotten.iter().map(|i| (i, true)));
-        let kept = all.filter(|(SnapshotInfo { id, .. }, gone)| {
-            collection::kept(number, id, *gone, pinned.contains(id))
-        });
-        let snapshots = kept.map(|(info, _)| info.id).collect();
-        let segments = segments.iter().map(SegmentName::to_string).collect();
-        Ok((Verdict { dead, segments, snapshots }, finished.stored.written_bytes + merger.bytes))
+        Ok(Decided { merger, segments, dead })
     }
 
     fn load(&self, name: &str) -> Result<Segment> {
@@ -235,7 +254,7 @@ impl Judgement<'_> {
         }
     }
 
-    /// Whether a listed pack stays. Where it goes, what is needed of it has been copied.
+    /// Whether a listed pack stays. Where it goes, what is needed of it is copied.
     fn lives(&mut self, pack: &PackEntry) -> Result<bool> {
         if let Some(&lives) = self.fates.get(&pack.id) {
             return Ok(lives);
@@ -258,10 +277,10 @@ impl Judgement<'_> {
         for (chunk, position) in pack.chunks.iter().zip(0u32..) {
             self.repository.context().cancel.check()?;
             if self.must_be_copied(pack, chunk, position)? {
-                wanted.push((chunk, position));
+                wanted.push((*chunk, position));
             }
         }
-        self.copy(pack, &wanted)?;
+        Group::all(pack, wanted).into_iter().try_for_each(|group| self.copies.give(group))?;
         self.repository.context().progress.advance(Amount { items: 1, bytes: used.bytes });
         Ok(true)
     }
@@ -290,56 +309,6 @@ impl Judgement<'_> {
         }
         Ok(true)
     }
-
-    /// Reads chunks of a pack, neighbours together, and stores them anew.
-    fn copy(&self, pack: &PackEntry, wanted: &[(&PackedChunk, u32)]) -> Result<()> {
-        let name = Name::Pack(pack.kind, pack.id).to_string();
-        let (opener, namer) =
-            (PackReader::new(pack.id, pack.kind, self.repository.seal_secret()), self.repository.namer());
-        let end_of = |chunk: &PackedChunk| u64::from(chunk.offset) + u64::from(chunk.stored);
-        let mut rest = wanted;
-        while let Some((first, _)) = rest.first() {
-            self.repository.context().cancel.check()?;
-            let begin = u64::from(first.offset);
-            let near = rest.windows(2).take_while(|pair| {
-                let (gap, all) = (u64::from(pair[1].0.offset) - end_of(pair[0].0), end_of(pair[1].0) - begin);
-                gap <= GAP && all <= AT_ONCE
-            });
-            let (group, others) = rest.split_at(near.count() + 1);
-            let end = group.last().map_or(begin, |(chunk, _)| end_of(chunk));
-            let bytes = self.repository.storage().get_range(&name, begin, end - begin)?;
-            for (chunk, position) in group {
-                let at = (u64::from(chunk.offset) - begin) as usize;
-                let sealed = bytes.get(at..at + chunk.stored as usize).unwrap_or_default();
-                let plain = match opener.open(&namer, *position, chunk, sealed) {
-                    Ok(plain) => plain,
-                    // Another copy may be whole.
-                    Err(_) => self.reader.get(pack.kind, &chunk.id)?,
-                };
-                self.writer.put(pack.kind, plain)?;
-            }
-            rest = others;
-        }
-        Ok(())
-    }
-}
-
-/// Everything that was copied is read again before anything is deleted.
-fn read_back(repository: &Repository, names: &[SegmentName], last: &Segment) -> Result<()> {
-    let progress = &repository.context().progress;
-    progress.begin(Phase { name: "reading back what was copied", unit: "packs" });
-    let verify = |segment: &Segment| {
-        for pack in &segment.packs {
-            repository.context().cancel.check()?;
-            verify_pack(repository.storage(), repository.seal_secret(), &repository.namer(), pack)?;
-            progress.advance(Amount { items: 1, bytes: pack.size });
-        }
-        Result::Ok(())
-    };
-    for name in names {
-        verify(&repository.segment(&Name::Segment(*name).to_string())?)?;
-    }
-    verify(last)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! those of `collection::Step`. What goes and what is rewritten is a plan, a plain value: a dry run shows
 //! it, a prune carries it out once.
 
+mod copy;
 mod delete;
 mod judge;
 mod plan;

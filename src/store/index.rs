@@ -18,9 +18,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, MergeOperands, Options, WriteBatch};
+use rocksdb::{DB, Direction, IteratorMode, MergeOperands, Options, WriteBatch};
 use rustix::fs::{FlockOperation, flock};
 
+use super::table::blocks;
 use super::{Error, Result};
 use crate::context::Random;
 #[cfg(test)]
@@ -100,15 +101,9 @@ fn fail(home: &Path, what: impl std::fmt::Display) -> Error {
 }
 
 fn options() -> Options {
-    let mut table = BlockBasedOptions::default();
-    table.set_bloom_filter(10.0, false);
-    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE));
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    table.set_format_version(5);
     let mut options = Options::default();
     options.create_if_missing(true);
-    options.set_block_based_table_factory(&table);
+    options.set_block_based_table_factory(&blocks(BLOCK_CACHE));
     options.set_merge_operator_associative("append", append);
     options.set_max_open_files(-1);
     options.set_write_buffer_size(16 << 20);

@@ -8,6 +8,7 @@ mod index;
 mod own;
 mod pack;
 mod reader;
+mod table;
 mod writer;
 
 use crate::context::Interrupted;

@@ -4,9 +4,10 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use rocksdb::{BlockBasedOptions, Cache, DB, Options, WriteBatch};
+use rocksdb::{DB, Options, WriteBatch};
 
 use super::index::ALIVE;
+use super::table::blocks;
 use super::{Error, Result};
 use crate::id::ChunkId;
 use crate::lifeline::Lifeline;
@@ -60,13 +61,9 @@ impl Own {
 
     fn spill(&mut self) -> Result<()> {
         if self.table.is_none() {
-            let mut blocks = BlockBasedOptions::default();
-            blocks.set_bloom_filter(10.0, false);
-            blocks.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE));
-            blocks.set_cache_index_and_filter_blocks(true);
             let mut options = Options::default();
             options.create_if_missing(true);
-            options.set_block_based_table_factory(&blocks);
+            options.set_block_based_table_factory(&blocks(BLOCK_CACHE));
             options.set_write_buffer_size(16 << 20);
             self.lifeline = Lifeline::hold(&self.directory.with_extension(ALIVE)).ok();
             std::fs::create_dir_all(&self.directory).map_err(|e| self.fail(e))?;

@@ -4,9 +4,10 @@ use icecore::context::{Random, Seeded};
 use icecore::forget::{self, Options, Policy, Reason};
 use icecore::prune;
 use jiff::tz::TimeZone;
+use serde_json::Value;
 
 use crate::now;
-use crate::world::{Made, World, bytes_of, forget as forget_one, noise, store};
+use crate::world::{Made, World, begin, bytes_of, forget as forget_one, noise, store};
 
 pub fn options(policy: Policy, max_size: Option<u64>) -> Options {
     Options {
@@ -43,10 +44,13 @@ fn history(random: &Seeded) -> (World, Vec<Made>) {
 
 #[test]
 fn the_repository_is_at_most_as_large_as_the_bound_and_as_many_of_the_newest_as_fit_are_kept() {
-    let random = Seeded::new(77);
+    // Some histories; with ICECORE_SOAK=1 many.
+    let rounds = if std::env::var_os("ICECORE_SOAK").is_some() { 20 } else { 1 };
     let mut dropped = 0;
-    for percent in [35, 50, 60, 70, 80, 90, 97] {
-        let (world, made) = history(&random);
+    for (seed, percent) in
+        (0..rounds).flat_map(|n| [35, 50, 60, 70, 80, 90, 97].map(|percent| (77 + n, percent)))
+    {
+        let (world, made) = history(&Seeded::new(100 * seed + percent));
         let copy = world.copy();
         prune::run(&copy.open(1), &prune::Options { max_unused: 0.0, ..now() }).unwrap();
         let max = bytes_of(&copy.repository_path()) * percent / 100;
@@ -54,7 +58,7 @@ fn the_repository_is_at_most_as_large_as_the_bound_and_as_many_of_the_newest_as_
         let real = bytes_of(&world.repository_path());
         assert_eq!(real, report.repository_bytes);
         let left = world.open(2).view().unwrap().snapshots.len();
-        let told = format!("{percent}%: {left} of {} stay, {real} of {max} bytes", made.len());
+        let told = format!("seed {seed}, {percent}%: {left} of {} stay, {real} of {max} bytes", made.len());
         println!("{told}");
         match report.over {
             None => assert!(real <= max, "{told}"),
@@ -118,4 +122,44 @@ fn rules_keep_the_newest_and_a_prune_frees_what_the_dry_run_said() {
     assert_eq!(before - bytes_of(&world.repository_path().join("packs")), plan.frees());
     made[2..].iter().for_each(|made| made.reads_back(&world.open(2)));
     world.is_whole(3);
+}
+
+/// The program's exit code, its last line on stdout and what it said.
+fn program(world: &World, arguments: &[&str]) -> (Option<i32>, Value, Value) {
+    let output = world.program().args(arguments).output().unwrap();
+    let last = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        serde_json::from_str(text.lines().last().unwrap_or("null")).unwrap_or(Value::Null)
+    };
+    (output.status.code(), last(&output.stdout), last(&output.stderr))
+}
+
+#[test]
+fn a_bound_that_cannot_be_met_ends_with_5_and_one_that_waits_for_a_backup_with_3() {
+    let world = World::new();
+    let repository = world.init();
+    (0..5).for_each(|n| drop(store(&repository, &[&noise(n, 20_000)])));
+    let (code, said, _) = program(&world, &["forget", "--max-size", "90000", "--prune"]);
+    assert_eq!((code, &said["over_bytes"]), (Some(0), &Value::Null), "{said}");
+    let now = bytes_of(&world.repository_path());
+    assert!(now <= 90_000 && said["repository_bytes"] == now, "{now} {said}");
+    assert_eq!(repository.view().unwrap().snapshots.len(), 4, "as many as fit");
+
+    // What may not be dropped does not fit: said before anything is done, and after it.
+    let arguments = ["forget", "--max-size", "50000", "--keep-at-least", "3", "--prune"];
+    for more in [&["--dry-run"][..], &[]] {
+        let (code, said, error) = program(&world, &[&arguments, more].concat());
+        assert_eq!((code, &error["error"]["code"]), (Some(5), &"size_bound".into()), "{said} {error}");
+        assert!(said["over_bytes"].as_u64().is_some_and(|over| over > 10_000), "{said}");
+    }
+    assert_eq!(repository.view().unwrap().snapshots.len(), 3);
+
+    // A backup that runs may hold more than it will in the end.
+    let session = begin(&repository);
+    let arguments = ["forget", "--max-size", "100", "--prune", "--no-wait"];
+    assert_eq!(program(&world, &arguments).0, Some(3));
+    drop(session);
+    assert_eq!(program(&world, &arguments).0, Some(5), "the newest stays");
+    assert_eq!(repository.view().unwrap().snapshots.len(), 1);
+    world.is_whole(2);
 }

@@ -145,11 +145,12 @@ fn of_chunks(repository: &Repository, chunks: u64, step: usize) -> SessionId {
 
 /// Runs the program; gives its JSON and says how long it took and how much memory it had.
 fn timed(world: &World, arguments: &[&str]) {
+    let program = world.program();
     let mut command = Command::new("/usr/bin/time");
-    command.args(["-f", "%e s, %U s of CPU, peak resident %M KiB", env!("CARGO_BIN_EXE_icecore")]);
-    command.args(arguments).args(["--json", "--no-progress"]);
-    command.env("ICECORE_REPOSITORY", world.repository_path()).env("ICECORE_PASSPHRASE", "passphrase");
-    let output = command.env("ICECORE_CACHE_DIR", world.cache_path(1)).output().unwrap();
+    command.args(["-f", "%e s, %U s of CPU, peak resident %M KiB"]).arg(program.get_program());
+    command.args(program.get_args()).args(arguments);
+    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     println!("{}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     println!("   {}", String::from_utf8_lossy(&output.stdout).trim());
@@ -205,7 +206,7 @@ fn a_backup_every_five_minutes() {
         let began = Instant::now();
         let report = backup::run(&at(round * 5 * MINUTE), &directory(&source)).unwrap();
         spent.push(began.elapsed().as_secs_f64());
-        assert_eq!(report.objects.unwrap().1.read_count, 2);
+        assert!(round == 0 || report.objects.unwrap().1.read_count == 2);
         if round % 288 != 287 {
             continue;
         }

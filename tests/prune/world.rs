@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -96,6 +97,14 @@ impl World {
 
     pub fn local(&self) -> Local {
         Local::new(self.repository_path())
+    }
+
+    /// The program, on the first machine.
+    pub fn program(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_icecore"));
+        command.env("ICECORE_REPOSITORY", self.repository_path()).env("ICECORE_PASSPHRASE", "passphrase");
+        command.env("ICECORE_CACHE_DIR", self.cache_path(1)).args(["--json", "--no-progress"]);
+        command
     }
 
     pub fn cache_path(&self, number: u64) -> PathBuf {
