@@ -219,7 +219,8 @@ manage
 quiet=(--milvus-management "http://127.0.0.1:$PORT" --milvus-flush "${URL[milvus]}" --milvus-user root:Milvus)
 "${milvus[@]}" grow 700
 expect 'rows that are not flushed are not in a backup' 0 'snapshot' "$icecore" backup "${sources[@]}" --name growing
-expect 'which says where there are such rows' 0 'segments not flushed (at most ' "$icecore" milvus ls growing
+says 'which says so' 'segments not flushed, whose last rows are not'
+expect 'and where there are such rows' 0 'segments not flushed (at most ' "$icecore" milvus ls growing
 expect 'a backup that flushes before' 0 'flushed: 4 collections of 2 databases' \
   "$icecore" backup "${sources[@]}" "${quiet[@]}" --name flushed
 is 'has them' 700 "$(rows_more growing flushed)"

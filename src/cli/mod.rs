@@ -3,6 +3,7 @@
 mod access;
 mod args;
 mod bar;
+mod catalog;
 mod config;
 mod failure;
 mod forget;

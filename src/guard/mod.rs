@@ -8,7 +8,7 @@ use crate::backup;
 use crate::browse::{self, Browser, Milvus};
 use crate::fault::Kind;
 use crate::forget;
-use crate::milvus::{Checked, Lack, Missing};
+use crate::milvus::{Checked, Lack, Missing, SegmentState};
 use crate::progress::Phase;
 use crate::repository::{self, Moment, Repository};
 use crate::restore;
@@ -79,6 +79,8 @@ pub struct Found {
     pub version: Option<String>,
     /// What was found of what it needs.
     pub checked: Checked,
+    /// Segments that take rows still, or are being flushed: what is not flushed is not in the snapshot.
+    pub growing: u64,
 }
 
 /// A backup, and every Milvus in it.
@@ -122,7 +124,7 @@ pub fn backup(repository: &Repository, options: &backup::Options, milvus: &Optio
         // What is missing twice at two revisions is not on its way.
         if missing.is_empty() || missing == last || attempts == ATTEMPTS {
             report.warnings.extend(warnings.into_iter().chain(lacking(&found)));
-            let milvus = found.into_iter().map(Found::from).collect();
+            let milvus = found.iter().map(Found::from).collect();
             return Ok(Report { backup: report, milvus, flushed, attempts });
         }
         last = missing;
@@ -131,7 +133,7 @@ pub fn backup(repository: &Repository, options: &backup::Options, milvus: &Optio
             Err(error) if error.kind() != Kind::Interrupted => {
                 report.warnings.extend(warnings.into_iter().chain(lacking(&found)));
                 report.warnings.push(format!("it could not be taken again: {error}"));
-                let milvus = found.into_iter().map(Found::from).collect();
+                let milvus = found.iter().map(Found::from).collect();
                 return Ok(Report { backup: report, milvus, flushed, attempts });
             }
             next => next?,
@@ -214,9 +216,15 @@ fn lacking(found: &[Milvus]) -> Vec<String> {
     found.iter().filter_map(say).collect()
 }
 
-impl From<Milvus> for Found {
-    fn from(milvus: Milvus) -> Found {
+impl From<&Milvus> for Found {
+    fn from(milvus: &Milvus) -> Found {
         let Milvus { instance, checked } = milvus;
-        Found { root: instance.root, version: instance.version, checked: checked.unwrap_or_default() }
+        let live = instance.catalog.segments.values().filter(|segment| segment.state.is_live());
+        Found {
+            root: instance.root.clone(),
+            version: instance.version.clone(),
+            checked: checked.clone().unwrap_or_default(),
+            growing: live.filter(|segment| segment.state != SegmentState::Flushed).count() as u64,
+        }
     }
 }

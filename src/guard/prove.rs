@@ -50,7 +50,7 @@ pub fn prove(
     };
     let found = Browser::open(repository)?.milvus(moment, milvus.bucket_root.as_deref())?;
     let restored = restore::run(repository, moment, options, &|_| {})?;
-    let (milvus, catalogs) = (found.iter().map(summary).collect(), found);
+    let (milvus, catalogs) = (found.iter().map(Found::from).collect(), found);
     let mut proof = Proof {
         restored,
         milvus,
@@ -64,15 +64,6 @@ pub fn prove(
     proof.compare_catalogs(&catalogs, &survey_target(repository, options)?);
     proof.compare_objects(repository, moment, options)?;
     Ok(proof)
-}
-
-fn summary(milvus: &Milvus) -> Found {
-    let Milvus { instance, checked } = milvus;
-    Found {
-        root: instance.root.clone(),
-        version: instance.version.clone(),
-        checked: checked.clone().unwrap_or_default(),
-    }
 }
 
 /// Every Milvus in the etcd that was restored to.
