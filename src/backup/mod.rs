@@ -205,13 +205,7 @@ fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) 
         Ok(captured) => captured,
         Err(error) => return Err(give_up(session, writer, error)),
     };
-    captured.warnings.extend(
-        session
-            .view
-            .damaged
-            .iter()
-            .map(|damage| format!("{damage}; this backup was made without it (`icecore check` says more)")),
-    );
+    captured.warnings.extend(session.view.damaged.iter().map(without));
     let Finished { segment, mut stored, .. } = session.finish(writer)?;
     let proving = prove::Proving { repository, options, view: &session.view, parent: parent.as_ref() };
     let damage = proving.prove(&sources, &mut captured, &segment)?;
@@ -260,6 +254,11 @@ fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) 
         damage,
         notes: captured.notes,
     })
+}
+
+/// Says of a snapshot's record that it could not be read.
+fn without(damage: &repository::Error) -> String {
+    format!("{damage}; this backup was made without it (`icecore check` says more)")
 }
 
 /// Requests to the bucket: lists, gets, heads, settings.

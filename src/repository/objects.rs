@@ -224,7 +224,11 @@ mod tests {
         assert_eq!(told(&[]), None);
         for id in [None, Some("null")] {
             let (old, new) = (version(50, "a", id), version(150, "b", id));
-            assert_eq!(told(std::slice::from_ref(&old)), is("a", Certainty::Exact), "nothing replaced it since");
+            assert_eq!(
+                told(std::slice::from_ref(&old)),
+                is("a", Certainty::Exact),
+                "nothing replaced it since"
+            );
             assert_eq!(told(&[old.clone(), new]), None);
             assert_eq!(told(&[old, version(300, "b", id)]), None);
         }

@@ -103,6 +103,19 @@ pub(super) struct Page {
     pub next_version: (Option<String>, Option<String>),
 }
 
+impl Page {
+    /// What is missing from a listing would look removed.
+    fn check(&self, whole: bool, truncated: bool) -> std::result::Result<(), String> {
+        if !whole {
+            return Err("it is cut short".into());
+        }
+        if truncated && self.next.is_none() && self.next_version.0.is_none() {
+            return Err("it is not all, and does not say how to go on".into());
+        }
+        Ok(())
+    }
+}
+
 /// Keeps the body of an answer, since the SDK knows no MinIO extensions.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Keep(Arc<Mutex<Bytes>>);
@@ -444,13 +457,7 @@ fn parse_page(body: &[u8]) -> std::result::Result<Page, String> {
             _ => {}
         }
     }
-    // What is missing from a listing would look removed.
-    if !whole {
-        return Err("it is cut short".into());
-    }
-    if truncated && page.next.is_none() && page.next_version.0.is_none() {
-        return Err("it is not all, and does not say how to go on".into());
-    }
+    page.check(whole, truncated)?;
     for fields in contents {
         page.objects.push(fields.listed(encoded, extended)?);
     }
