@@ -5,14 +5,14 @@
 #   benches/etcd.sh                    all parts
 #   benches/etcd.sh changes database   some of: changes database anchor backlog many
 #
-# KEYS=1000000 keys of 256 bytes; ROUNDS=5 repetitions, of which the median counts; CALM="command" goes
-# before what is timed. The program must be built (make build). Data lies in TMPDIR: some 3 GB.
+# KEYS=1000000 keys of 256 bytes; ROUNDS=5 repetitions, of which the median counts. The program must be
+# built (make build). Data lies in TMPDIR: some 3 GB.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 . scripts/lib.sh
 
-export KEYS=${KEYS:-1000000} ROUNDS=${ROUNDS:-5} CALM=${CALM:-} TMP
+export KEYS=${KEYS:-1000000} ROUNDS=${ROUNDS:-5} TMP
 ETCD=${ETCD:-3.6}
 export ICECORE=${ICECORE:-$CARGO_TARGET_DIR/release/icecore}
 [[ -x $ICECORE ]] || die "build it first: make build"
@@ -26,7 +26,6 @@ import base64, http.client, json, os, random, shlex, statistics, subprocess, sys
 part, url = sys.argv[1:]
 TMP, KEYS, ROUNDS = os.environ["TMP"], int(os.environ["KEYS"]), int(os.environ["ROUNDS"])
 ICECORE, TOOLS = os.environ["ICECORE"], os.environ["TOOLS"]
-CALM = shlex.split(os.environ["CALM"])
 VALUE = 256
 HOME = f"{TMP}/{part}"
 
@@ -104,26 +103,26 @@ def head():
 class Run:
     """A command: seconds, seconds of CPU, peak resident MB, and what it said."""
 
-    def __init__(self, *command, calm=True):
-        with open(f"{TMP}/out", "w+b") as out, open(f"{TMP}/error", "w+b") as error:
+    def __init__(self, *command):
+        with open(f"{TMP}/out", "w+", errors="replace") as out, open(f"{TMP}/error", "w+", errors="replace") as error:
             begun = time.perf_counter()
-            child = subprocess.Popen([*(CALM if calm else []), *map(str, command)], stdout=out, stderr=error)
+            child = subprocess.Popen([*map(str, command)], stdout=out, stderr=error)
             _, status, usage = os.wait4(child.pid, 0)
-            child.returncode = os.waitstatus_to_exitcode(status)
             self.seconds = time.perf_counter() - begun
+            child.returncode = os.waitstatus_to_exitcode(status)
             out.seek(0), error.seek(0)
-            self.said = out.read().decode(errors="replace")
+            self.said = out.read()
             if child.returncode not in (0, 3):
-                sys.exit(f"{shlex.join(map(str, command))}: {child.returncode}: {error.read().decode()}")
+                sys.exit(f"{shlex.join(map(str, command))}: {child.returncode}: {error.read()}")
         self.cpu, self.peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
 
 
-def icecore(*words, calm=True):
-    return Run(ICECORE, "-r", f"{HOME}/repository", *words, calm=calm)
+def icecore(*words):
+    return Run(ICECORE, "-r", f"{HOME}/repository", *words)
 
 
-def backup(*words, calm=True):
-    run = icecore("backup", "--etcd", url, "--json", *words, calm=calm)
+def backup(*words):
+    run = icecore("backup", "--etcd", url, "--json", *words)
     run.report = json.loads(run.said)
     run.written, run.path = run.report["stored"]["written_bytes"], run.report["etcd"]["path"]
     return run
@@ -204,7 +203,7 @@ def changes():
 
 def database():
     """An exact database file, beside `etcdutl snapshot restore` of a saved one, which makes the same member."""
-    backup(calm=False)
+    backup()
     save()
     revision = head()
 
@@ -239,7 +238,7 @@ def backlog():
     rows = [("revisions since the last backup", "whole file", "watch", "chosen")]
     paths = {"file": ["--etcd-capture", "snapshot"], "watch": ["--etcd-capture", "watch"], "chosen": []}
     for name, words in paths.items():
-        backup("--series", name, *words, calm=False)
+        backup("--series", name, *words)
     for count in map(int, os.environ.get("BACKLOGS", "1000 10000 100000 400000").split()):
         revisions(count, f"backlog {count}")
         runs = {name: backup("--series", name, *words) for name, words in paths.items()}
@@ -253,13 +252,13 @@ def anchor():
     """What snapshots of scattered changes write: their events, and now and then a new anchor. Values are
     random, so that events cannot be compressed."""
     rows = [("changed keys in a snapshot", "their keys and values", "a snapshot, median", "a new anchor", "snapshots to the next anchor", "written, with its share of the anchor / keys and values")]
-    backup(calm=False)
+    backup()
     made = due = None
     for count in (1000, 100):
         written = []
         while len(written) < (600 if made is None else 100):
             change(count, f"anchor {count} {len(written)}")
-            written.append(backup(calm=False).written)
+            written.append(backup().written)
             # It is an order of magnitude more than the events.
             if len(written) > 5 and written[-1] > 10 * median(written):
                 made, due = written.pop(), (len(written) + 1) * count
@@ -278,11 +277,11 @@ def many():
     global KEYS
     KEYS, snapshots, each = 20_000, 1000, 100
     transactions(range(KEYS), random.Random(1))
-    backup(calm=False)
+    backup()
     first, last = [], []
     for n in range(snapshots):
         change(each, f"many {n}")
-        run = backup(calm=n < 10 or n >= snapshots - 10)
+        run = backup()
         (first if n < 10 else last if n >= snapshots - 10 else []).append(run)
         if n == snapshots // 2:
             middle_revision = head()
@@ -310,10 +309,7 @@ def many():
     table(*rows)
 
 
-if part == "fill":
-    fill()
-else:
-    globals()[part]()
+globals()[part]()
 PYTHON
 
 # measure PART SERVER

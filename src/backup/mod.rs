@@ -13,6 +13,7 @@ mod prove;
 mod settings;
 mod versions;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,7 +23,7 @@ use crate::fault::{Kind, on_this_machine};
 use crate::format::{CapturePath, EtcdCapture, Gap, ObjectCapture, Snapshot, Stored};
 use crate::id::SessionId;
 use crate::repository::{self, Point, Repository, SnapshotInfo, View, WriteSession, check_name};
-use crate::source::{self, Bucket, BucketOptions, Directory, DirectoryOptions};
+use crate::source::{self, Bucket, BucketOptions, Directory, DirectoryOptions, Early};
 use crate::store::{self, Cutter, Finished, Reader, Tuning, Writer};
 use crate::tree::{self, ReadWrite};
 
@@ -147,6 +148,8 @@ struct Sources {
     etcd: Option<(Etcd, Status)>,
     bucket: Option<Bucket>,
     directory: Option<Directory>,
+    /// A watch of etcd from the parent on.
+    early: Cell<Option<Early>>,
 }
 
 /// A running backup.
@@ -195,7 +198,11 @@ fn make(repository: &Repository, options: &Options, instead: Option<SessionId>) 
     check_options(options)?;
     let sources = connect(repository, options)?;
     let forecast = Forecast::new(repository, options.max_size)?;
-    let mut session = repository.begin_write(|snapshots| choose_parent(snapshots, options, instead))?;
+    let mut session = repository.begin_write(|snapshots| {
+        let parent = choose_parent(snapshots, options, instead)?;
+        sources.begin_watch(options, parent.as_ref());
+        Ok(parent)
+    })?;
     let (id, parent) = (session.sid, session.parent.clone());
     check_sides(parent.as_ref(), options)?;
     let reader = session.reader();
@@ -308,7 +315,17 @@ fn connect(repository: &Repository, options: &Options) -> Result<Sources> {
         bucket.check()?;
     }
     let directory = options.directory.as_ref().map(Directory::open).transpose()?;
-    Ok(Sources { etcd, bucket, directory })
+    Ok(Sources { etcd, bucket, directory, early: Cell::default() })
+}
+
+impl Sources {
+    /// Begins to watch etcd while the session is made.
+    fn begin_watch(&self, options: &Options, parent: Option<&SnapshotInfo>) {
+        let parent = parent.filter(|_| !options.new_line).and_then(|parent| parent.snapshot.etcd.as_ref());
+        if let (Some(etcd), Some(wanted), Some(parent)) = (&self.etcd, &options.etcd, parent) {
+            self.early.set(etcd::begin_watch(etcd, wanted, parent));
+        }
+    }
 }
 
 fn choose_parent(
@@ -384,7 +401,9 @@ fn capture(
         forecast.settle();
     }
     let etcd = match (&sources.etcd, &options.etcd) {
-        (Some((etcd, status)), Some(wanted)) => Some(run.etcd(etcd, status, wanted, parent_etcd)?),
+        (Some((etcd, status)), Some(wanted)) => {
+            Some(run.etcd(etcd, status, wanted, parent_etcd, sources.early.take())?)
+        }
         _ => None,
     };
     let parent_objects = parent.and_then(|parent| parent.snapshot.objects.as_ref());

@@ -16,7 +16,7 @@ use crate::storage::{Cause, S3Error};
 
 pub use bucket::{Body, Bucket, BucketOptions, Fetched, Head, Reading, Requests};
 pub use directory::{Directory, DirectoryOptions, Seen, shows};
-pub use etcd::{Spooled, Watched, ranges, snapshot, watch};
+pub use etcd::{Early, Spooled, Watched, ranges, snapshot, watch};
 pub use listing::{Listed, Listing, Version};
 pub use milvus::{FlushError, Flushed, MilvusAccess, Paused, flush, pause_collector};
 pub use settings::Settings;

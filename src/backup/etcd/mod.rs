@@ -7,12 +7,15 @@ mod leases;
 mod ranges;
 mod watch;
 
+use std::cell::Cell;
+
 use super::{Error, EtcdOptions, Result, Run};
 use crate::etcd::{self, Etcd, Span, Status};
 use crate::fault::Kind;
 use crate::format::{CapturePath, EtcdCapture, Gap, Mark, Root};
 use crate::progress::Phase;
-use crate::{source, tree};
+use crate::source::{self, Early};
+use crate::tree;
 
 use events::{Base, Events};
 use watch::{file_seconds, watch_seconds};
@@ -26,6 +29,23 @@ struct Line<'a> {
     status: &'a Status,
     prefix: &'a [u8],
     parent: Option<&'a EtcdCapture>,
+    early: Cell<Option<Early>>,
+}
+
+/// Begins to watch what came after the parent, where that will probably be the path: the server finds the
+/// events while the session is made.
+pub(super) fn begin_watch(
+    (etcd, status): &(Etcd, Status),
+    wanted: &EtcdOptions,
+    parent: &EtcdCapture,
+) -> Option<Early> {
+    let same = parent.cluster_id == status.cluster_id && parent.prefix == wanted.prefix;
+    let behind = status.revision.checked_sub(parent.revision).filter(|behind| same && *behind > 0)?;
+    let watched = match wanted.capture {
+        None => watch_seconds(behind.unsigned_abs()) < file_seconds(status.db_size),
+        forced => forced == Some(CapturePath::Watch),
+    };
+    watched.then(|| Early::begin(etcd, &Span::of_prefix(&wanted.prefix), parent.revision)).flatten()
 }
 
 /// What a path found.
@@ -52,9 +72,10 @@ impl Run<'_> {
         status: &Status,
         wanted: &EtcdOptions,
         parent: Option<&EtcdCapture>,
+        early: Option<Early>,
     ) -> Result<EtcdCapture> {
         let parent = self.check_line(status, wanted, parent)?;
-        let line = Line { status, prefix: &wanted.prefix, parent };
+        let line = Line { status, prefix: &wanted.prefix, parent, early: Cell::new(early) };
         let mark = self.catch_up(etcd, &line, wanted.capture)?;
         let found = self.find(etcd, &line, wanted.capture, mark)?;
         let capture = self.store(&line, found)?;

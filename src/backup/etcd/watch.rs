@@ -46,7 +46,7 @@ impl Run<'_> {
         let span = Span::of_prefix(line.prefix);
         let (mut events, mut leases) = (self.events(), BTreeSet::new());
         let between = (parent.revision, mark.revision);
-        let watched = watch(etcd, &span, between, &context.cancel, |mut record| {
+        let watched = watch(etcd, &span, between, line.early.take(), &context.cancel, |mut record| {
             if record.kv.lease != 0 {
                 leases.insert(record.kv.lease);
             }

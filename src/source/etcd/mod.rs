@@ -6,4 +6,4 @@ mod watch;
 
 pub use file::{Spooled, snapshot};
 pub use ranges::ranges;
-pub use watch::{Watched, watch};
+pub use watch::{Early, Watched, watch};

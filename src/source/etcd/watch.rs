@@ -32,20 +32,45 @@ pub enum Watched {
     Lost,
 }
 
+/// A watch that was begun before its events are wanted. A server looks only ten times a second after watches
+/// that begin in the past, so that the first event takes a while.
+pub struct Early {
+    after: i64,
+    stream: WatchStream,
+}
+
+impl Early {
+    /// Begins to watch what comes after `after`. Why that fails is told to whoever watches later.
+    pub fn begin(etcd: &Etcd, span: &Span, after: i64) -> Option<Early> {
+        open(etcd, span, after + 1).ok().map(|stream| Early { after, stream })
+    }
+}
+
+/// A stream of the events of `span` from a revision on.
+fn open(etcd: &Etcd, span: &Span, from: i64) -> crate::etcd::Result<WatchStream> {
+    let options = WatchOptions::new().with_range(span.to.clone()).with_start_revision(from).with_fragment();
+    let mut client = etcd.client().watch_client().max_decoding_message_size(MAX_MESSAGE);
+    let begun = client.watch(span.from.clone(), Some(options));
+    let begun = etcd.runtime().block_on(async { timeout(ANSWER, begun).await });
+    begun.map_err(|_| etcd.silent("watch"))?.map_err(|error| etcd.fail("watch", &error))
+}
+
 /// Shows every event of the keys in `span` with after < revision <= until, in order. `until` has been
 /// reached by the member. Places within a revision count the events shown: they are etcd's own where all
-/// keys are watched.
+/// keys are watched. `early` is a watch of the same keys.
 pub fn watch<E: From<Error>>(
     etcd: &Etcd,
     span: &Span,
     (after, until): (i64, i64),
+    early: Option<Early>,
     cancel: &Cancel,
     mut show: impl FnMut(KeyRecord) -> std::result::Result<(), E>,
 ) -> std::result::Result<Watched, E> {
     let mut order = Order::new(after, *span == Span::of_prefix(&[]));
     let (mut failures, mut last) = (0, after);
+    let mut early = early.filter(|early| early.after == after).map(|early| early.stream);
     while order.done < until {
-        let mut session = Session { etcd, cancel, until, quiet: Instant::now() };
+        let mut session = Session { etcd, cancel, until, quiet: Instant::now(), early: early.take() };
         let error = match session.follow(span, &mut order, &mut show)? {
             End::Watched(watched) => return Ok(watched),
             End::Cut(error) => error,
@@ -85,6 +110,8 @@ struct Session<'a> {
     until: i64,
     /// Since when no event came.
     quiet: Instant,
+    /// The stream, where it was begun already.
+    early: Option<WatchStream>,
 }
 
 impl Session<'_> {
@@ -94,17 +121,10 @@ impl Session<'_> {
         order: &mut Order,
         show: &mut impl FnMut(KeyRecord) -> std::result::Result<(), E>,
     ) -> std::result::Result<End, E> {
-        let options = WatchOptions::new()
-            .with_range(span.to.clone())
-            .with_start_revision(order.resume())
-            .with_fragment();
-        let mut client = self.etcd.client().watch_client().max_decoding_message_size(MAX_MESSAGE);
-        let begun = client.watch(span.from.clone(), Some(options));
-        let begun = self.etcd.runtime().block_on(async { timeout(ANSWER, begun).await });
-        let mut stream = match begun {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Ok(End::Cut(self.etcd.fail("watch", &error))),
-            Err(_) => return Ok(End::Cut(self.etcd.silent("watch"))),
+        let from = order.resume();
+        let mut stream = match self.early.take().map_or_else(|| open(self.etcd, span, from), Ok) {
+            Ok(stream) => stream,
+            Err(error) => return Ok(End::Cut(error)),
         };
         loop {
             self.cancel.check().map_err(Error::from)?;
