@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::memory::Memory;
 use crate::progress::{Progress, Silent};
 
 /// Nanoseconds since 1970-01-01 UTC.
@@ -102,6 +103,8 @@ pub struct Context {
     pub cancel: Cancel,
     /// Where progress is shown.
     pub progress: Arc<dyn Progress>,
+    /// What buffers are shares of.
+    pub memory: Memory,
     /// Drives network requests. Library code blocks on it from threads of its own, never from
     /// one of the runtime's.
     pub runtime: tokio::runtime::Handle,
@@ -115,6 +118,7 @@ impl Context {
             random: Arc::new(SystemRandom),
             cancel: Cancel::default(),
             progress: Arc::new(Silent),
+            memory: Memory::USUAL,
             runtime,
         }
     }

@@ -17,6 +17,7 @@ pub mod format;
 pub mod guard;
 pub mod id;
 pub mod lifeline;
+pub mod memory;
 pub mod milvus;
 pub mod pool;
 pub mod progress;

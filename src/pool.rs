@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Scope;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -69,6 +70,33 @@ pub fn run<J: Send, S, E: Send, T>(
     }
 }
 
+/// Things handed over together by [`ahead`], and how many such batches wait.
+const BATCH: usize = 32;
+const BATCHES: usize = 4;
+
+/// Whoever makes things is given where they go; false there once nobody wants more.
+pub type Give<'a, T> = dyn FnMut(T) -> bool + 'a;
+
+/// What `make` gives, in order, made on a thread of its own some way ahead of whoever takes it.
+pub fn ahead<'s, T: Send + 's, E: Send + 's>(
+    scope: &'s Scope<'s, '_>,
+    make: impl FnOnce(&mut Give<'_, T>) -> Result<(), E> + Send + 's,
+) -> impl Iterator<Item = Result<T, E>> + 's {
+    let (sender, receiver) = bounded(BATCHES);
+    scope.spawn(move || {
+        let mut batch = Vec::with_capacity(BATCH);
+        let made = make(&mut |thing| {
+            batch.push(Ok(thing));
+            batch.len() < BATCH
+                || sender.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))).is_ok()
+        });
+        batch.extend(made.err().map(Err));
+        // Fails only where nobody wants it any more.
+        let _ = sender.send(batch);
+    });
+    receiver.into_iter().flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU64;
@@ -107,6 +135,29 @@ mod tests {
             },
         );
         assert_eq!((given, sum.into_inner()), (Ok("given"), 499_500));
+    }
+
+    #[test]
+    fn what_is_made_ahead_comes_in_order_and_its_failure_last() {
+        let make = |give: &mut Give<'_, u64>| {
+            for number in 0..1000 {
+                assert!(give(number));
+            }
+            Err(Failure::Stopped)
+        };
+        let taken: Vec<_> = std::thread::scope(|scope| ahead(scope, make).collect());
+        assert_eq!(taken[..1000], (0..1000).map(Ok).collect::<Vec<_>>());
+        assert_eq!(taken[1000..], [Err(Failure::Stopped)]);
+    }
+
+    #[test]
+    fn who_makes_ahead_ends_when_nobody_wants_more() {
+        let make = |give: &mut Give<'_, u64>| {
+            (0..).take_while(|number| give(*number)).count();
+            Ok::<(), Failure>(())
+        };
+        let first: Vec<_> = std::thread::scope(|scope| ahead(scope, make).take(3).collect());
+        assert_eq!(first, [Ok(0), Ok(1), Ok(2)]);
     }
 
     #[test]

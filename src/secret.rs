@@ -138,6 +138,14 @@ impl SealKey {
         sealed.expect("a chunk or record is under 64 GiB");
     }
 
+    /// The same for bytes that stand among others: gives the tag, which is to follow them.
+    pub fn seal_apart(&self, nonce: [u8; NONCE], bound_to: &[u8], plain: &mut [u8]) -> [u8; TAG_LEN] {
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(bound_to), plain);
+        let tag = tag.expect("a chunk is under 64 GiB");
+        tag.as_ref().try_into().expect("a tag has this length")
+    }
+
     /// Opens `sealed` in place and gives the plain bytes.
     pub fn open<'a>(
         &self,

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, &[&str])] = &[
     ("0", &["fault"]),
     ("0", &["progress"]),
+    ("0", &["memory"]),
     ("0", &["context"]),
     ("0", &["pool"]),
     ("0", &["id"]),

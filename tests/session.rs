@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use icecore::context::{Context, Seeded};
 use icecore::fault::Kind;
 use icecore::format::{Claim, Closed, Condemned, Name, Session, SessionKind, Snapshot, Stored, Verdict};
@@ -80,7 +79,7 @@ fn snapshot(finished: Finished, time: i64) -> Snapshot {
 fn store(repository: &Repository, content: &[u8], time: i64) -> (SessionId, ChunkId, bool) {
     let session = begin(repository);
     let writer = session.writer(Tuning::default());
-    let written = writer.put(ChunkKind::Data, Bytes::copy_from_slice(content)).unwrap();
+    let written = writer.put(ChunkKind::Data, content).unwrap();
     let sid = session.sid;
     session.commit(snapshot(writer.finish().unwrap(), time)).unwrap();
     (sid, written.id, written.new)
@@ -156,7 +155,7 @@ fn what_an_interrupted_run_stored_is_reused_by_the_next() {
     let repository = world.init();
     let session = begin(&repository);
     let writer = session.writer(Tuning::default());
-    writer.put(ChunkKind::Data, Bytes::from_static(b"content")).unwrap();
+    writer.put(ChunkKind::Data, b"content").unwrap();
     writer.give_up().unwrap();
     session.give_up("interrupted").unwrap();
     assert!(repository.view().unwrap().snapshots.is_empty());
@@ -169,7 +168,7 @@ fn an_interrupt_while_finishing_ends_without_a_snapshot_and_the_next_run_reuses_
     let repository = world.init();
     let session = begin(&repository);
     let writer = session.writer(Tuning::default());
-    writer.put(ChunkKind::Data, Bytes::from_static(b"content")).unwrap();
+    writer.put(ChunkKind::Data, b"content").unwrap();
     repository.context().cancel.cancel();
     let error = writer.finish().unwrap_err();
     assert_eq!(error.kind(), Kind::Interrupted, "{error}");
@@ -186,7 +185,7 @@ fn what_an_interrupted_run_stored_before_a_collection_is_not_reused() {
     let repository = world.init();
     let session = begin(&repository);
     let writer = session.writer(Tuning::default());
-    writer.put(ChunkKind::Data, Bytes::from_static(b"content")).unwrap();
+    writer.put(ChunkKind::Data, b"content").unwrap();
     writer.give_up().unwrap();
     session.give_up("interrupted").unwrap();
     repository.put_record(&Name::Condemned(1).to_string(), &Condemned { packs: vec![] }).unwrap();

@@ -13,10 +13,7 @@ use super::{Result, Run};
 use crate::format::{Item, Place};
 use crate::id::ChunkKind;
 use crate::repository::Log;
-use crate::sorter::{Sorted, Sorter};
-
-/// Memory for sorting what the last run logged.
-const SORT_BYTES: usize = 32 << 20;
+use crate::sorter::Sorted;
 
 /// The log of one series and place; `None` where there can be none.
 pub(super) struct Checkpoint(Mutex<Option<Log>>);
@@ -28,7 +25,7 @@ impl Run<'_> {
     /// Opens the checkpoint for `place`, with what it holds. Where this machine cannot keep one the backup
     /// goes on without.
     pub(super) fn checkpoint(&self, place: &Place) -> Result<(Checkpoint, Earlier)> {
-        let mut sorter = Sorter::new(&self.repository.spool(), SORT_BYTES);
+        let mut sorter = self.sorter();
         let what = format!("{}\0{place:?}", self.options.series);
         let name = self.repository.namer().name(ChunkKind::Data, what.as_bytes()).to_string();
         let mut log = self.repository.log(&name).ok().flatten();

@@ -3,8 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::iter::repeat_n;
 
-use bytes::Bytes;
-
 use super::{Result, Run};
 use crate::format::{Content, MAX_INLINE_VALUE};
 use crate::id::{ChunkId, ChunkKind};
@@ -12,45 +10,45 @@ use crate::repository::{Reached, for_each_chunk_of};
 use crate::store::{self, Pieces, Writer};
 use crate::tree::{self, Nodes, Shape, write_content};
 
-/// Chunks looked up together.
-const BATCH: usize = 4;
-
 /// Content being stored as it arrives.
-pub(super) struct Storing<'a> {
+pub(super) struct Storing<'a, 'p> {
     writer: &'a Writer,
-    pieces: Pieces<'a>,
-    batch: Vec<Bytes>,
+    pieces: &'p mut Pieces<'a>,
     chunks: Vec<(ChunkId, u32)>,
 }
 
-impl<'a> Storing<'a> {
-    pub fn new(writer: &'a Writer, pieces: Pieces<'a>) -> Storing<'a> {
-        Storing { writer, pieces, batch: Vec::new(), chunks: Vec::new() }
+impl<'a, 'p> Storing<'a, 'p> {
+    /// Cuts with `pieces`, in which nothing is held.
+    pub fn new(writer: &'a Writer, pieces: &'p mut Pieces<'a>) -> Storing<'a, 'p> {
+        pieces.clear();
+        Storing { writer, pieces, chunks: Vec::new() }
+    }
+
+    /// Room for more of the content; [`Storing::filled`] is to be told how much was put there.
+    pub fn space(&mut self) -> &mut [u8] {
+        self.pieces.space()
+    }
+
+    /// So many bytes of the room are the content's next ones.
+    pub fn filled(&mut self, length: usize) -> store::Result<()> {
+        let Storing { writer, pieces, chunks } = self;
+        pieces.filled(length, |chunk| put(writer, chunk, chunks))
     }
 
     /// More of the content.
     pub fn push(&mut self, more: &[u8]) -> store::Result<()> {
-        let Storing { writer, pieces, batch, chunks } = self;
-        pieces.push(more, |chunk| {
-            batch.push(Bytes::copy_from_slice(chunk));
-            if batch.len() < BATCH { Ok(()) } else { flush(writer, batch, chunks) }
-        })
+        let Storing { writer, pieces, chunks } = self;
+        pieces.push(more, |chunk| put(writer, chunk, chunks))
     }
 
     /// A stretch of zeros that stand nowhere.
     pub fn hole(&mut self, zeros: u64) -> store::Result<()> {
-        let Storing { writer, pieces, batch, chunks } = self;
-        let held = RefCell::new((batch, chunks));
-        let emit = |chunk: &[u8]| {
-            let (batch, chunks) = &mut *held.borrow_mut();
-            batch.push(Bytes::copy_from_slice(chunk));
-            if batch.len() < BATCH { Ok(()) } else { flush(writer, batch, chunks) }
-        };
+        let Storing { writer, pieces, chunks } = self;
+        let held = RefCell::new(chunks);
+        let emit = |chunk: &[u8]| put(writer, chunk, &mut held.borrow_mut());
         let repeat = |length: usize, count: u64| {
-            let (batch, chunks) = &mut *held.borrow_mut();
-            flush(writer, batch, chunks)?;
-            let written = writer.put(ChunkKind::Data, vec![0; length].into())?;
-            chunks.extend(repeat_n((written.id, length as u32), count as usize));
+            let written = writer.put(ChunkKind::Data, &vec![0; length])?;
+            held.borrow_mut().extend(repeat_n((written.id, length as u32), count as usize));
             Ok(())
         };
         pieces.hole(zeros, emit, repeat)
@@ -58,20 +56,14 @@ impl<'a> Storing<'a> {
 
     /// The content is complete.
     pub fn finish(self, nodes: &dyn Nodes, shape: Shape) -> tree::Result<Content> {
-        let Storing { writer, pieces, mut batch, mut chunks } = self;
-        pieces.finish(|chunk| {
-            batch.push(Bytes::copy_from_slice(chunk));
-            Ok::<(), store::Error>(())
-        })?;
-        flush(writer, &mut batch, &mut chunks)?;
+        let Storing { writer, pieces, mut chunks } = self;
+        pieces.finish(|chunk| put(writer, chunk, &mut chunks))?;
         write_content(nodes, shape, chunks)
     }
 }
 
-fn flush(writer: &Writer, batch: &mut Vec<Bytes>, chunks: &mut Vec<(ChunkId, u32)>) -> store::Result<()> {
-    let lengths: Vec<u32> = batch.iter().map(|chunk| chunk.len() as u32).collect();
-    let written = writer.put_all(ChunkKind::Data, std::mem::take(batch))?;
-    chunks.extend(written.iter().map(|written| written.id).zip(lengths));
+fn put(writer: &Writer, chunk: &[u8], chunks: &mut Vec<(ChunkId, u32)>) -> store::Result<()> {
+    chunks.push((writer.put(ChunkKind::Data, chunk)?.id, chunk.len() as u32));
     Ok(())
 }
 
@@ -99,7 +91,8 @@ impl Run<'_> {
         if bytes.len() <= MAX_INLINE_VALUE {
             return Ok(Content::Inline(bytes));
         }
-        let mut storing = Storing::new(self.writer, self.cutter.pieces());
+        let mut pieces = self.cutter.pieces();
+        let mut storing = Storing::new(self.writer, &mut pieces);
         storing.push(&bytes)?;
         storing.finish(&self.nodes, self.content_shape())
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::checkpoint::{Checkpoint, Earlier};
 use super::content::Storing;
-use super::objects::{Counts, Objects, SORT_BYTES};
+use super::objects::{Counts, Objects};
 use super::{Error, Result, Run};
 use crate::context::Nanos;
 use crate::directory::{Entry, FileReader, Piece, Status};
@@ -17,14 +17,13 @@ use crate::progress::{Amount, Phase};
 use crate::selection::Selection;
 use crate::sorter::Sorter;
 use crate::source::{self, Directory, Seen, shows};
+use crate::store::Pieces;
 use crate::tree;
 
 /// Files waiting for a reader; each may hold a directory open.
 const QUEUE: usize = 128;
 /// A file that changes while it is read is read again this often.
 const TRIES: usize = 4;
-/// Bytes read at once.
-const BUFFER: usize = 1 << 20;
 /// Bytes of names of files that have several.
 const MOST_LINKS: usize = 128 << 20;
 
@@ -111,7 +110,7 @@ impl Run<'_> {
             directory,
             checkpoint: &checkpoint,
             listed: parent.map_or(0, |parent| parent.listed),
-            edits: Mutex::new(Sorter::new(&self.repository.spool(), SORT_BYTES)),
+            edits: Mutex::new(self.sorter()),
             warnings: Mutex::default(),
             lost: Mutex::default(),
             gone: AtomicU64::new(0),
@@ -155,10 +154,10 @@ impl Work<'_, '_> {
     fn all(&self, before: Option<&Root>, earlier: Earlier) -> Result<Counts> {
         let threads = std::thread::available_parallelism().map_or(2, |n| n.get()) + 1;
         let mut links = Links::default();
-        let read = |buffer: &mut Vec<u8>, job: Job| self.file(job, buffer);
-        let buffer = || vec![0; BUFFER];
+        let read = |pieces: &mut _, job: Job| self.file(job, pieces);
+        let pieces = || self.run.cutter.pieces();
         let counts =
-            pool::run(threads, QUEUE, buffer, read, |jobs| self.compare(before, earlier, jobs, &mut links));
+            pool::run(threads, QUEUE, pieces, read, |jobs| self.compare(before, earlier, jobs, &mut links));
         let mut counts = counts?;
         self.read_lost(&links)?;
         let same = self.same.load(Ordering::Relaxed);
@@ -176,6 +175,24 @@ impl Work<'_, '_> {
     fn compare(
         &self,
         before: Option<&Root>,
+        earlier: Earlier,
+        jobs: &Pool<'_, Job, Error>,
+        links: &mut Links,
+    ) -> Result<Counts> {
+        std::thread::scope(|scope| {
+            // The walk waits for the file system, the comparison for the parent's tree.
+            let walk = |give: &mut pool::Give<'_, Seen>| {
+                self.directory.list()?.all(give);
+                Ok(())
+            };
+            self.merge(pool::ahead(scope, walk), before, earlier, jobs, links)
+        })
+    }
+
+    fn merge(
+        &self,
+        walk: impl Iterator<Item = source::Result<Seen>>,
+        before: Option<&Root>,
         mut earlier: Earlier,
         jobs: &Pool<'_, Job, Error>,
         links: &mut Links,
@@ -184,9 +201,9 @@ impl Work<'_, '_> {
         let mut counts = Counts::default();
         let mut old = tree::scan(&self.run.nodes, before, &[])?.peekable();
         let mut expected = Amount::default();
-        for seen in self.directory.list()? {
+        for seen in walk {
             context.cancel.check()?;
-            let entry = match seen {
+            let entry = match seen? {
                 Seen::Entry(entry) => entry,
                 Seen::Closed(key, why) => {
                     self.closed(key, &why)?;
@@ -301,12 +318,12 @@ impl Work<'_, '_> {
     }
 
     /// A worker: reads one file, again while it changes.
-    fn file(&self, job: Job, buffer: &mut [u8]) -> Result<()> {
+    fn file<'c>(&'c self, job: Job, pieces: &mut Pieces<'c>) -> Result<()> {
         let Job { mut entry, mut status, before } = job;
         let seen = status;
         self.read_count.fetch_add(1, Ordering::Relaxed);
         for tries in 1.. {
-            let (item, now) = match self.read(&entry, &status, buffer)? {
+            let (item, now) = match self.read(&entry, &status, pieces)? {
                 Attempt::Read(item, now) => (item, now),
                 Attempt::Failed(error) => return self.keep_absent(entry.key, Some(&seen), &error),
             };
@@ -342,18 +359,18 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    fn read(&self, entry: &Entry, status: &Status, buffer: &mut [u8]) -> Result<Attempt> {
+    fn read<'c>(&'c self, entry: &Entry, status: &Status, pieces: &mut Pieces<'c>) -> Result<Attempt> {
         let opened = FileReader::open(&entry.dir, entry.name(), status);
         let mut reader = match opened {
             Ok(reader) => reader,
             Err(error) => return Ok(Attempt::Failed(error)),
         };
-        let mut storing = Storing::new(self.run.writer, self.run.cutter.pieces());
+        let mut storing = Storing::new(self.run.writer, pieces);
         let small = status.size <= MAX_INLINE_VALUE as u64;
         let (mut inline, mut sparse) = (Vec::new(), false);
         loop {
             self.run.repository.context().cancel.check()?;
-            match reader.next(buffer) {
+            let length = match reader.next(storing.space()) {
                 Err(error) => return Ok(Attempt::Failed(error)),
                 Ok(None) => break,
                 Ok(Some(Piece::Hole(zeros))) => {
@@ -362,14 +379,14 @@ impl Work<'_, '_> {
                         true => inline.resize(inline.len() + zeros as usize, 0),
                         false => storing.hole(zeros)?,
                     }
+                    continue;
                 }
-                Ok(Some(Piece::Bytes(bytes))) => {
-                    self.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    match small {
-                        true => inline.extend_from_slice(bytes),
-                        false => storing.push(bytes)?,
-                    }
-                }
+                Ok(Some(Piece::Bytes(bytes))) => bytes.len(),
+            };
+            self.read_bytes.fetch_add(length as u64, Ordering::Relaxed);
+            match small {
+                true => inline.extend_from_slice(&storing.space()[..length]),
+                false => storing.filled(length)?,
             }
         }
         let content = match small {
@@ -388,7 +405,7 @@ impl Work<'_, '_> {
     /// Files whose first name was no good are read by another of their names, and the rest lead to that.
     fn read_lost(&self, links: &Links) -> Result<()> {
         let lost = std::mem::take(&mut *lock(&self.lost));
-        let mut buffer = vec![0; BUFFER];
+        let mut pieces = self.run.cutter.pieces();
         for names in lost.iter().filter_map(|inode| links.names.get(inode)) {
             let mut first: Option<&Vec<u8>> = None;
             for name in &names[1..] {
@@ -406,7 +423,7 @@ impl Work<'_, '_> {
                 match first {
                     Some(first) => self.other(entry, Some(FileKind::HardLink(first.clone())), None)?,
                     None if status.is_file() => {
-                        self.file(Job { entry, status, before: None }, &mut buffer)?;
+                        self.file(Job { entry, status, before: None }, &mut pieces)?;
                         // Where it is no good either the next one is tried.
                         first = std::mem::take(&mut *lock(&self.lost)).is_empty().then_some(name);
                     }

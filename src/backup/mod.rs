@@ -166,7 +166,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn sorter(&self) -> crate::sorter::Sorter {
-        crate::sorter::Sorter::new(&self.repository.spool(), objects::SORT_BYTES)
+        crate::sorter::Sorter::new(&self.repository.spool(), self.repository.context().memory.sorted())
     }
 
     fn spool_error(&self, error: std::io::Error) -> Error {

@@ -26,8 +26,6 @@ const FETCHES: usize = 32;
 const QUEUE: usize = 64;
 /// An object that changes while it is read is read again this often.
 const TRIES: usize = 4;
-/// Memory for sorting entries.
-pub(super) const SORT_BYTES: usize = 32 << 20;
 /// A listing from which more than a fifth is missing is made twice.
 const SUSPICIOUS: u64 = 5;
 
@@ -207,7 +205,7 @@ impl<'a, 'r> Work<'a, 'r> {
         Work {
             run,
             bucket,
-            reading: Arc::new(bucket.reading()),
+            reading: Arc::new(bucket.reading(run.repository.context().memory.bodies())),
             checkpoint: None,
             edits: Mutex::new(run.sorter()),
             read: None,
@@ -456,7 +454,8 @@ impl<'a, 'r> Work<'a, 'r> {
     }
 
     fn store(&self, listed: &Listed, head: Head, mut body: Body) -> Result<Item> {
-        let mut storing = Storing::new(self.run.writer, self.run.cutter.pieces());
+        let mut pieces = self.run.cutter.pieces();
+        let mut storing = Storing::new(self.run.writer, &mut pieces);
         let mut inline = Vec::new();
         let small = head.size <= MAX_INLINE_VALUE as u64;
         while let Some(piece) = body.next_piece()? {

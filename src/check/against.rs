@@ -453,7 +453,8 @@ impl Run<'_> {
         if listed.etag != attributes.etag {
             return Ok(None);
         }
-        let Fetched::Object(head, mut body) = runtime.block_on(bucket.reading().fetch(&mut listed))? else {
+        let reading = bucket.reading(self.repository.context().memory.bodies());
+        let Fetched::Object(head, mut body) = runtime.block_on(reading.fetch(&mut listed))? else {
             return Ok(None);
         };
         while let Some(piece) = body.next_piece()? {

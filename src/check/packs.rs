@@ -10,7 +10,7 @@ use crate::format::{Malformed, Name, PACK_MAGIC, PackEntry};
 use crate::id::{ChunkId, PackId};
 use crate::progress::{Amount, Phase};
 use crate::repository::Repository;
-use crate::store::{self, PackReader, read_footer};
+use crate::store::{self, PackReader, read_footer, unshared};
 
 /// What reading one pack found.
 #[derive(Default)]
@@ -92,8 +92,8 @@ fn read_pack(repository: &Repository, pack: &PackEntry) -> Result<Read> {
     repository.context().cancel.check()?;
     let file = Name::Pack(pack.kind, pack.id).to_string();
     let mut read = Read::default();
-    let bytes = match repository.storage().get(&file) {
-        Ok(bytes) => bytes,
+    let mut bytes = match repository.storage().get(&file) {
+        Ok(bytes) => unshared(bytes),
         Err(error) if error.kind() == Kind::NotFound => {
             read.bad_pack = Some(pack.id);
             read.damage.push(damage("pack", file, "it is missing"));
@@ -111,9 +111,9 @@ fn read_pack(repository: &Repository, pack: &PackEntry) -> Result<Read> {
     for (chunk, position) in pack.chunks.iter().zip(0u32..) {
         repository.context().cancel.check()?;
         let range = chunk.offset as usize..chunk.offset as usize + chunk.stored as usize;
-        let opened = match bytes.get(range) {
+        let opened = match bytes.get_mut(range) {
             Some(sealed) => reader.open(&namer, position, chunk, sealed).err().map(|error| error.to_string()),
-            None => Some(Malformed::Length(bytes.len()).to_string()),
+            None => Some(Malformed::Length(read.bytes as usize).to_string()),
         };
         if let Some(what) = opened {
             read.bad_chunks.push(chunk.id);

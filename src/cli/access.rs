@@ -8,6 +8,7 @@ use icecore::etcd;
 use icecore::fault::Kind;
 use icecore::format::CapturePath;
 use icecore::guard;
+use icecore::memory::Memory;
 use icecore::repository::{Access, Repository};
 use icecore::selection::Selection;
 use icecore::source::{BucketOptions, DirectoryOptions, MilvusAccess};
@@ -26,6 +27,7 @@ pub struct Settings {
     passphrase_file: Option<PathBuf>,
     cache: PathBuf,
     limits: (Option<u64>, Option<u64>),
+    pub memory: Memory,
     /// The line of snapshots.
     pub series: String,
     /// Whether the user named it.
@@ -79,10 +81,16 @@ impl Settings {
             (rate(&global.limit_upload, "limit-upload")?, rate(&global.limit_download, "limit-download")?);
         let cache = global.cache_dir.clone().or_else(|| env("ICECORE_CACHE_DIR").map(PathBuf::from));
         let cache = cache.or_else(|| from_file("cache-dir").map(PathBuf::from)).unwrap_or_else(default_cache);
+        let memory =
+            match global.memory.clone().or_else(|| env("ICECORE_MEMORY")).or_else(|| from_file("memory")) {
+                None => Memory::USUAL,
+                Some(text) => Memory::of(parse_size(&text).map_err(Failure::usage)?)
+                    .ok_or_else(|| Failure::usage("--memory is at least 128MiB"))?,
+            };
         let repository =
             global.repository.clone().or_else(|| env("ICECORE_REPOSITORY")).or_else(|| from_file("url"));
         let passphrase_file = global.passphrase_file.clone();
-        Ok(Settings { repository, passphrase_file, cache, limits, series, series_given, file })
+        Ok(Settings { repository, passphrase_file, cache, memory, limits, series, series_given, file })
     }
 
     pub fn get(&self, table: &str, key: &str) -> Option<String> {

@@ -50,6 +50,9 @@ pub struct Global {
     /// No progress display
     #[arg(long, global = true)]
     pub no_progress: bool,
+    /// Memory for what goes through, at least 128MiB [env: ICECORE_MEMORY] [default: 256MiB]
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub memory: Option<String>,
     /// Bytes a second to the repository, as in 10MiB
     #[arg(long, global = true, value_name = "RATE")]
     pub limit_upload: Option<String>,

@@ -14,6 +14,7 @@ const TABLES: [(&str, &[&str]); 5] = [
             "passphrase-file",
             "passphrase-command",
             "cache-dir",
+            "memory",
             "limit-upload",
             "limit-download",
             "series",

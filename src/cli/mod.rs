@@ -88,6 +88,7 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
     let global = &arguments.global;
     let settings = Settings::load(global)?;
     let mut context = Context::system(runtime.handle().clone());
+    context.memory = settings.memory;
     context.progress = match global.json || global.quiet || global.no_progress {
         true => context.progress,
         false if std::io::stderr().is_terminal() => Arc::new(bar::Bar::new()),

@@ -65,7 +65,7 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
         new_line: arguments.new_line,
         max_size: session.max_size(arguments.max_size)?,
         prove: arguments.prove,
-        tuning: Tuning::default(),
+        tuning: Tuning::within(session.context.memory),
     };
     if options.etcd.is_none() && options.prove {
         return Err(Failure::usage("--prove is for etcd, and none was named"));

@@ -3,7 +3,7 @@
 //! ```text
 //! "ICEPACK1" | sealed chunk | sealed chunk | … | sealed footer | u32 length of the footer | "ICEPACK1"
 //! ```
-//! A sealed chunk is AES-256-GCM of one byte (0 as it is, 1 zstd) and the payload, under the pack's
+//! A sealed chunk is AES-256-GCM of one byte (how it is compressed) and the payload, under the pack's
 //! own key. Its nonce is the chunk's position in the pack (u32, little-endian) and the first 8 bytes
 //! of its id; additional data are the pack id and the kind. The footer has position 2^32 − 1.
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::record::PackedChunk;
 use super::{Malformed, decode, encode};
 use crate::id::{ChunkId, ChunkKind, PackId};
-use crate::secret::{NONCE, SealKey};
+use crate::secret::{NONCE, SealKey, TAG_LEN};
 
 /// How a pack begins and ends.
 pub const PACK_MAGIC: &[u8; 8] = b"ICEPACK1";
@@ -45,16 +45,16 @@ fn bound_to(pack: PackId, kind: ChunkKind) -> [u8; 17] {
     bound
 }
 
-/// Seals an encoded chunk in place.
+/// Seals an encoded chunk in place; gives the tag that follows it.
 pub fn seal_chunk(
     key: &SealKey,
     pack: PackId,
     kind: ChunkKind,
     position: u32,
     id: &ChunkId,
-    encoded: &mut Vec<u8>,
-) {
-    key.seal(nonce(position, &id.0[..8]), &bound_to(pack, kind), encoded);
+    encoded: &mut [u8],
+) -> [u8; TAG_LEN] {
+    key.seal_apart(nonce(position, &id.0[..8]), &bound_to(pack, kind), encoded)
 }
 
 /// Opens a sealed chunk in place, to the encoded bytes.

@@ -6,7 +6,7 @@ use crate::id::{ChunkKind, PackId};
 use crate::pool::{self, Pool};
 use crate::progress::{Amount, Phase};
 use crate::repository::Repository;
-use crate::store::{PackReader, Reader, Writer, verify_pack};
+use crate::store::{PackReader, Reader, Writer, unshared, verify_pack};
 
 /// Needed chunks this near to each other are read with one request, up to so many bytes.
 const GAP: u64 = 128 << 10;
@@ -77,16 +77,16 @@ impl Copier<'_> {
         let (name, (begin, end)) = (Name::Pack(*kind, *pack).to_string(), group.range());
         let opener = PackReader::new(*pack, *kind, self.repository.seal_secret());
         let namer = self.repository.namer();
-        let bytes = self.repository.storage().get_range(&name, begin, end - begin)?;
+        let mut bytes = unshared(self.repository.storage().get_range(&name, begin, end - begin)?);
         for (chunk, position) in chunks {
             let at = (u64::from(chunk.offset) - begin) as usize;
-            let sealed = bytes.get(at..at + chunk.stored as usize).unwrap_or_default();
+            let sealed = bytes.get_mut(at..at + chunk.stored as usize).unwrap_or_default();
             let plain = match opener.open(&namer, *position, chunk, sealed) {
                 Ok(plain) => plain,
                 // Another copy may be whole.
                 Err(_) => self.reader.get(*kind, &chunk.id)?,
             };
-            self.writer.put(*kind, plain)?;
+            self.writer.put(*kind, &plain)?;
         }
         Ok(())
     }

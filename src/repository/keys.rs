@@ -32,6 +32,8 @@ impl Default for KeyCost {
     }
 }
 
+/// As RFC 9106 recommends: where there are several cores they share the work.
+const LANES: u32 = 4;
 /// Above this, a key file asks for more memory than any of ours: it is not believed.
 const MAX_MEMORY: u32 = 4 << 20;
 const MAX_PASSES: u32 = 100;
@@ -79,7 +81,7 @@ pub(super) fn store(
     cost: KeyCost,
 ) -> Result<String> {
     let KeyCost { memory, passes } = cost;
-    let parameters = KeyParameters { salt: draw(&*context.random), memory, passes, lanes: 1 };
+    let parameters = KeyParameters { salt: draw(&*context.random), memory, passes, lanes: LANES };
     let damaged = |what| Error::Damaged { file: FOLDER.into(), what };
     let key = stretch(passphrase, &parameters).map_err(damaged)?;
     let record = KeySecrets {

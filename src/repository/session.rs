@@ -204,7 +204,7 @@ impl Repository {
             Ok(())
         };
         // What is left at the end is listed together with what stays.
-        let tuning = Tuning { inline_chunks: usize::MAX, ..Tuning::default() };
+        let tuning = Tuning { inline_chunks: usize::MAX, ..Tuning::within(self.context().memory) };
         Writer::start(self.writer_parts(index, format!("collection-{number}"), Box::new(put_segment)), tuning)
     }
 

@@ -419,11 +419,12 @@ impl Work<'_, '_> {
         item: &Item,
         replaces: bool,
     ) -> std::result::Result<Option<FileReader>, Stop> {
+        if !replaces {
+            return Ok(None);
+        }
         let status = match dir.status(name) {
             // What has other names, perhaps elsewhere, is not changed under them.
-            Ok(status) if replaces && status.is_file() && status.size == item.size && status.links == 1 => {
-                status
-            }
+            Ok(status) if status.is_file() && status.size == item.size && status.links == 1 => status,
             _ => return Ok(None),
         };
         let Ok(mut file) = FileReader::open(dir, name, &Status { sparse: false, ..status }) else {

@@ -21,11 +21,9 @@ use crate::selection::Selection;
 use crate::storage::{Cause, S3Access, classify, connect, impatient};
 
 /// A larger object is read in ranges of this size.
-const PIECE: u64 = 8 << 20;
+const PIECE: u64 = 4 << 20;
 /// Pieces of one object that wait in memory for whoever cuts them.
 const PIECES_AHEAD: usize = 3;
-/// KiB of bodies in memory at once.
-const BUDGET_KIB: u32 = 96 << 10;
 /// A body that stands still for so long is given up.
 const STILL: Duration = Duration::from_secs(120);
 /// An object that changes while it is read is read again this often.
@@ -141,6 +139,8 @@ impl Body {
 /// Objects being read at once, within a budget of memory.
 pub struct Reading {
     bucket: Bucket,
+    /// KiB of bodies in memory at once.
+    most: u32,
     budget: Arc<Semaphore>,
 }
 
@@ -223,9 +223,10 @@ impl Bucket {
         Versions::begin(&self.runtime, self.lister(), &self.prefix)
     }
 
-    /// Begins to read objects.
-    pub fn reading(&self) -> Reading {
-        Reading { bucket: self.clone(), budget: Arc::new(Semaphore::new(BUDGET_KIB as usize)) }
+    /// Begins to read objects, of whose bodies so many bytes may be in memory at once.
+    pub fn reading(&self, bodies: usize) -> Reading {
+        let most = u32::try_from(bodies / 1024).unwrap_or(u32::MAX).max(1);
+        Reading { bucket: self.clone(), most, budget: Arc::new(Semaphore::new(most as usize)) }
     }
 
     fn fail(&self, action: &'static str, key: &str, cause: Cause) -> Error {
@@ -381,7 +382,7 @@ impl Reading {
 
     async fn try_fetch(&self, listed: &mut Listed, budget: bool) -> Result<Fetched> {
         let in_memory = listed.size.min(PIECE * (PIECES_AHEAD as u64 + 1));
-        let share = (in_memory / 1024 + 1).min(u64::from(BUDGET_KIB)) as u32;
+        let share = (in_memory / 1024 + 1).min(u64::from(self.most)) as u32;
         let share = match budget {
             // Fails only for a closed semaphore; this one is never closed.
             true => Some(

@@ -5,8 +5,8 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,6 +26,9 @@ pub struct Local {
     next: AtomicU64,
     /// Directories known to exist durably.
     made: Mutex<HashSet<PathBuf>>,
+    /// How often the disk was waited for.
+    #[cfg(test)]
+    syncs: AtomicU64,
 }
 
 impl Local {
@@ -33,7 +36,14 @@ impl Local {
     pub fn new(root: impl Into<PathBuf>) -> Local {
         let root = root.into();
         let medium = root.display().to_string().into();
-        Local { root, medium, next: AtomicU64::new(0), made: Mutex::default() }
+        Local {
+            root,
+            medium,
+            next: AtomicU64::new(0),
+            made: Mutex::default(),
+            #[cfg(test)]
+            syncs: AtomicU64::new(0),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -62,7 +72,7 @@ impl Local {
         }
         // Above the root, a parent that may not be opened is none of ours.
         if let Some(parent) = parent.filter(|_| directory.starts_with(&self.root)) {
-            match sync_directory(parent) {
+            match self.sync_directory(parent) {
                 Err(e) if directory != self.root || e.kind() != ErrorKind::PermissionDenied => return Err(e),
                 _ => {}
             }
@@ -82,7 +92,7 @@ impl Local {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(e),
                 Ok(mut file) => {
-                    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+                    let written = file.write_all(bytes).and_then(|()| self.sync(&file));
                     if let Err(error) = written {
                         let _ = fs::remove_file(&path);
                         return Err(error);
@@ -102,7 +112,18 @@ impl Local {
         // A temporary file that cannot be removed is garbage, not a failure.
         let _ = fs::remove_file(&temporary);
         linked?;
-        sync_directory(directory)
+        self.sync_directory(directory)
+    }
+
+    /// Waits until the disk has it.
+    fn sync(&self, file: &File) -> io::Result<()> {
+        #[cfg(test)]
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        file.sync_all()
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.sync(&File::open(path)?)
     }
 
     fn walk(&self, folder: &str, show: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
@@ -146,10 +167,6 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 fn cause_of(error: &io::Error) -> Cause {
     match error.kind() {
         ErrorKind::NotFound => Cause::NotFound,
@@ -178,11 +195,13 @@ impl Storage for Local {
 
     fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Bytes> {
         let read = || {
-            let file = File::open(self.path(name))?;
+            let mut file = File::open(self.path(name))?;
             let there = file.metadata()?.len().saturating_sub(offset).min(length);
-            let mut bytes = vec![0; there as usize];
-            file.read_exact_at(&mut bytes, offset)?;
-            Ok(bytes.into())
+            // With room for more than is read, so that nothing is asked about its end.
+            let mut bytes = Vec::with_capacity(there as usize + 64);
+            file.seek(SeekFrom::Start(offset))?;
+            file.take(there).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 == there { Ok(bytes.into()) } else { Err(ErrorKind::UnexpectedEof.into()) }
         };
         read().map_err(|e| self.fail("read", name, &e))
     }
@@ -215,6 +234,20 @@ mod tests {
         fs::write(directory.path().join(format!("tmp/{}-0", std::process::id())), b"half").unwrap();
         local.put("packs/a", Bytes::from_static(b"whole")).unwrap();
         assert_eq!(local.names("").unwrap(), ["packs/a"]);
+    }
+
+    #[test]
+    fn every_put_waits_for_its_content_and_for_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let local = Local::new(directory.path().join("repository"));
+        let syncs = || local.syncs.load(Ordering::Relaxed);
+        local.put("packs/a", Bytes::from_static(b"first")).unwrap();
+        // The directory of packs and that of temporary files are new as well.
+        assert_eq!(syncs(), 2 + 3);
+        for number in 1..=10 {
+            local.put(&format!("packs/{number}"), Bytes::from_static(b"more")).unwrap();
+            assert_eq!(syncs(), 2 + 3 + 2 * number);
+        }
     }
 
     #[test]

@@ -42,23 +42,55 @@ impl Cutter {
         length
     }
 
-    /// Starts on a new object.
+    /// Cuts objects, one after another.
     pub fn pieces(&self) -> Pieces<'_> {
-        Pieces { cutter: self, buffer: Vec::new() }
+        let patience = self.patience();
+        Pieces { cutter: self, buffer: Vec::new(), begin: 0, end: 0, patience }
+    }
+
+    /// With so many bytes there is most likely a cut.
+    fn patience(&self) -> usize {
+        self.sizes.max.min(2 * self.sizes.average) as usize
     }
 }
 
-/// One object being cut as it arrives. Holds back at most the largest chunk and one arrival.
+/// Bytes that are best read at once.
+const READ: usize = 1 << 20;
+
+/// An object being cut as it arrives, and then the next one. Holds back at most the largest chunk and one
+/// arrival.
 pub struct Pieces<'a> {
     cutter: &'a Cutter,
+    /// What has arrived and is not cut yet stands from `begin` to `end`.
     buffer: Vec<u8>,
+    begin: usize,
+    end: usize,
+    /// The next look for a cut comes with so many bytes.
+    patience: usize,
 }
 
 impl Pieces<'_> {
-    /// More of the object; `emit` is given every chunk that is complete.
+    /// Room for more of the object; [`Pieces::filled`] is to be told how much was put there.
+    pub fn space(&mut self) -> &mut [u8] {
+        self.make_room(READ);
+        &mut self.buffer[self.end..]
+    }
+
+    /// So many bytes of the room are the object's next ones; `emit` is given every chunk that is complete.
+    pub fn filled<E>(
+        &mut self,
+        length: usize,
+        mut emit: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.end = self.buffer.len().min(self.end + length);
+        self.cut(&mut emit)
+    }
+
+    /// More of the object.
     pub fn push<E>(&mut self, more: &[u8], mut emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        self.buffer.extend_from_slice(more);
-        self.cut(self.cutter.sizes.max as usize, &mut emit)
+        self.make_room(more.len());
+        self.buffer[self.end..self.end + more.len()].copy_from_slice(more);
+        self.filled(more.len(), &mut emit)
     }
 
     /// A hole: so many zeros. Long ones are not cut byte by byte: as long as only zeros follow, every chunk is
@@ -71,44 +103,83 @@ impl Pieces<'_> {
     ) -> Result<(), E> {
         let max = self.cutter.sizes.max as usize;
         while zeros > 0 {
-            if self.buffer.iter().any(|byte| *byte != 0) {
-                let more = zeros.min(max as u64);
-                self.buffer.resize(self.buffer.len() + more as usize, 0);
-                self.cut(max, &mut emit)?;
-                zeros -= more;
+            if self.held().iter().any(|byte| *byte != 0) {
+                let more = zeros.min(max as u64) as usize;
+                self.push_zeros(more);
+                self.cut(&mut emit)?;
+                zeros -= more as u64;
                 continue;
             }
-            let all = self.buffer.len() as u64 + zeros;
+            let all = self.held().len() as u64 + zeros;
             let mut left = all;
+            self.end = self.begin;
             if all >= max as u64 {
-                self.buffer.clear();
-                self.buffer.resize(max, 0);
-                let length = self.cutter.first(&self.buffer);
+                self.push_zeros(max);
+                let length = self.cutter.first(self.held());
                 let count = (all - max as u64) / length as u64 + 1;
                 repeat(length, count)?;
                 left = all - count * length as u64;
+                self.end = self.begin;
             }
             // Less than the largest chunk.
-            self.buffer.resize(left as usize, 0);
+            self.push_zeros(left as usize);
             zeros = 0;
         }
         Ok(())
     }
 
-    /// The object is complete.
-    pub fn finish<E>(mut self, mut emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        self.cut(1, &mut emit)
+    /// The object is complete; the next one may follow.
+    pub fn finish<E>(&mut self, mut emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        while self.begin < self.end {
+            let length = self.cutter.first(self.held());
+            emit(&self.buffer[self.begin..self.begin + length])?;
+            self.begin += length;
+        }
+        self.clear();
+        Ok(())
     }
 
-    /// Cuts while at least `enough` bytes are there.
-    fn cut<E>(&mut self, enough: usize, emit: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let mut begin = 0;
-        while self.buffer.len() - begin >= enough {
-            let length = self.cutter.first(&self.buffer[begin..]);
-            emit(&self.buffer[begin..begin + length])?;
-            begin += length;
+    /// Drops what was not cut.
+    pub fn clear(&mut self) {
+        (self.begin, self.end, self.patience) = (0, 0, self.cutter.patience());
+    }
+
+    fn held(&self) -> &[u8] {
+        &self.buffer[self.begin..self.end]
+    }
+
+    fn push_zeros(&mut self, count: usize) {
+        self.make_room(count);
+        self.buffer[self.end..self.end + count].fill(0);
+        self.end += count;
+    }
+
+    /// Room for so many bytes behind those that are held.
+    fn make_room(&mut self, more: usize) {
+        if self.buffer.len() - self.end >= more {
+            return;
         }
-        self.buffer.drain(..begin);
+        self.buffer.copy_within(self.begin..self.end, 0);
+        (self.begin, self.end) = (0, self.end - self.begin);
+        let (needed, most) = (self.end + more, self.cutter.sizes.max as usize + READ);
+        if self.buffer.len() < needed {
+            // Twice as much, so that little is moved; small objects need no large buffer.
+            self.buffer.resize(needed.max((2 * needed).min(most)), 0);
+        }
+    }
+
+    /// Cuts what can be cut. A cut before the end of what is there is one whatever follows.
+    fn cut<E>(&mut self, emit: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        while self.held().len() >= self.patience {
+            let (length, held) = (self.cutter.first(self.held()), self.held().len());
+            if length == held && held < self.cutter.sizes.max as usize {
+                self.patience = self.cutter.sizes.max as usize;
+                break;
+            }
+            emit(&self.buffer[self.begin..self.begin + length])?;
+            self.begin += length;
+            self.patience = self.cutter.patience();
+        }
         Ok(())
     }
 }

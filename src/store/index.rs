@@ -373,19 +373,14 @@ impl Index {
         Ok(places)
     }
 
-    /// For each of `ids`, whether a new snapshot may refer to it without storing it again.
-    pub fn reusable(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
-        let values = self.db.multi_get(ids.iter().map(chunk_key));
-        let beside = |id: &ChunkId| {
-            let mut places = self.beside.get(id).into_iter().flatten();
-            places.any(|(place, reusable)| *reusable && !self.condemned.contains(&place.pack))
-        };
-        let judge = |(id, value): (&ChunkId, std::result::Result<Option<Vec<u8>>, rocksdb::Error>)| {
-            let value = value.map_err(|e| fail(&self.home, e))?;
-            let places = value.map_or(Ok(Vec::new()), |value| self.places(&value, true))?;
-            Ok(!places.is_empty() || beside(id))
-        };
-        ids.iter().zip(values).map(judge).collect()
+    /// Whether a new snapshot may refer to a chunk without storing it again.
+    pub fn reusable(&self, id: &ChunkId) -> Result<bool> {
+        let value = self.db.get_pinned(chunk_key(id)).map_err(|e| fail(&self.home, e))?;
+        let places = value.map_or(Ok(Vec::new()), |value| self.places(&value, true))?;
+        let mut beside = self.beside.get(id).into_iter().flatten();
+        let is_beside =
+            |(place, reusable): &(Place, bool)| *reusable && !self.condemned.contains(&place.pack);
+        Ok(!places.is_empty() || beside.any(is_beside))
     }
 }
 
@@ -486,8 +481,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let index = open(home.path(), &["a", "b", "x"], &[1]);
         assert_eq!(packs(&index, 1), [1]);
-        let ids = [1, 2, 3, 4, 9].map(|c| ChunkId([c; 32]));
-        assert_eq!(index.reusable(&ids).unwrap(), [false, true, true, false, false]);
+        let reusable = [1, 2, 3, 4, 9].map(|c| index.reusable(&ChunkId([c; 32])).unwrap());
+        assert_eq!(reusable, [false, true, true, false, false]);
     }
 
     #[test]
@@ -536,8 +531,8 @@ mod tests {
             let index = Index::open(home.path(), &all, condemned, &Seeded::new(1), &none).unwrap();
             // "a" vanished; "x" belongs to a session that has not ended.
             assert_eq!([1, 2, 3, 4].map(|chunk| packs(&index, chunk)), [vec![], vec![2], vec![2], vec![3]]);
-            let ids = [1, 2, 3, 4].map(|c| ChunkId([c; 32]));
-            assert_eq!(index.reusable(&ids).unwrap(), [false, reused, reused, false]);
+            let reusable = [1, 2, 3, 4].map(|c| index.reusable(&ChunkId([c; 32])).unwrap());
+            assert_eq!(reusable, [false, reused, reused, false]);
             let listings = index.listings().unwrap();
             let told = listings.iter().map(|l| (l.name.as_str(), l.chunks, l.packs[0].0[0]));
             assert_eq!(told.collect::<Vec<_>>(), [("b", 2, 2), ("x", 1, 3)]);

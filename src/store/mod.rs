@@ -18,9 +18,10 @@ use crate::id::{ChunkId, ChunkKind};
 use crate::storage;
 
 pub use cache::PackCache;
+pub use chunk::encode;
 pub use cutter::{Cutter, Pieces};
 pub use index::{Index, Listing, Place, Wanted};
-pub use pack::{PackReader, read_footer, verify_pack};
+pub use pack::{PackBuilder, PackReader, read_footer, unshared, verify_pack};
 pub use reader::{Reader, Reload};
 pub use writer::{Finished, PutSegment, Tuning, Writer, WriterParts, Written};
 

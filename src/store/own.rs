@@ -12,9 +12,7 @@ use super::{Error, Result};
 use crate::id::ChunkId;
 use crate::lifeline::Lifeline;
 
-/// Some 100 MB of ids.
-const MOST: usize = 1_500_000;
-const BLOCK_CACHE: usize = 32 << 20;
+const BLOCK_CACHE: usize = 16 << 20;
 /// Ids written at once.
 const BATCH: usize = 20_000;
 
@@ -28,9 +26,9 @@ pub(super) struct Own {
 }
 
 impl Own {
-    /// An empty set; `directory` need not exist and is removed with the set.
-    pub fn new(directory: PathBuf) -> Own {
-        Own { recent: HashSet::new(), most: MOST, directory, table: None, lifeline: None }
+    /// An empty set that holds `most` ids in memory; `directory` need not exist and is removed with the set.
+    pub fn new(directory: PathBuf, most: usize) -> Own {
+        Own { recent: HashSet::new(), most, directory, table: None, lifeline: None }
     }
 
     fn fail(&self, what: impl ToString) -> Error {
@@ -98,8 +96,7 @@ mod tests {
     #[test]
     fn an_id_is_new_once_however_many_there_are() {
         let directory = tempfile::tempdir().unwrap();
-        let mut own = Own::new(directory.path().join("own"));
-        own.most = 10;
+        let mut own = Own::new(directory.path().join("own"), 10);
         let id = |n: u8| ChunkId([n; 32]);
         for n in 0..100 {
             assert!(own.insert(id(n)).unwrap(), "{n}");

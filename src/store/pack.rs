@@ -22,20 +22,20 @@ pub struct PackBuilder {
 }
 
 impl PackBuilder {
-    /// An empty pack with room for `capacity` bytes.
-    pub fn new(id: PackId, kind: ChunkKind, secret: &SealSecret, capacity: usize) -> PackBuilder {
-        let mut bytes = BytesMut::with_capacity(capacity);
+    /// An empty pack, to be made in `bytes`, which are empty and may have room.
+    pub fn new(id: PackId, kind: ChunkKind, secret: &SealSecret, mut bytes: BytesMut) -> PackBuilder {
         bytes.extend_from_slice(PACK_MAGIC);
         PackBuilder { id, kind, key: secret.pack(id), bytes, chunks: Vec::new() }
     }
 
     /// Seals an encoded chunk into the pack.
-    pub fn append(&mut self, id: ChunkId, mut encoded: Vec<u8>, plain: u32) {
-        let position = self.chunks.len() as u32;
-        seal_chunk(&self.key, self.id, self.kind, position, &id, &mut encoded);
-        let (offset, stored) = (self.bytes.len() as u32, encoded.len() as u32);
-        self.chunks.push(PackedChunk { id, offset, stored, plain });
-        self.bytes.extend_from_slice(&encoded);
+    pub fn append(&mut self, id: ChunkId, encoded: &[u8], plain: u32) {
+        let (position, begin) = (self.chunks.len() as u32, self.bytes.len());
+        self.bytes.extend_from_slice(encoded);
+        let tag = seal_chunk(&self.key, self.id, self.kind, position, &id, &mut self.bytes[begin..]);
+        self.bytes.extend_from_slice(&tag);
+        let stored = (self.bytes.len() - begin) as u32;
+        self.chunks.push(PackedChunk { id, offset: begin as u32, stored, plain });
     }
 
     /// Bytes so far.
@@ -66,25 +66,30 @@ impl PackReader {
         PackReader { id, kind, key: secret.pack(id) }
     }
 
-    /// The plain bytes of the chunk at `position`, from its sealed bytes; everything is verified.
+    /// The plain bytes of the chunk at `position`, from its sealed bytes, which are opened where they are;
+    /// everything is verified.
     pub fn open(
         &self,
         namer: &ChunkNamer,
         position: u32,
         chunk: &PackedChunk,
-        sealed: &[u8],
+        sealed: &mut [u8],
     ) -> Result<Bytes> {
-        let opened = || {
-            let mut sealed = sealed.to_vec();
+        let mut opened = || {
             if sealed.len() != chunk.stored as usize {
                 return Err(Malformed::Length(sealed.len()));
             }
-            let encoded = open_chunk(&self.key, self.id, self.kind, position, &chunk.id, &mut sealed)?;
+            let encoded = open_chunk(&self.key, self.id, self.kind, position, &chunk.id, sealed)?;
             let plain = chunk::decode(encoded, chunk.plain as usize)?;
             if namer.name(self.kind, &plain) == chunk.id { Ok(plain) } else { Err(Malformed::Content) }
         };
         opened().map_err(|what| damaged(self.kind, self.id, what))
     }
+}
+
+/// Bytes that may be changed; copied only where somebody else has them, too.
+pub fn unshared(bytes: Bytes) -> BytesMut {
+    bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]))
 }
 
 fn damaged(kind: ChunkKind, id: PackId, what: Malformed) -> Error {
@@ -118,7 +123,7 @@ pub fn verify_pack(
     entry: &PackEntry,
 ) -> Result<()> {
     let name = Name::Pack(entry.kind, entry.id).to_string();
-    let bytes = storage.get(&name)?;
+    let mut bytes = unshared(storage.get(&name)?);
     let footer = read_footer(storage, secret, entry.kind, entry.id, bytes.len() as u64)?;
     if bytes.len() as u64 != entry.size || footer.chunks != entry.chunks {
         return Err(damaged(entry.kind, entry.id, Malformed::Content));
@@ -126,8 +131,8 @@ pub fn verify_pack(
     let reader = PackReader::new(entry.id, entry.kind, secret);
     for (chunk, position) in entry.chunks.iter().zip(0u32..) {
         let range = chunk.offset as usize..chunk.offset as usize + chunk.stored as usize;
-        let sealed =
-            bytes.get(range).ok_or_else(|| damaged(entry.kind, entry.id, Malformed::Length(bytes.len())))?;
+        let length = Malformed::Length(bytes.len());
+        let sealed = bytes.get_mut(range).ok_or_else(|| damaged(entry.kind, entry.id, length))?;
         reader.open(namer, position, chunk, sealed)?;
     }
     Ok(())
@@ -144,24 +149,24 @@ mod tests {
         let random = Seeded::new(1);
         let secret = SealSecret::draw(&random);
         let namer = ContentSecret::draw(&random).namer();
-        let mut builder = PackBuilder::new(PackId::draw(&random), ChunkKind::Data, &secret, 0);
+        let mut builder = PackBuilder::new(PackId::draw(&random), ChunkKind::Data, &secret, BytesMut::new());
         for plain in [&b"first"[..], &[0; 5000], b""] {
             let id = namer.name(ChunkKind::Data, plain);
-            builder.append(id, chunk::encode(plain), plain.len() as u32);
+            chunk::encode(plain, |encoded| builder.append(id, encoded, plain.len() as u32));
         }
         let (entry, bytes) = builder.finish();
         (secret, namer, entry, bytes)
     }
 
-    fn sealed<'a>(bytes: &'a [u8], chunk: &PackedChunk) -> &'a [u8] {
-        &bytes[chunk.offset as usize..][..chunk.stored as usize]
+    fn sealed(bytes: &[u8], chunk: &PackedChunk) -> Vec<u8> {
+        bytes[chunk.offset as usize..][..chunk.stored as usize].to_vec()
     }
 
     #[test]
     fn chunks_come_back_and_the_footer_lists_them() {
         let (secret, namer, entry, bytes) = sample();
         let reader = PackReader::new(entry.id, entry.kind, &secret);
-        let plain = reader.open(&namer, 1, &entry.chunks[1], sealed(&bytes, &entry.chunks[1])).unwrap();
+        let plain = reader.open(&namer, 1, &entry.chunks[1], &mut sealed(&bytes, &entry.chunks[1])).unwrap();
         assert_eq!(plain, vec![0; 5000]);
         let directory = tempfile::tempdir().unwrap();
         let storage = Local::new(directory.path());
@@ -189,11 +194,11 @@ mod tests {
         let (secret, namer, entry, bytes) = sample();
         let chunk = &entry.chunks[0];
         let reader = PackReader::new(entry.id, entry.kind, &secret);
-        assert!(reader.open(&namer, 1, chunk, sealed(&bytes, chunk)).is_err());
+        assert!(reader.open(&namer, 1, chunk, &mut sealed(&bytes, chunk)).is_err());
         let node = PackReader::new(entry.id, ChunkKind::Node, &secret);
-        assert!(node.open(&namer, 0, chunk, sealed(&bytes, chunk)).is_err());
+        assert!(node.open(&namer, 0, chunk, &mut sealed(&bytes, chunk)).is_err());
         let other = PackReader::new(PackId([9; 16]), entry.kind, &secret);
-        assert!(other.open(&namer, 0, chunk, sealed(&bytes, chunk)).is_err());
+        assert!(other.open(&namer, 0, chunk, &mut sealed(&bytes, chunk)).is_err());
     }
 
     #[test]
@@ -202,9 +207,9 @@ mod tests {
         let reader = PackReader::new(entry.id, entry.kind, &secret);
         let chunk = &entry.chunks[0];
         for at in 0..chunk.stored as usize {
-            let mut bad = sealed(&bytes, chunk).to_vec();
+            let mut bad = sealed(&bytes, chunk);
             bad[at] ^= 1;
-            assert!(reader.open(&namer, 0, chunk, &bad).is_err(), "{at}");
+            assert!(reader.open(&namer, 0, chunk, &mut bad).is_err(), "{at}");
         }
     }
 }

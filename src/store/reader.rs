@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use bytes::Bytes;
 use lru::LruCache;
 
-use super::{Error, Index, Listing, PackCache, PackReader, Place, Result};
+use super::{Error, Index, Listing, PackCache, PackReader, Place, Result, unshared};
 use crate::format::{Malformed, Name, PackedChunk, Segment};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::secret::{ChunkNamer, SealSecret};
@@ -157,14 +157,14 @@ impl Reader {
     }
 
     fn read(&self, kind: ChunkKind, id: &ChunkId, place: &Place) -> Result<Bytes> {
-        let open = |sealed: &[u8]| {
+        let open = |sealed: Bytes| {
             let &Place { offset, stored, plain, position, pack } = place;
             let chunk = PackedChunk { id: *id, offset, stored, plain };
-            PackReader::new(pack, kind, &self.seal).open(&self.namer, position, &chunk, sealed)
+            PackReader::new(pack, kind, &self.seal).open(&self.namer, position, &chunk, &mut unshared(sealed))
         };
         if let (ChunkKind::Node, Some(cache)) = (kind, &self.cache) {
             let here = cache.read(place.pack, place.offset.into(), place.stored as usize);
-            if let Some(plain) = here.and_then(|sealed| open(&sealed).ok()) {
+            if let Some(plain) = here.and_then(|sealed| open(sealed).ok()) {
                 return Ok(plain);
             }
             cache.forget(place.pack);
@@ -175,9 +175,9 @@ impl Reader {
                 file: Name::Pack(kind, place.pack).to_string(),
                 what: Malformed::Length(whole.len()),
             })?;
-            return open(sealed);
+            return open(Bytes::copy_from_slice(sealed));
         }
-        open(&self.fetch(kind, place)?)
+        open(self.fetch(kind, place)?)
     }
 
     /// The sealed bytes of a chunk.

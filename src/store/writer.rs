@@ -2,7 +2,7 @@
 //!
 //! Naming and looking up happen on the caller's thread, so that it learns the id at once. New chunks
 //! go through a bounded queue to encoder threads, which compress them and seal them into the open
-//! pack of their kind; full packs go through another to uploader threads. A chunk counts as stored
+//! pack of their kind, or the caller does that itself; full packs go to uploader threads. A chunk counts as stored
 //! only when [`Writer::finish`] returned, or its segment is durable.
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::own::Own;
@@ -20,9 +20,15 @@ use super::{Error, Index, PackCache, Result, chunk};
 use crate::context::{Cancel, Random};
 use crate::format::{Name, PackEntry, Segment, Stored};
 use crate::id::{ChunkId, ChunkKind, PackId};
+use crate::memory::Memory;
 use crate::progress::{Amount, Phase, Progress};
 use crate::secret::{ChunkNamer, SealSecret};
 use crate::storage::Storage;
+
+/// Content from this size on is handed over to an encoder.
+const HANDED_OVER_FROM: usize = 64 << 10;
+/// What a pack may have beyond its size: the last chunk and the footer.
+const BEYOND: usize = 5 << 20;
 
 /// Sizes and counts that do not change what is stored, only how fast and in what files.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +37,8 @@ pub struct Tuning {
     pub encoders: usize,
     /// Packs uploaded at once.
     pub uploaders: usize,
+    /// Ids of its own chunks that a run holds in memory.
+    pub ids: usize,
     /// A data pack is full from here.
     pub data_pack: usize,
     /// A tree pack is full from here.
@@ -45,9 +53,17 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Tuning {
+        Tuning::within(Memory::USUAL)
+    }
+}
+
+impl Tuning {
+    /// What fits into a budget.
+    pub fn within(memory: Memory) -> Tuning {
         Tuning {
             encoders: std::thread::available_parallelism().map_or(2, |n| n.get()),
-            uploaders: 2,
+            uploaders: memory.uploads(),
+            ids: memory.ids(),
             data_pack: 32 << 20,
             tree_pack: 8 << 20,
             segment_every: Duration::from_secs(60),
@@ -107,7 +123,7 @@ pub struct Finished {
 struct Job {
     kind: ChunkKind,
     id: ChunkId,
-    plain: Bytes,
+    plain: Vec<u8>,
 }
 
 struct FullPack {
@@ -128,6 +144,8 @@ struct Shared {
     /// Chunks that this run stores.
     own: Mutex<Own>,
     open: [Mutex<Option<PackBuilder>>; 2],
+    /// Memory of packs that are stored.
+    spare: [Mutex<Vec<BytesMut>>; 2],
     unlisted: Mutex<Unlisted>,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
@@ -156,10 +174,11 @@ impl Writer {
     pub fn start(parts: WriterParts, tuning: Tuning) -> Writer {
         let unlisted = Unlisted { segment: Segment::default(), next: 0, since: Instant::now() };
         let shared = Arc::new(Shared {
-            own: Mutex::new(Own::new(parts.scratch.clone())),
+            own: Mutex::new(Own::new(parts.scratch.clone(), tuning.ids)),
             parts,
             tuning,
             open: Default::default(),
+            spare: Default::default(),
             unlisted: Mutex::new(unlisted),
             failure: Mutex::default(),
             failed: AtomicBool::new(false),
@@ -169,10 +188,11 @@ impl Writer {
             written: AtomicU64::new(0),
         });
         let (jobs, jobs_in) = bounded(2 * tuning.encoders);
-        let (packs, packs_in) = bounded(1);
+        // None waits beside those that are put: each is as large as a pack.
+        let (packs, packs_in) = bounded(0);
         let encoders = (0..tuning.encoders).map(|_| {
             let (shared, jobs, packs) = (shared.clone(), jobs_in.clone(), packs.clone());
-            std::thread::spawn(move || shared.encode(&jobs, &packs))
+            std::thread::spawn(move || shared.encode_all(&jobs, &packs))
         });
         let encoders = encoders.collect();
         let uploaders = (0..tuning.uploaders).map(|_| {
@@ -184,47 +204,38 @@ impl Writer {
     }
 
     /// Stores one chunk unless it is there.
-    pub fn put(&self, kind: ChunkKind, plain: Bytes) -> Result<Written> {
-        let mut written = self.put_all(kind, vec![plain])?;
-        // One in, one out.
-        Ok(written.remove(0))
-    }
-
-    /// Stores chunks that are not there yet; looked up together.
-    pub fn put_all(&self, kind: ChunkKind, plains: Vec<Bytes>) -> Result<Vec<Written>> {
-        self.shared.check()?;
-        let ids: Vec<ChunkId> =
-            plains.iter().map(|plain| self.shared.parts.namer.name(kind, plain)).collect();
-        let fresh: Vec<bool> = {
-            let mut own = lock(&self.shared.own);
-            ids.iter().map(|id| own.insert(*id)).collect::<Result<_>>()?
-        };
-        let candidates: Vec<ChunkId> =
-            ids.iter().zip(&fresh).filter(|(_, fresh)| **fresh).map(|(id, _)| *id).collect();
-        let mut known = self.shared.parts.index.reusable(&candidates)?.into_iter();
-        let mut written = Vec::with_capacity(ids.len());
-        for ((id, fresh), plain) in ids.into_iter().zip(fresh).zip(plains) {
-            let new = fresh && known.next() == Some(false);
-            if new {
-                self.shared.account(kind, plain.len());
-                self.send(Job { kind, id, plain })?;
-            } else if fresh {
-                // The index knows it; only chunks of this run need to be remembered.
-                lock(&self.shared.own).take_back(&id);
-            }
-            written.push(Written { id, new });
+    pub fn put(&self, kind: ChunkKind, plain: &[u8]) -> Result<Written> {
+        let shared = &self.shared;
+        shared.check()?;
+        let id = shared.parts.namer.name(kind, plain);
+        if !lock(&shared.own).insert(id)? {
+            return Ok(Written { id, new: false });
         }
-        Ok(written)
+        if shared.parts.index.reusable(&id)? {
+            // The index knows it; only chunks of this run need to be remembered.
+            lock(&shared.own).take_back(&id);
+            return Ok(Written { id, new: false });
+        }
+        shared.account(kind, plain.len());
+        self.send(kind, id, plain)?;
+        Ok(Written { id, new: true })
     }
 
     /// Whether what this run makes may refer to a chunk that an earlier run stored.
     pub fn reusable(&self, id: &ChunkId) -> Result<bool> {
-        Ok(self.shared.parts.index.reusable(&[*id])? == [true])
+        self.shared.parts.index.reusable(id)
     }
 
-    fn send(&self, job: Job) -> Result<()> {
-        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
-        if sent { Ok(()) } else { Err(self.shared.stopped()) }
+    /// Has a chunk encoded: by an encoder, or here where they have enough to do. Small content is encoded here
+    /// as well: many read it at once, and to hand it over costs nearly as much.
+    fn send(&self, kind: ChunkKind, id: ChunkId, plain: &[u8]) -> Result<()> {
+        let (Some(jobs), Some(packs)) = (&self.jobs, &self.packs) else { return Err(self.shared.stopped()) };
+        if jobs.is_full() || (kind == ChunkKind::Data && plain.len() < HANDED_OVER_FROM) {
+            self.shared.encode(kind, id, plain, packs);
+            return self.shared.check();
+        }
+        let job = Job { kind, id, plain: plain.to_vec() };
+        jobs.send(job).map_err(|_| self.shared.stopped())
     }
 
     /// Plain bytes of content not seen before, so far.
@@ -336,28 +347,32 @@ impl Shared {
     }
 
     /// An encoder's work. After a failure it goes on taking jobs, so that nobody waits for ever.
-    fn encode(&self, jobs: &Receiver<Job>, packs: &Sender<FullPack>) {
-        for job in jobs {
-            if self.failed.load(Ordering::SeqCst) {
-                continue;
+    fn encode_all(&self, jobs: &Receiver<Job>, packs: &Sender<FullPack>) {
+        for Job { kind, id, plain } in jobs {
+            if !self.failed.load(Ordering::SeqCst) {
+                self.encode(kind, id, &plain, packs);
             }
-            let encoded = chunk::encode(&job.plain);
-            self.append(job, encoded, packs);
         }
     }
 
+    fn encode(&self, kind: ChunkKind, id: ChunkId, plain: &[u8], packs: &Sender<FullPack>) {
+        chunk::encode(plain, |encoded| self.append(kind, id, encoded, plain.len() as u32, packs));
+    }
+
     /// Seals a chunk into the open pack and hands it over once it is full. Others wait meanwhile: however
-    /// many encoders there are, no more packs are open than kinds.
-    fn append(&self, job: Job, encoded: Vec<u8>, packs: &Sender<FullPack>) {
-        let target = match job.kind {
+    /// many encode, no more packs are open than kinds.
+    fn append(&self, kind: ChunkKind, id: ChunkId, encoded: &[u8], plain: u32, packs: &Sender<FullPack>) {
+        let target = match kind {
             ChunkKind::Data => self.tuning.data_pack,
             ChunkKind::Node => self.tuning.tree_pack,
         };
-        let mut open = lock(&self.open[job.kind as usize]);
+        let mut open = lock(&self.open[kind as usize]);
         let builder = open.get_or_insert_with(|| {
-            PackBuilder::new(PackId::draw(&*self.parts.random), job.kind, &self.parts.seal, 0)
+            let bytes = lock(&self.spare[kind as usize]).pop();
+            let bytes = bytes.unwrap_or_else(|| BytesMut::with_capacity(target + BEYOND));
+            PackBuilder::new(PackId::draw(&*self.parts.random), kind, &self.parts.seal, bytes)
         });
-        builder.append(job.id, encoded, job.plain.len() as u32);
+        builder.append(id, encoded, plain);
         let full = if builder.len() >= target { open.take() } else { None };
         if let Some((entry, bytes)) = full.map(PackBuilder::finish)
             && packs.send(FullPack { entry, bytes }).is_err()
@@ -387,6 +402,11 @@ impl Shared {
         }
         if let (ChunkKind::Node, Some(cache)) = (entry.kind, &self.parts.cache) {
             cache.keep(entry.id, &bytes);
+        }
+        // The next pack is made in the same memory, unless somebody still holds it.
+        if let Ok(mut spare) = bytes.try_into_mut() {
+            spare.clear();
+            lock(&self.spare[entry.kind as usize]).push(spare);
         }
         let mut unlisted = lock(&self.unlisted);
         unlisted.segment.packs.push(entry);

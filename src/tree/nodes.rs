@@ -56,7 +56,7 @@ impl Nodes for ReadWrite<'_> {
     fn put(&self, kind: ChunkKind, bytes: Vec<u8>) -> store::Result<ChunkId> {
         // Reading verbs never build trees.
         let writer = self.writer.ok_or(store::Error::Interrupted(crate::context::Interrupted))?;
-        Ok(writer.put(kind, bytes.into())?.id)
+        Ok(writer.put(kind, &bytes)?.id)
     }
 
     fn node(&self, id: &ChunkId) -> Result<Arc<Node>> {

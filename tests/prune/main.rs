@@ -99,7 +99,7 @@ fn what_interrupted_commands_left_goes() {
     let kept = store(&repository, &[b"kept"]);
     let session = begin(&repository);
     let writer = session.writer(Default::default());
-    writer.put(ChunkKind::Data, bytes::Bytes::from_static(b"stored and never in a snapshot")).unwrap();
+    writer.put(ChunkKind::Data, b"stored and never in a snapshot").unwrap();
     writer.give_up().unwrap();
     session.give_up("interrupted").unwrap();
     // A pack without a segment, and one that was never there.

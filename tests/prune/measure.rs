@@ -123,9 +123,8 @@ fn of_chunks(repository: &Repository, chunks: u64, step: usize) -> SessionId {
     let nodes = ReadWrite::new(&reader, Some(&writer));
     let mut builder = Builder::new(&nodes, repository.shape(repository.config().trees.objects));
     for object in (0..chunks / EACH).step_by(step) {
-        let plains: Vec<Bytes> = (object * EACH..(object + 1) * EACH).map(small).collect();
-        let written = writer.put_all(ChunkKind::Data, plains).unwrap();
-        let content: Vec<(ChunkId, u32)> = written.iter().map(|written| (written.id, 100)).collect();
+        let store = |n| (writer.put(ChunkKind::Data, &small(n)).unwrap().id, 100);
+        let content: Vec<(ChunkId, u32)> = (object * EACH..(object + 1) * EACH).map(store).collect();
         let item = Item {
             state: ItemState::Present,
             size: 100 * EACH,

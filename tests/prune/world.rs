@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use icecore::check;
 use icecore::context::{Clock, Context, Seeded};
 use icecore::format::{
@@ -200,7 +199,7 @@ pub fn try_store(
     let shape = repository.shape(repository.config().trees.objects);
     let mut builder = Builder::new(&nodes, shape);
     for (content, n) in contents.iter().zip(0u32..) {
-        let written = writer.put(ChunkKind::Data, Bytes::copy_from_slice(content))?;
+        let written = writer.put(ChunkKind::Data, content)?;
         chunks.push(written.id);
         new.push(written.new);
         let item = Item {

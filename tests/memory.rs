@@ -1,0 +1,88 @@
+//! The program's peak memory is bounded by its budget, however much goes through it.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use icecore::context::{Random, Seeded};
+
+const MIB: u64 = 1 << 20;
+
+/// The highest resident memory of a command that succeeds, in bytes.
+fn peak(directory: &Path, arguments: &[&str]) -> u64 {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_icecore"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ICECORE_")) {
+        command.env_remove(name);
+    }
+    command
+        .args(arguments)
+        .args(["--quiet", "--json"])
+        .env("ICECORE_REPOSITORY", directory.join("repository"))
+        .env("ICECORE_CACHE_DIR", directory.join("cache"))
+        .env("ICECORE_PASSPHRASE", "a long sentence")
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut most = 0;
+    let ended = loop {
+        // The kernel remembers the highest: only what comes after the last look is missed.
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        most = most.max(kib.unwrap_or(0) << 10);
+        if let Some(ended) = child.try_wait().unwrap() {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    assert!(ended.success(), "{arguments:?}: {ended}");
+    assert!(most > 0, "no memory was seen of {arguments:?}");
+    most
+}
+
+/// Noise in large files and in many small ones.
+fn fill(directory: &Path, large: usize, small: usize) {
+    let random = Seeded::new(5);
+    let mut block = vec![0; MIB as usize];
+    fs::create_dir_all(directory).unwrap();
+    for number in 0..large {
+        let mut file = File::create(directory.join(format!("large-{number}"))).unwrap();
+        for _ in 0..32 {
+            random.fill(&mut block);
+            file.write_all(&block).unwrap();
+        }
+    }
+    for number in 0..small {
+        random.fill(&mut block[..2000]);
+        let path = directory.join(format!("{:02}", number % 50));
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join(format!("small-{number}")), &block[..2000]).unwrap();
+    }
+}
+
+/// Every verb that much goes through, on a source of 3 and one of 300 MiB.
+#[test]
+fn a_hundred_times_as_much_stays_within_the_budget() {
+    for (budget, bound) in [("256MiB", 256 * MIB), ("128MiB", 192 * MIB)] {
+        let world = tempfile::tempdir().unwrap();
+        let at = |name: &str| world.path().join(name).to_string_lossy().into_owned();
+        fill(&world.path().join("source"), 9, 6000);
+        peak(world.path(), &["init"]);
+        let source = at("source");
+        let steps: [&[&str]; 5] = [
+            &["backup", "--dir", &source],
+            &["backup", "--dir", &source],
+            &["check", "--read-data"],
+            &["verify", "latest"],
+            &["restore", "latest", "--to-dir", &at("restored")],
+        ];
+        for step in steps {
+            let most = peak(world.path(), &[step, &["--memory", budget]].concat());
+            assert!(most <= bound, "{step:?} within {budget}: {} MiB", most / MIB);
+        }
+    }
+}
