@@ -385,7 +385,16 @@ def run(options):
 # --- The table -----------------------------------------------------------------
 
 AIMS = {"first backup": 4, "nothing changed": 7, "churn": 5, "restore": 2.5, "check, reading all": 3}
-BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
+
+
+def write(name, lines):
+    """Puts a table into the document, where its marks stand."""
+    document = HERE / "docs" / "performance.md"
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = document.read_text().split(begin)
+    after = rest.split(end)[1]
+    document.write_text(before + begin + "\n" + "\n".join(lines) + "\n" + end + after)
+    print("\n".join(lines))
 
 
 def spread(values, form):
@@ -440,12 +449,7 @@ def report(_):
             of_step = lambda key: of_tool(step, tool, key)
             out.append(f"| {step} | {tool} | {spread(of_step('cpu'), seconds)} | {mib(max(of_step('resident')))} | "
                        f"{mib(statistics.median(of_step('read')))} | {mib(statistics.median(of_step('written')))} |")
-    document = HERE / "docs" / "performance.md"
-    text = document.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    document.write_text(before + BEGIN + "\n" + "\n".join(out) + "\n" + END + after)
-    print("\n".join(out))
+    write("peers", out)
 
 
 def main():

@@ -1,0 +1,133 @@
+"""icecore beside rclone, on a bucket: started by minio.sh, which has a MinIO for it.
+
+The data are those of peers.py, as objects. `list` is what the server needs to list them all, with
+nothing else done. Server and client share the cores: the figures are of both.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import sys
+import time
+
+import peers
+
+RESULTS = peers.RESULTS.with_name("minio.jsonl")
+ROWS = [("first backup", "rclone sync to a directory", 2.0),
+        ("first backup into MinIO", "first backup", 1 / 1.3),
+        ("nothing changed", "list", 1 / 1.2),
+        ("restore", "rclone copy", 2.0)]
+
+
+class Rclone(peers.Tool):
+    name = "rclone"
+    program = peers.find("rclone")
+
+    def __init__(self, place, url, access, secret):
+        super().__init__(place)
+        self.env |= {
+            "RCLONE_CONFIG": str(place / "rclone.conf"),
+            "RCLONE_CONFIG_M_TYPE": "s3",
+            "RCLONE_CONFIG_M_PROVIDER": "Minio",
+            "RCLONE_CONFIG_M_ENDPOINT": url,
+            "RCLONE_CONFIG_M_ACCESS_KEY_ID": access,
+            "RCLONE_CONFIG_M_SECRET_ACCESS_KEY": secret,
+            "RCLONE_TRANSFERS": "16",
+            "RCLONE_FAST_LIST": "true",
+        }
+
+
+class Icecore(peers.Icecore):
+    def __init__(self, place, url, access, secret):
+        super().__init__(place)
+        self.url = url
+        for prefix in ("ICECORE_S3", "ICECORE_REPOSITORY"):
+            self.env |= {f"{prefix}_ACCESS_KEY_ID": access, f"{prefix}_SECRET_ACCESS_KEY": secret}
+
+    def source(self):
+        return ["--s3", self.url, "--bucket", "a-bucket"]
+
+    def elsewhere(self, bucket):
+        """The same with its repository on the server."""
+        other = Icecore(self.place, self.url, "", "")
+        other.env = self.env | {"ICECORE_REPOSITORY": f"s3://{bucket}/{time.monotonic_ns()}?endpoint={self.url}"}
+        return other
+
+
+def go_through(ours, rclone, note):
+    def timed(step, tool, *arguments):
+        note(tool.name, step, peers.measure(tool, arguments, tool.place))
+
+    for tool in (ours, rclone):
+        shutil.rmtree(tool.place, ignore_errors=True)
+        tool.place.mkdir(parents=True)
+    timed("list", rclone, "lsf", "-R", "M:a-bucket")
+    timed("rclone sync to a directory", rclone, "sync", "M:a-bucket", rclone.place / "copy")
+    shutil.rmtree(rclone.place / "copy")
+    peers.measure(ours, ours.init(), ours.place)
+    timed("first backup", ours, "backup", "--quiet", *ours.source())
+    timed("nothing changed", ours, "backup", "--quiet", *ours.source())
+    remote = ours.elsewhere("repository")
+    peers.measure(remote, remote.init(), ours.place)
+    timed("first backup into MinIO", remote, "backup", "--quiet", *ours.source())
+    timed("nothing changed, repository on MinIO", remote, "backup", "--quiet", *ours.source())
+    to = ["--to-s3", ours.url, "--to-bucket", "restored"]
+    timed("restore", ours, "restore", "latest", "--quiet", *to)
+    peers.measure(rclone, ["purge", "M:restored"], rclone.place)
+    # Back onto the server, from a directory: what a copy that was fetched before needs.
+    peers.measure(rclone, ["sync", "M:a-bucket", rclone.place / "copy"], rclone.place)
+    timed("rclone copy", rclone, "copy", "--no-check-dest", rclone.place / "copy", "M:restored")
+    for bucket in ("restored", "repository"):
+        peers.measure(rclone, ["purge", f"M:{bucket}"], rclone.place)
+        peers.measure(rclone, ["mkdir", f"M:{bucket}"], rclone.place)
+
+
+def table(lines):
+    of = (lines[-1]["machine"], lines[-1]["scale"])
+    lines = [line for line in lines if (line["machine"], line["scale"]) == of]
+
+    def figures(step, key):
+        return [line[key] for line in lines if line["step"] == step]
+
+    out = [f"{of[0]}; the data of scale {of[1]:g} as objects in MinIO, in memory. Median, and the least and the most.", "",
+           "| step | s | CPU of it, s | peak resident, MiB |", "|---|---|---|---|"]
+    for step in dict.fromkeys(line["step"] for line in lines):
+        out.append(f"| {step} | {peers.spread(figures(step, 'seconds'), peers.seconds)} | "
+                   f"{peers.spread(figures(step, 'cpu'), peers.seconds)} | {peers.mib(max(figures(step, 'resident')))} |")
+    out += ["", "| row | beside | times as fast | aim |", "|---|---|---|---|"]
+    for ours, theirs, aim in ROWS:
+        ratios = [b / a for a, b in zip(figures(ours, "seconds"), figures(theirs, "seconds"))]
+        out.append(f"| {ours} | {theirs} | {peers.spread(ratios, lambda r: f'{r:.2f}')} | {aim:.2f} |")
+    return out
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("server", nargs=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=0.25)
+    options = parser.parse_args()
+    if not Rclone.program:
+        sys.exit("rclone is not there: scripts/servers.sh peers")
+    rclone, ours = (kind(peers.DIRECTORY / kind.name, *options.server) for kind in (Rclone, Icecore))
+    data = peers.Data(pathlib.Path(peers.DIRECTORY) / "data", options.scale)
+    peers.apart(data.make)
+    rclone.place.mkdir(parents=True)
+    peers.measure(rclone, ["copy", "--no-check-dest", data.root, "M:a-bucket"], rclone.place)
+    shutil.rmtree(data.root)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+
+    def note(tool, step, figures):
+        line = {"tool": tool, "step": step, "scale": options.scale, "machine": peers.machine()} | figures
+        with open(RESULTS, "a") as out:
+            out.write(json.dumps(line) + "\n")
+        print(f"{tool:8} {step:36} {figures['seconds']:7.2f} s  cpu {figures['cpu']:7.2f} s  "
+              f"{figures['resident'] / peers.MIB:6.0f} MiB", flush=True)
+
+    for _ in range(options.rounds):
+        go_through(ours, rclone, note)
+    peers.write("minio", table([json.loads(line) for line in open(RESULTS)]))
+
+
+main()

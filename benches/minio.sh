@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# icecore beside rclone, on a bucket of a MinIO in memory: see benches/minio.py.
+#
+#   benches/minio.sh [--rounds 3] [--scale 0.25]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export TMPDIR=${BENCH_DIR:-/dev/shm}
+. scripts/lib.sh
+start_minio minio
+for bucket in a-bucket repository restored; do make_bucket minio "$bucket"; done
+BENCH_DIR=$TMP "$PYTHON" benches/minio.py "${URL[minio]}" "$ACCESS_KEY" "$SECRET_KEY" "$@"
