@@ -10,9 +10,9 @@ use crate::store::{PackReader, Reader, Writer, unshared, verify_pack};
 
 /// Needed chunks this near to each other are read with one request, up to so many bytes.
 const GAP: u64 = 128 << 10;
-const MOST: u64 = 8 << 20;
+const MOST: u64 = 4 << 20;
 /// Stretches read at once.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 4;
 /// Whole packs read back at once.
 const BACK_AT_ONCE: usize = 2;
 
