@@ -132,18 +132,19 @@ impl SealKey {
 
     /// Seals `plain` in place and appends the tag. A nonce must never seal two plaintexts.
     pub fn seal(&self, nonce: [u8; NONCE], bound_to: &[u8], plain: &mut Vec<u8>) {
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        // Fails only above 64 GiB, far beyond any chunk or record.
-        let sealed = self.0.seal_in_place_append_tag(nonce, Aad::from(bound_to), plain);
-        sealed.expect("a chunk or record is under 64 GiB");
+        let tag = self.seal_apart(nonce, bound_to, plain);
+        plain.extend_from_slice(&tag);
     }
 
     /// The same for bytes that stand among others: gives the tag, which is to follow them.
     pub fn seal_apart(&self, nonce: [u8; NONCE], bound_to: &[u8], plain: &mut [u8]) -> [u8; TAG_LEN] {
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(bound_to), plain);
-        let tag = tag.expect("a chunk is under 64 GiB");
-        tag.as_ref().try_into().expect("a tag has this length")
+        // Fails only above 64 GiB, far beyond any chunk or record.
+        let sealed = self.0.seal_in_place_separate_tag(nonce, Aad::from(bound_to), plain);
+        let sealed = sealed.expect("a chunk or record is under 64 GiB");
+        let mut tag = [0; TAG_LEN];
+        tag.copy_from_slice(sealed.as_ref());
+        tag
     }
 
     /// Opens `sealed` in place and gives the plain bytes.
