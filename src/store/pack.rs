@@ -39,7 +39,7 @@ impl PackBuilder {
     }
 
     /// Bytes so far.
-    pub fn len(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.bytes.len()
     }
 

@@ -373,7 +373,7 @@ impl Shared {
             PackBuilder::new(PackId::draw(&*self.parts.random), kind, &self.parts.seal, bytes)
         });
         builder.append(id, encoded, plain);
-        let full = if builder.len() >= target { open.take() } else { None };
+        let full = if builder.size() >= target { open.take() } else { None };
         if let Some((entry, bytes)) = full.map(PackBuilder::finish)
             && packs.send(FullPack { entry, bytes }).is_err()
         {
