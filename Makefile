@@ -31,10 +31,13 @@ test-milvus: build ## a real Milvus, backed up, wiped and brought back
 	scripts/servers.sh etcd-3.5 minio python milvus
 	tests/milvus.sh
 
-bench: build ## icecore beside restic, borg and rustic, into docs/performance.md (ROUNDS=3 SCALE=1)
+bench: build ## all figures of docs/performance.md but Milvus's, which benches/milvus.sh has (ROUNDS=3 SCALE=1)
 	scripts/servers.sh peers etcd-3.6 minio python
 	$(cargo) bench --locked
 	. scripts/env.sh && benches/peers.py run --rounds $${ROUNDS:-3} --scale $${SCALE:-1} && benches/peers.py report
+	benches/minio.sh
+	benches/etcd.sh
+	for part in restic snapshots chunks year; do benches/collection.sh $$part || exit; done
 
 fuzz: rocksdb ## every fuzz target for a minute (SECONDS_EACH=60)
 	scripts/fuzz.sh
