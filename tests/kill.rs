@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use icecore::context::{Random, Seeded};
 use tempfile::TempDir;
@@ -125,12 +125,15 @@ fn a_killed_program_loses_nothing_and_is_gone_on_with() {
     let source = world.path("source");
     let source = source.to_str().unwrap();
     world.run(&["init"]);
+    // As long as a command takes here: one that ends before it is killed shows nothing.
+    let begun = Instant::now();
     world.run(&["backup", "--dir", source]);
+    let whole = begun.elapsed();
     let rounds = if std::env::var_os("ICECORE_SOAK").is_some() { 500 } else { 20 };
     let mut killed = 0;
     for round in 0..rounds {
         world.churn();
-        let after = Duration::from_millis(world.draw(600));
+        let after = Duration::from_micros(world.draw(whole.as_micros() as u64));
         let command: &[&str] = match round % 3 {
             0 => &["backup", "--dir", source],
             1 => &["forget", "--keep-last", "3", "--prune", "--max-unused", "0%"],
