@@ -245,6 +245,10 @@ async fn divide(lister: &Lister, prefix: &str) -> Result<Vec<Part>> {
 /// holds little.
 async fn divide_once(lister: &Lister, prefix: &str) -> Result<Option<Vec<Part>>> {
     let page = lister.page(prefix, true, None).await?;
+    // Nothing lies deeper, and this is all of it: it need not be listed again.
+    if page.next.is_none() && page.prefixes.is_empty() {
+        return Ok(Some(vec![Part::Objects(page.objects)]));
+    }
     if page.next.is_some() || page.prefixes.is_empty() || page.prefixes.len() > 2 * ENOUGH {
         return Ok(None);
     }
