@@ -15,6 +15,7 @@ use aws_sdk_s3::types::EncodingType;
 use aws_smithy_runtime_api::http::Request;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use quick_xml::events::Event;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -207,6 +208,16 @@ enum Part {
     Below(String),
 }
 
+impl Part {
+    /// Where it may be divided.
+    fn prefix(&self) -> Option<String> {
+        match self {
+            Part::Objects(_) => None,
+            Part::Below(prefix) => Some(prefix.clone()),
+        }
+    }
+}
+
 /// Divides what is below `prefix` into parts, in order: the first that can be divided, again and again,
 /// until there are enough.
 async fn divide(lister: &Lister, prefix: &str) -> Result<Vec<Part>> {
@@ -216,21 +227,17 @@ async fn divide(lister: &Lister, prefix: &str) -> Result<Vec<Part>> {
     }
     let mut level = vec![Part::Below(prefix.to_owned())];
     for _ in 0..DEPTH {
-        let (mut finer, mut found) = (Vec::new(), false);
-        let mut left = level.len();
+        let (mut finer, mut found, mut left) = (Vec::new(), false, level.len());
+        let prefixes: Vec<Option<String>> = level.iter().map(Part::prefix).collect();
+        let mut looks = stream::iter(prefixes).map(|prefix| look_below(lister, prefix)).buffered(PARALLEL);
         for part in level {
             left -= 1;
-            match part {
-                Part::Below(prefix) if finer.len() + left < ENOUGH => {
-                    match divide_once(lister, &prefix).await? {
-                        Some(divided) => {
-                            found = true;
-                            finer.extend(divided);
-                        }
-                        None => finer.push(Part::Below(prefix)),
-                    }
+            match looks.next().await.transpose()?.flatten() {
+                Some(divided) if divided.len() == 1 || finer.len() + left < ENOUGH => {
+                    found = true;
+                    finer.extend(divided);
                 }
-                whole => finer.push(whole),
+                _ => finer.push(part),
             }
         }
         level = finer;
@@ -239,6 +246,13 @@ async fn divide(lister: &Lister, prefix: &str) -> Result<Vec<Part>> {
         }
     }
     Ok(level)
+}
+
+async fn look_below(lister: &Lister, prefix: Option<String>) -> Result<Option<Vec<Part>>> {
+    match prefix {
+        Some(prefix) => divide_once(lister, &prefix).await,
+        None => Ok(None),
+    }
 }
 
 /// The parts of one level, or `None` where dividing it would not help: no prefixes, or so many that each
