@@ -322,7 +322,8 @@ fn without_a_token(listing: &str) -> String {
 
 /// The beginning of a listing, between two objects.
 fn cut_in_the_middle(listing: &str) -> String {
-    let end = listing.match_indices("</Contents>").nth(49).unwrap().0;
+    // The very first asks for one object, to see whether the bucket is there.
+    let Some((end, _)) = listing.match_indices("</Contents>").nth(49) else { return listing.to_owned() };
     format!("{}</Contents>", &listing[..end])
 }
 
@@ -335,7 +336,8 @@ fn a_source_listing_that_is_not_whole_fails_the_backup_even_the_first() {
         let mut options = world.options_by(&proxy.url);
         options.objects.as_mut().unwrap().access.attempts = 2;
         let error = backup::run(&world.open(), &options).unwrap_err();
-        assert!(error.to_string().contains("list bucket"), "{error}");
+        let said = ["it is cut short", "does not say how to go on"];
+        assert!(said.iter().any(|said| error.to_string().contains(said)), "{error}");
         assert!(world.open().view().unwrap().snapshots.is_empty());
     }
 }
