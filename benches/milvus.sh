@@ -11,8 +11,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/env.sh
 . scripts/lib.sh
-icecore=$CARGO_TARGET_DIR/release/icecore
-[[ -x $icecore ]] || die "$icecore is not there: make build"
+icecore=$(built)
 VERSION=${VERSION:-2.3.5} MEGABYTES=${MEGABYTES:-1024} DAYS=${DAYS:-30} SEGMENTS=${SEGMENTS:-100000}
 client=$CACHE/milvus-client/bin/python
 read -ra ALONE <<<"${ALONE:-}"

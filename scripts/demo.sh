@@ -7,8 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/env.sh
 . scripts/lib.sh
-binary=$CARGO_TARGET_DIR/release/icecore
-[[ -x $binary ]] || die "$binary is not there: make build"
+binary=$(built)
 
 # The caller's own icecore must not be touched.
 unset "${!ICECORE_@}"

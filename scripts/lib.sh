@@ -45,6 +45,14 @@ export no_proxy=127.0.0.1,localhost NO_PROXY=127.0.0.1,localhost
 
 die() { echo "${0##*/}: $*" >&2; exit 1; }
 
+# built: the binary's path. Needs CARGO_TARGET_DIR (scripts/env.sh); without the binary the script ends
+# (under set -e, as $(built)).
+built() {
+  local binary=$CARGO_TARGET_DIR/release/icecore
+  [[ -x $binary ]] || die "$binary is not there: make build"
+  echo "$binary"
+}
+
 TMP=$(mktemp -d "${TMPDIR:-/tmp}/icecore.XXXXXX")
 
 # at_exit COMMAND…: runs when the script ends, the last one first, servers still

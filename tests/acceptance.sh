@@ -12,8 +12,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/env.sh
 . scripts/lib.sh
-icecore=$CARGO_TARGET_DIR/release/icecore
-[[ -x $icecore ]] || die "$icecore is not there: make build"
+icecore=$(built)
 
 KEYS=${KEYS:-${FULL:+100000}} OBJECTS=${OBJECTS:-${FULL:+10000}} SEED=${SEED:-$RANDOM}
 KEYS=${KEYS:-10000} OBJECTS=${OBJECTS:-1000}

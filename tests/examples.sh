@@ -9,8 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 repo=$PWD
 . scripts/env.sh
 . scripts/lib.sh
-icecore=$CARGO_TARGET_DIR/release/icecore
-[[ -x $icecore ]] || die "$icecore is not there: make build"
+icecore=$(built)
 unset "${!ICECORE_@}"
 
 start_etcd etcd 3.6 >/dev/null

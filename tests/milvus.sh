@@ -10,8 +10,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/env.sh
 . scripts/lib.sh
-icecore=$CARGO_TARGET_DIR/release/icecore
-[[ -x $icecore ]] || die "$icecore is not there: make build"
+icecore=$(built)
 VERSION=${VERSION:-2.3.5} ROWS=${ROWS:-3000}
 client=$CACHE/milvus-client/bin/python
 OUT=$TMP/out ERR=$TMP/err

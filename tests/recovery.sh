@@ -8,8 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 repo=$PWD
 . scripts/env.sh
 . scripts/lib.sh
-icecore=$CARGO_TARGET_DIR/release/icecore
-[[ -x $icecore ]] || die "$icecore is not there: make build"
+icecore=$(built)
 unset "${!ICECORE_@}"
 PATH=${icecore%/*}:$(etcd_dir 3.6):$PATH
 shop=/registry/deployments/shop
