@@ -1,4 +1,5 @@
-//! How much memory a command may take: one budget, of which every buffer that grows with its work is a share.
+//! How much memory a backup may take: one budget, of which every buffer that grows with its work is a share.
+//! Restores and other commands have bounds of their own.
 //!
 //! ```text
 //! of 256 MiB
