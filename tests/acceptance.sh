@@ -5,18 +5,15 @@
 #   make test                       # or, when all is built: tests/acceptance.sh
 #   KEYS=10000 OBJECTS=1000         # the size; FULL=1: 100,000 keys, 10,000 objects
 #   SEED=7                          # the same data and the same pokes again
-#
-# One line for each check, "ok NAME" or "FAILED NAME …" with what was said; the last
-# line is "N passed, M failed".
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/env.sh
 . scripts/lib.sh
+. tests/checks.sh
 icecore=$(built)
 
 KEYS=${KEYS:-${FULL:+100000}} OBJECTS=${OBJECTS:-${FULL:+10000}} SEED=${SEED:-$RANDOM}
 KEYS=${KEYS:-10000} OBJECTS=${OBJECTS:-1000}
-OUT=$TMP/out ERR=$TMP/err
 
 # What the caller has set must not decide what is tested.
 unset "${!ICECORE_@}"
@@ -24,47 +21,7 @@ export ICECORE_PASSPHRASE='the right one' ICECORE_ETCD_PASSWORD=root ICECORE_CAC
 export ICECORE_S3_ACCESS_KEY_ID=$ACCESS_KEY ICECORE_S3_SECRET_ACCESS_KEY=$SECRET_KEY
 export ICECORE_REPOSITORY_ACCESS_KEY_ID=$ACCESS_KEY ICECORE_REPOSITORY_SECRET_ACCESS_KEY=$SECRET_KEY
 
-# --- checking -------------------------------------------------------------
-
-passed=0 failed=0 ended=
-section() { echo "# $* (at $SECONDS s)"; }
-ok() { passed=$((passed + 1)); echo "ok $1"; }
-not_ok() { # NAME WHY; then what the last command said
-  failed=$((failed + 1))
-  echo "FAILED $1: $2"
-  tail -qn 8 "$OUT" "$ERR" | cut -c 1-400 | sed 's/^/    /'
-}
-
-summary() {
-  [[ -n $ended ]] || { failed=$((failed + 1)); echo "FAILED the script: it ended early"; }
-  echo "$passed passed, $failed failed"
-}
-at_exit summary
-
-# expect NAME EXIT-CODE TEXT COMMAND…: it exits so, and says the text (which may be '').
-expect() {
-  local name=$1 want=$2 text=$3 got=0
-  shift 3
-  timeout -k 10 1200 "$@" >"$OUT" 2>"$ERR" </dev/null || got=$?
-  if [[ $got != "$want" ]]; then
-    not_ok "$name" "exit code $got, not $want"
-  elif [[ -n $text ]] && ! grep -qF -- "$text" "$OUT" "$ERR"; then
-    not_ok "$name" "it does not say \"$text\""
-  else
-    ok "$name"
-  fi
-}
-
-# holds NAME EXPRESSION: a Python expression over r, the last command's JSON.
-holds() {
-  if "$PYTHON" -c 'import json, sys
-r = json.load(open(sys.argv[1]))
-sys.exit(not eval(sys.argv[2]))' "$OUT" "$2" 2>>"$ERR"; then ok "$1"; else not_ok "$1" "not so: $2"; fi
-}
-
-same() { # NAME A B
-  if [[ $2 == "$3" ]]; then ok "$1"; else not_ok "$1" "$2, then $3"; fi
-}
+# --- interruptions --------------------------------------------------------
 
 # interrupt NAME CONDITION COMMAND…: Ctrl-C as soon as the condition holds. (The commands
 # get a limit of speed, or they might have ended by then.)
@@ -78,7 +35,7 @@ interrupt() {
   kill -INT "${PID[interrupted]}" 2>/dev/null || true
   wait "${PID[interrupted]}" || got=$?
   unset 'PID[interrupted]'
-  same "$name" 'exit code 130' "exit code $got"
+  is "$name" 'exit code 130' "exit code $got"
 }
 
 # count_files DIR NAME: how many files of that name there are so far.
@@ -172,7 +129,7 @@ writes_nothing() { # NAME OPTION…
   local before
   before=$(target_state)
   restore "$1" 0 "${@:2}"
-  same "$1: writes nothing" "$before" "$(target_state)"
+  is "$1: writes nothing" "$before" "$(target_state)"
 }
 
 # --- dumps ----------------------------------------------------------------
@@ -279,7 +236,7 @@ interrupted_at_any_moment() { # KIND
     stop_after "$1: Ctrl-C in a backup" "$seconds" \
       "$icecore" backup "${etcd_source[@]}" "${s3_source[@]}" --series "after-$seconds"
   done
-  same "$1: Ctrl-C at any moment: a snapshot of each backup that ended" "$ENDED" "$("$icecore" snapshots --json | wc -l)"
+  is "$1: Ctrl-C at any moment: a snapshot of each backup that ended" "$ENDED" "$("$icecore" snapshots --json | wc -l)"
   backup "$1: backup after Ctrl-C at any moment"
   expect "$1: check after Ctrl-C at any moment" 0 '' "$icecore" check --read-data
   dump_sources any-moment
@@ -316,7 +273,7 @@ at_once() {
   wait "${PID[one]}" || one=$?
   wait "${PID[two]}" || two=$?
   unset 'PID[one]' 'PID[two]'
-  same "$1" 'exit codes 0 and 0' "exit codes $one and $two"
+  is "$1" 'exit codes 0 and 0' "exit codes $one and $two"
 }
 
 two_at_once() {
@@ -326,7 +283,7 @@ two_at_once() {
   at_once 'two backups, one cache' "$TMP/cache" a "$TMP/cache" b
   at_once 'two backups, two caches' "$TMP/cache-c" c "$TMP/cache-d" d
   at_once 'two backups of one series' "$TMP/cache-c" e "$TMP/cache-d" e
-  same 'two backups of one series: both are there' 2 "$("$icecore" snapshots --series e --json | wc -l)"
+  is 'two backups of one series: both are there' 2 "$("$icecore" snapshots --series e --json | wc -l)"
   expect 'two backups at once: check' 0 '' "$icecore" check --read-data
 
   dump_sources at-once
@@ -383,7 +340,7 @@ every_byte_of_config() {
     ICECORE_REPOSITORY=$copy "$icecore" check >"$OUT" 2>"$ERR" || code=$?
     ((code == 4)) || missed+=("$at: $code")
   done
-  same 'damage: every byte of config' 'exit code 4' "${missed[*]:-exit code 4}"
+  is 'damage: every byte of config' 'exit code 4' "${missed[*]:-exit code 4}"
 }
 
 damages() {
@@ -522,7 +479,7 @@ bad_targets() {
   fresh_target foreign-object
   "$PYTHON" "$ORACLE/fill.py" s3 "${store_s3[@]}" --bucket "$bucket" --objects 1 --no-odd --root foreign --seed "$SEED" >/dev/null
   restore 'target with a foreign object' 1
-  same 'target with a foreign object: untouched' 1 "$(count_files "${DIR[store]}/data/$bucket" xl.meta)"
+  is 'target with a foreign object: untouched' 1 "$(count_files "${DIR[store]}/data/$bucket" xl.meta)"
   free_port
   expect 'target down' 1 "127.0.0.1:$PORT" "$icecore" restore latest --etcd-prefix by-dev/ --to-etcd "http://127.0.0.1:$PORT"
 }
@@ -554,5 +511,5 @@ two_at_once
 damages
 bad_input
 section "done"
-ended=yes
+ended=1
 ((failed == 0))

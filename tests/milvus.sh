@@ -4,48 +4,18 @@
 #
 #   make test-milvus                # or, when all is built: tests/milvus.sh
 #   VERSION=2.3.5 ROWS=3000         # another Milvus (scripts/servers.sh milvus-VERSION), other sizes
-#
-# One line for each check; the last line is "N passed, M failed".
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/env.sh
 . scripts/lib.sh
+. tests/checks.sh
 icecore=$(built)
 VERSION=${VERSION:-2.3.5} ROWS=${ROWS:-3000}
 client=$CACHE/milvus-client/bin/python
-OUT=$TMP/out ERR=$TMP/err
 
 unset "${!ICECORE_@}"
 export ICECORE_PASSPHRASE='the right one' ICECORE_CACHE_DIR=$TMP/cache ICECORE_REPOSITORY=$TMP/repository
 export ICECORE_S3_ACCESS_KEY_ID=$ACCESS_KEY ICECORE_S3_SECRET_ACCESS_KEY=$SECRET_KEY
-
-passed=0 failed=0 ended=
-section() { echo "# $* (at $SECONDS s)"; }
-ok() { passed=$((passed + 1)); echo "ok $1"; }
-not_ok() { # NAME WHY
-  failed=$((failed + 1))
-  echo "FAILED $1: $2"
-  tail -qn 8 "$OUT" "$ERR" | cut -c 1-600 | sed 's/^/    /'
-}
-summary() {
-  [[ -n $ended ]] || { failed=$((failed + 1)); echo "FAILED the script: it ended early"; }
-  echo "$passed passed, $failed failed"
-}
-at_exit summary
-
-# expect NAME EXIT-CODE TEXT COMMAND…: it exits so, and says the text (which may be '').
-expect() {
-  local name=$1 want=$2 text=$3 got=0
-  shift 3
-  timeout -k 10 600 "$@" >"$OUT" 2>"$ERR" </dev/null || got=$?
-  if [[ $got != "$want" ]]; then
-    not_ok "$name" "exit code $got, not $want"
-  elif [[ -n $text ]] && ! grep -qF -- "$text" "$OUT" "$ERR"; then
-    not_ok "$name" "it does not say \"$text\""
-  else
-    ok "$name"
-  fi
-}
 
 BUCKET=a-bucket
 start() {
@@ -58,12 +28,6 @@ start_server() {
   start_milvus milvus "$VERSION" etcd minio "$BUCKET" COMMON_SECURITY_AUTHORIZATIONENABLED=true "$@"
 }
 
-# says NAME TEXT: what the last command said.
-says() {
-  if grep -qF -- "$2" "$OUT" "$ERR"; then ok "$1"; else not_ok "$1" "it does not say \"$2\""; fi
-}
-# is NAME WANT GOT
-is() { if [[ $3 == "$2" ]]; then ok "$1"; else not_ok "$1" "it is \"$3\", not \"$2\""; fi; }
 revision() { etcdctl_of etcd get no-such-key -w json | grep -o '"revision":[0-9]*' | cut -d: -f2; }
 # bucket first GLOB | take KEY FILE | put KEY FILE: single objects. "take" also removes it.
 bucket() {
