@@ -1,15 +1,13 @@
 //! Restoring objects to a bucket: only what differs, several at once.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use crossbeam_channel::{Receiver, Sender, bounded};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::put::{Putting, of_object};
 use super::settings::Planned;
 use super::{Change, Counts, Error, Listed, Plan, Result, Run, text};
 use crate::context::Nanos;
 use crate::format::{Attributes, FileKind, Headers, Item, ItemState, Malformed, ObjectAttributes};
+use crate::pool::{self, Pool};
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, Certainty, object, objects};
 use crate::sorter::Sorter;
@@ -86,14 +84,8 @@ struct Work<'a> {
     putting: Putting<'a>,
     run: &'a Run<'a>,
     target: &'a BucketTarget,
-    failure: Mutex<Option<Error>>,
-    failed: AtomicBool,
     /// Refused by the target: those that are not there, and those that are.
     refused: [AtomicU64; 2],
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 impl Run<'_> {
@@ -394,10 +386,9 @@ impl Run<'_> {
 
     fn write_objects(&mut self, target: &BucketTarget, jobs: Sorter) -> Result<Counts> {
         let putting = Putting::new(self, target);
-        let failure = Mutex::default();
-        let refused = Default::default();
-        let work = Work { putting, run: self, target, failure, failed: AtomicBool::new(false), refused };
-        let mut counts = work.all(jobs)?;
+        let work = Work { putting, run: self, target, refused: Default::default() };
+        let done = |(): &mut (), job| work.one(job);
+        let mut counts = pool::run(AT_ONCE, 2 * AT_ONCE, || (), done, |pool| work.give(jobs, pool))?;
         let [new, there] = work.refused.map(AtomicU64::into_inner);
         counts.written -= new;
         counts.overwritten -= there;
@@ -410,26 +401,8 @@ impl Run<'_> {
 }
 
 impl Work<'_> {
-    fn all(&self, plan: Sorter) -> Result<Counts> {
-        let (jobs, queue) = bounded::<Job>(2 * AT_ONCE);
-        let given = std::thread::scope(|scope| {
-            for _ in 0..AT_ONCE {
-                let queue = queue.clone();
-                scope.spawn(move || self.work(&queue));
-            }
-            let given = self.give(plan, &jobs);
-            drop(jobs);
-            given
-        });
-        // A worker's failure is the cause; that no more was given is only its consequence.
-        match lock(&self.failure).take() {
-            Some(error) => Err(error),
-            None => given,
-        }
-    }
-
     /// Gives the plan's jobs to the workers, or only shows them.
-    fn give(&self, plan: Sorter, jobs: &Sender<Job>) -> Result<Counts> {
+    fn give(&self, plan: Sorter, pool: &Pool<'_, Job, Error>) -> Result<Counts> {
         let (options, context) = (self.run.options, self.run.repository.context());
         let failed = |e| self.run.spool_failed(e);
         let mut counts = Counts::default();
@@ -450,37 +423,25 @@ impl Work<'_> {
             };
             *counter += 1;
             (self.run.show)(Change { side: "objects", action, key: key.clone().into_bytes() });
-            let stopped = self.failed.load(Ordering::SeqCst);
-            if !options.dry_run && (stopped || jobs.send(job).is_err()) {
-                return Err(crate::context::Interrupted.into());
+            if !options.dry_run {
+                pool.give(job)?;
             }
         }
         Ok(counts)
     }
 
-    fn work(&self, queue: &Receiver<Job>) {
-        for job in queue {
-            if self.failed.load(Ordering::SeqCst) {
-                continue;
+    fn one(&self, job: Job) -> Result<()> {
+        match job {
+            Job::Put { key, item, replaces } => {
+                if !self.putting.put(&key, &item)? {
+                    self.refused[usize::from(replaces)].fetch_add(1, Ordering::Relaxed);
+                }
             }
-            let done = match job {
-                Job::Put { key, item, replaces } => self.putting.put(&key, &item).map(|put| {
-                    if !put {
-                        self.refused[usize::from(replaces)].fetch_add(1, Ordering::Relaxed);
-                    }
-                }),
-                Job::Lock { key, item } => {
-                    of_object(&item).and_then(|attributes| self.putting.lock_object(&key, None, attributes))
-                }
-                Job::Delete { key } => {
-                    let runtime = &self.run.repository.context().runtime;
-                    runtime.block_on(self.target.delete(&key)).map_err(Error::from)
-                }
-            };
-            if let Err(error) = done {
-                lock(&self.failure).get_or_insert(error);
-                self.failed.store(true, Ordering::SeqCst);
+            Job::Lock { key, item } => self.putting.lock_object(&key, None, of_object(&item)?)?,
+            Job::Delete { key } => {
+                self.run.repository.context().runtime.block_on(self.target.delete(&key))?
             }
         }
+        Ok(())
     }
 }

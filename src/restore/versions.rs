@@ -1,16 +1,14 @@
 //! Restoring every version of objects: those of a key one after another, the oldest first, so that the
 //! target has the same sequence and the same current state. Keys are worked on several at once.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use crossbeam_channel::{Receiver, Sender, bounded};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::objects::{AT_ONCE, SORT_BYTES};
 use super::put::{Putting, of_object};
 use super::settings::Planned;
 use super::{Change, Counts, Error, Plan, Result, Run};
 use crate::format::{Item, ItemState, parse_version_key, version_key};
+use crate::pool::{self, Pool};
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, versions};
 use crate::selection::Selection;
@@ -126,9 +124,9 @@ impl Run<'_> {
         context.progress.expect(expected);
         context.progress.settled();
         let putting = Putting::new(self, target);
-        let (failure, left) = (Mutex::default(), Default::default());
-        let work = Work { putting, run: self, target, failure, failed: AtomicBool::new(false), left };
-        let mut counts = work.all(jobs, plan.counts)?;
+        let work = Work { putting, run: self, target, left: Default::default() };
+        let done = |(): &mut (), series| work.one(&series);
+        let mut counts = pool::run(AT_ONCE, AT_ONCE, || (), done, |pool| work.give(jobs, plan.counts, pool))?;
         counts.written -= work.left.0.into_inner();
         counts.deleted -= work.left.1.into_inner();
         let done = work.putting.finish();
@@ -248,33 +246,13 @@ struct Work<'a> {
     putting: Putting<'a>,
     run: &'a Run<'a>,
     target: &'a BucketTarget,
-    failure: Mutex<Option<Error>>,
-    failed: AtomicBool,
     /// Puts and deletes that were not made because an older version was refused.
     left: (AtomicU64, AtomicU64),
 }
 
 impl Work<'_> {
-    fn all(&self, plan: Sorter, counts: Counts) -> Result<Counts> {
-        let (jobs, queue) = bounded::<Series>(AT_ONCE);
-        let given = std::thread::scope(|scope| {
-            for _ in 0..AT_ONCE {
-                let queue = queue.clone();
-                scope.spawn(move || self.work(&queue));
-            }
-            let given = self.give(plan, counts, &jobs);
-            drop(jobs);
-            given
-        });
-        // A worker's failure is the cause; that no more was given is only its consequence.
-        match self.failure.lock().unwrap_or_else(|e| e.into_inner()).take() {
-            Some(error) => Err(error),
-            None => given,
-        }
-    }
-
     /// Gives each key's series to a worker, or only shows it.
-    fn give(&self, plan: Sorter, mut counts: Counts, jobs: &Sender<Series>) -> Result<Counts> {
+    fn give(&self, plan: Sorter, mut counts: Counts, pool: &Pool<'_, Series, Error>) -> Result<Counts> {
         let failed = |e| self.run.spool_failed(e);
         for series in by_key(plan.finish().map_err(failed)?, failed) {
             self.run.repository.context().cancel.check()?;
@@ -289,24 +267,11 @@ impl Work<'_> {
                 *counter += 1;
                 (self.run.show)(Change { side: "objects", action, key: key.clone().into_bytes() });
             }
-            let stopped = self.failed.load(Ordering::SeqCst);
-            if !self.run.options.dry_run && (stopped || jobs.send(Series { key, steps }).is_err()) {
-                return Err(crate::context::Interrupted.into());
+            if !self.run.options.dry_run {
+                pool.give(Series { key, steps })?;
             }
         }
         Ok(counts)
-    }
-
-    fn work(&self, queue: &Receiver<Series>) {
-        for series in queue {
-            if self.failed.load(Ordering::SeqCst) {
-                continue;
-            }
-            if let Err(error) = self.one(&series) {
-                self.failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
-                self.failed.store(true, Ordering::SeqCst);
-            }
-        }
     }
 
     fn one(&self, series: &Series) -> Result<()> {
