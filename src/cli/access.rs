@@ -9,7 +9,7 @@ use icecore::fault::Kind;
 use icecore::format::CapturePath;
 use icecore::guard;
 use icecore::memory::Memory;
-use icecore::repository::{Access, Repository};
+use icecore::repository::{Access, KeyCost, Repository};
 use icecore::selection::Selection;
 use icecore::source::{BucketOptions, DirectoryOptions, MilvusAccess};
 use icecore::storage::{ATTEMPTS, CredentialVars, S3Access, S3Address};
@@ -234,7 +234,7 @@ impl Session {
     pub fn init(&self) -> Result<Repository, Failure> {
         let access = self.settings.access()?;
         let passphrase = self.settings.passphrase(true)?;
-        Ok(Repository::init(&self.context, &access, &passphrase, Default::default())?)
+        Ok(Repository::init(&self.context, &access, &passphrase, KeyCost::of(&passphrase))?)
     }
 
     pub fn open(&self) -> Result<Repository, Failure> {

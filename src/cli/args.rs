@@ -219,6 +219,11 @@ pub enum Key {
         #[arg(long, value_name = "FILE")]
         new_passphrase_file: Option<PathBuf>,
     },
+    /// Make a random passphrase, for a file that scripts read; it opens a repository faster than a chosen one
+    Generate {
+        /// A new file for it, readable by its owner only [default: print it]
+        file: Option<PathBuf>,
+    },
     /// List keys
     List,
     /// Remove a key

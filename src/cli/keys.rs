@@ -1,7 +1,11 @@
 //! `icecore key`.
 
+use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
+use icecore::repository::{KeyCost, Repository, generate_passphrase};
 use serde_json::json;
 
 use super::access::new_passphrase;
@@ -11,23 +15,26 @@ use super::show::{local_time, utc};
 use super::{Outcome, Session};
 
 pub fn run(session: &Session, command: &Key) -> Result<Outcome, Failure> {
-    let repository = session.open()?;
-    let mut out = std::io::stdout().lock();
     let (id, done) = match command {
-        Key::List => return list(session, &repository, &mut out),
+        Key::Generate { file } => return generate(session, file.as_deref()),
+        Key::List => return list(session, &session.open()?),
         Key::Add { new_passphrase_file } => {
+            let repository = session.open()?;
             let passphrase = new_passphrase(new_passphrase_file.as_deref())?;
-            (repository.add_key(&passphrase, Default::default())?, "added")
+            (repository.add_key(&passphrase, KeyCost::of(&passphrase))?, "added")
         }
         Key::Passwd { new_passphrase_file } => {
+            let repository = session.open()?;
             let passphrase = new_passphrase(new_passphrase_file.as_deref())?;
-            (repository.change_passphrase(&passphrase, Default::default())?, "in the place of the old one")
+            let id = repository.change_passphrase(&passphrase, KeyCost::of(&passphrase))?;
+            (id, "in the place of the old one")
         }
         Key::Remove { id } => {
-            repository.remove_key(id)?;
+            session.open()?.remove_key(id)?;
             (id.clone(), "removed")
         }
     };
+    let mut out = std::io::stdout().lock();
     match session.json {
         true => writeln!(out, "{}", json!({ "id": id }))?,
         false => writeln!(out, "key {id} {done}")?,
@@ -35,11 +42,24 @@ pub fn run(session: &Session, command: &Key) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-fn list(
-    session: &Session,
-    repository: &icecore::repository::Repository,
-    out: &mut dyn Write,
-) -> Result<Outcome, Failure> {
+/// To a new file that only its owner may read, or to the standard output.
+fn generate(session: &Session, file: Option<&Path>) -> Result<Outcome, Failure> {
+    let passphrase = generate_passphrase(&*session.context.random);
+    let Some(path) = file else {
+        writeln!(std::io::stdout().lock(), "{}", *passphrase)?;
+        return Ok(Outcome::Done);
+    };
+    let failed = |e: std::io::Error| Failure::usage(format!("cannot make {}: {e}", path.display()));
+    let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    writeln!(new, "{}", *passphrase).and_then(|()| new.sync_all()).map_err(failed)?;
+    if !session.quiet {
+        eprintln!("{} holds a new passphrase; keep a copy of it elsewhere", path.display());
+    }
+    Ok(Outcome::Done)
+}
+
+fn list(session: &Session, repository: &Repository) -> Result<Outcome, Failure> {
+    let mut out = std::io::stdout().lock();
     for key in repository.keys(&session.passphrase()?)? {
         if session.json {
             let created = key.created.map(utc);

@@ -2,13 +2,16 @@
 //!
 //! A key's id is a hash of the file, so that damage is told from a wrong passphrase; the seal is bound
 //! to the folder's name.
+//!
+//! Stretching makes a passphrase that somebody chose slow to guess. One that was drawn by
+//! [`generate_passphrase`] cannot be guessed, and opens a repository at once.
 
 use argon2::{Algorithm, Argon2, Params, Version};
-use data_encoding::HEXLOWER;
+use data_encoding::{BASE32_NOPAD, HEXLOWER};
 use zeroize::Zeroizing;
 
 use super::{Error, Repository, Result};
-use crate::context::{Context, Nanos};
+use crate::context::{Context, Nanos, Random};
 use crate::format::{KeyParameters, KeySecrets, Malformed, Name, open, read_clear, seal};
 use crate::id::{RepositoryId, draw};
 use crate::secret::{ContentSecret, SealKey, SealSecret};
@@ -25,15 +28,51 @@ pub struct KeyCost {
     pub passes: u32,
 }
 
-impl Default for KeyCost {
+impl KeyCost {
     /// RFC 9106's second recommendation: 64 MiB, three passes.
-    fn default() -> KeyCost {
-        KeyCost { memory: 64 << 10, passes: 3 }
+    const CHOSEN: KeyCost = KeyCost { memory: 64 << 10, passes: 3 };
+    /// The least there is.
+    const GENERATED: KeyCost = KeyCost { memory: 8 * LANES, passes: 1 };
+
+    /// What suits a passphrase.
+    pub fn of(passphrase: &str) -> KeyCost {
+        match is_generated(passphrase) {
+            true => KeyCost::GENERATED,
+            false => KeyCost::CHOSEN,
+        }
     }
 }
 
 /// As RFC 9106 recommends: where there are several cores they share the work.
 const LANES: u32 = 4;
+
+/// Before a generated passphrase.
+const GENERATED: &str = "icecore-key-";
+/// Its random bytes: nobody guesses 256 bits.
+const DRAWN: usize = 32;
+
+/// A new passphrase of 256 random bits: `icecore-key-` and 56 letters and digits (base 32, RFC 4648), the
+/// last 24 bits of which are a checksum, so that nothing else passes for one.
+pub fn generate_passphrase(random: &dyn Random) -> Zeroizing<String> {
+    let mut bytes = Zeroizing::new(draw::<DRAWN>(random).to_vec());
+    let sum = checksum(&bytes);
+    bytes.extend(sum);
+    Zeroizing::new(format!("{GENERATED}{}", BASE32_NOPAD.encode(&bytes).to_lowercase()))
+}
+
+fn is_generated(passphrase: &str) -> bool {
+    let letters = passphrase.strip_prefix(GENERATED).map(str::to_uppercase);
+    let bytes = letters.and_then(|letters| BASE32_NOPAD.decode(letters.as_bytes()).ok()).map(Zeroizing::new);
+    bytes.is_some_and(|bytes| match bytes.split_at_checked(DRAWN) {
+        Some((drawn, sum)) => sum == checksum(drawn),
+        None => false,
+    })
+}
+
+fn checksum(drawn: &[u8]) -> [u8; 3] {
+    let hash = blake3::derive_key("icecore 1 generated passphrase checksum", drawn);
+    [hash[0], hash[1], hash[2]]
+}
 /// Above this, a key file asks for more memory than any of ours: it is not believed.
 const MAX_MEMORY: u32 = 4 << 20;
 const MAX_PASSES: u32 = 100;
@@ -111,18 +150,26 @@ fn open_one(
     if id_of(bytes) != id {
         return Err(Malformed::Content);
     }
-    let parameters: KeyParameters = crate::format::decode(read_clear::<KeySecrets>(bytes)?)?;
-    open(bytes, &stretch(passphrase, &parameters)?, repository, FOLDER)
+    open(bytes, &stretch(passphrase, &parameters(bytes)?)?, repository, FOLDER)
 }
 
-/// Tries every key.
+fn parameters(bytes: &[u8]) -> std::result::Result<KeyParameters, Malformed> {
+    crate::format::decode(read_clear::<KeySecrets>(bytes)?)
+}
+
+/// Tries every key, those first whose cost suits the passphrase.
 pub(super) fn open_any(storage: &dyn Storage, repository: RepositoryId, passphrase: &str) -> Result<Opened> {
     let ids = storage.names(FOLDER)?;
     // The first key is there before the config is, and the last one is never removed.
     let mut damage = ids.is_empty().then(|| Error::Damaged { file: FOLDER.into(), what: Malformed::Missing });
+    let mut files = Vec::with_capacity(ids.len());
     for id in &ids {
+        files.push((id, storage.get(&Name::Key(id).to_string())?));
+    }
+    let memory = KeyCost::of(passphrase).memory;
+    files.sort_by_key(|(_, bytes)| parameters(bytes).is_ok_and(|p| p.memory != memory));
+    for (id, bytes) in files {
         let name = Name::Key(id).to_string();
-        let bytes = storage.get(&name)?;
         match open_one(&bytes, id, repository, passphrase) {
             Ok(secrets) => {
                 let content = ContentSecret::from_bytes(secrets.content);
@@ -187,5 +234,29 @@ impl Repository {
         let id = self.add_key(passphrase, cost)?;
         self.storage().delete(&Name::Key(self.key_id()).to_string())?;
         Ok(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Seeded;
+
+    #[test]
+    fn only_a_generated_passphrase_is_spared_the_stretching() {
+        let generated = generate_passphrase(&Seeded::new(1));
+        assert_eq!(KeyCost::of(&generated).memory, KeyCost::GENERATED.memory);
+        assert_ne!(*generated, *generate_passphrase(&Seeded::new(2)));
+        let mut letters = generated.as_bytes().to_vec();
+        for at in 0..letters.len() {
+            let kept = letters[at];
+            letters[at] = if kept == b'7' { b'a' } else { b'7' };
+            let other = String::from_utf8(letters.clone()).unwrap();
+            assert_eq!(KeyCost::of(&other).memory, KeyCost::CHOSEN.memory, "{other}");
+            letters[at] = kept;
+        }
+        for chosen in ["", "a long sentence", GENERATED, &generated[..60], &format!("{}a", *generated)] {
+            assert_eq!(KeyCost::of(chosen).memory, KeyCost::CHOSEN.memory, "{chosen}");
+        }
     }
 }

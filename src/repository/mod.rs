@@ -21,7 +21,7 @@ use crate::format::Malformed;
 use crate::id::SessionId;
 use crate::{storage, store, tree};
 
-pub use keys::{KeyCost, KeyInfo};
+pub use keys::{KeyCost, KeyInfo, generate_passphrase};
 pub use keyspace::{Keyspace, SortedKeyspace};
 pub use link::{first_name, unlinked};
 pub use log::Log;
