@@ -44,6 +44,7 @@ have pkg-config || missing+=(pkg-config)
 have make || missing+=(make)
 have openssl || missing+=(openssl)
 have curl || missing+=(curl)
+have strace || missing+=(strace)
 have_venv || missing+=(python3-venv)
 
 if ((${#missing[@]})); then

@@ -498,6 +498,26 @@ bad_input() {
   read_only_user
 }
 
+# --- durability -----------------------------------------------------------
+
+# traced TRACE COMMAND…: with the calls that make files durable.
+traced() {
+  strace -f -y -qq -o "$1" -e trace=link,linkat,rename,renameat,renameat2,fsync,fdatasync,syncfs "${@:2}"
+}
+
+durable_steps() {
+  section "durable steps"
+  repository directory durable
+  expect 'durable: init, traced' 0 '' traced "$TMP/trace-init" "$icecore" init
+  expect 'durable: backup, traced' 0 '' traced "$TMP/trace-backup" "$icecore" backup --dir "$ORACLE"
+  cat "$TMP/trace-init" "$TMP/trace-backup" >"$TMP/trace"
+  expect 'durable: every file before its name, and its name before the next step' 0 'each written out' \
+    "$PYTHON" "$ORACLE/durable.py" backup "$TMP/trace" "$STORED"
+  expect 'durable: restore, traced' 0 '' traced "$TMP/trace" "$icecore" restore latest --to-dir "$TMP/durable"
+  expect 'durable: what was restored is synced last' 0 'then one syncfs' \
+    "$PYTHON" "$ORACLE/durable.py" restore "$TMP/trace" "$TMP/durable"
+}
+
 # --------------------------------------------------------------------------
 
 section "$KEYS keys, $OBJECTS objects, SEED=$SEED"
@@ -510,6 +530,7 @@ for kind in directory s3; do story "$kind"; done
 two_at_once
 damages
 bad_input
+durable_steps
 section "done"
 ended=1
 ((failed == 0))
