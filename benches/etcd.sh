@@ -17,7 +17,10 @@ ETCD=${ETCD:-3.6}
 export ICECORE=${ICECORE:-$CARGO_TARGET_DIR/release/icecore}
 [[ -x $ICECORE ]] || die "build it first: make build"
 TOOLS=$(etcd_dir "$ETCD")
-export TOOLS ICECORE_PASSPHRASE='a long sentence' ICECORE_CACHE_DIR=$TMP/cache
+# As a schedule would have it: a generated passphrase. "changes" also measures one that somebody chose.
+export TOOLS ICECORE_PASSPHRASE_FILE=$TMP/generated CHOSEN=$TMP/chosen ICECORE_CACHE_DIR=$TMP/cache
+"$ICECORE" --quiet key generate "$ICECORE_PASSPHRASE_FILE"
+echo 'a long sentence' >"$CHOSEN"
 
 cat >"$TMP/measure.py" <<'PYTHON'
 """measure.py PART URL: one part, on a server that is there."""
@@ -182,22 +185,26 @@ def changes():
     first = backup()
     rows = [("", "wall", "CPU", "peak", "written", "`snapshot save` / this")]
     saves = [save() for _ in range(ROUNDS)]
-    opening = median(icecore("snapshots").seconds for _ in range(ROUNDS))
-    for count in (1000, 10_000, 0):
+    chosen = ["--passphrase-file", os.environ["CHOSEN"]]
+    opening = [median(icecore(*words, "snapshots").seconds for _ in range(ROUNDS)) for words in ([], chosen)]
+    for count, words in ((1000, []), (1000, chosen), (10_000, []), (0, [])):
         runs = []
         for n in range(ROUNDS):
             if count:
-                change(count, f"{count} {n}")
-            runs.append(backup())
+                change(count, f"{count} {n} {words}")
+            runs.append(backup(*words))
             saves.append(save())
         run, ratio = middle(runs), middle(saves).seconds / median(run.seconds for run in runs)
         name = f"{count:,} changed keys, {run.path}" if count else "nothing changed"
+        if words:
+            name += ", under a passphrase that somebody chose"
         rows.append((name, seconds(run), f"{run.cpu:.2f} s", f"{run.peak:.0f} MB", amount(run.written), f"{ratio:.1f}"))
         say(f"{name}: " + " ".join(f"{run.seconds:.3f}" for run in runs))
     saved = middle(saves)
     rows.insert(1, ("`etcdctl snapshot save`", seconds(saved), f"{saved.cpu:.2f} s", f"{saved.peak:.0f} MB", amount(saved.written), "1"))
     rows.insert(1, ("first backup, proved", seconds(first), f"{first.cpu:.2f} s", f"{first.peak:.0f} MB", amount(first.written), f"{saved.seconds / first.seconds:.1f}"))
-    rows.append(("`icecore snapshots`: what opening takes", f"{opening:.2f} s", "", "", "", ""))
+    rows.append(("`icecore snapshots`: what opening takes", f"{opening[0]:.2f} s", "", "", "", ""))
+    rows.append(("the same under a passphrase that somebody chose", f"{opening[1]:.2f} s", "", "", "", ""))
     table(*rows)
 
 
@@ -256,12 +263,14 @@ def anchor():
     made = due = None
     for count in (1000, 100):
         written = []
-        while len(written) < (600 if made is None else 100):
+        while len(written) < (2 * KEYS // count if made is None else 100):
+            before = head()
             change(count, f"anchor {count} {len(written)}")
             written.append(backup().written)
             # It is an order of magnitude more than the events.
             if len(written) > 5 and written[-1] > 10 * median(written):
                 made, due = written.pop(), (len(written) + 1) * count
+                last = before
                 break
         if made is None:
             sys.exit("no new anchor was made")
@@ -269,6 +278,13 @@ def anchor():
         cost = f"{(each + made / between) / events:.2f}"
         rows.append((f"{count:,}", amount(events), amount(each), amount(made), f"{between:,}", cost))
         say(rows[-1])
+    table(*rows)
+    # The revision before a new anchor has most events to read, the one after it none.
+    point, one = f"rev:{last}", key(random.Random(7).randrange(KEYS))
+    rows = [("read at the worst moment before a new anchor", "wall", "CPU", "peak")]
+    for name, words in {"one key": ["cat", point, "etcd", one], "every key": ["ls", point, "etcd"]}.items():
+        run = middle([icecore(*words) for _ in range(ROUNDS)])
+        rows.append((name, seconds(run), f"{run.cpu:.2f} s", f"{run.peak:.0f} MB"))
     table(*rows)
 
 
@@ -316,6 +332,7 @@ PYTHON
 measure() {
   mkdir -p "$TMP/$1"
   "$ICECORE" -r "$TMP/$1/repository" init >/dev/null
+  "$ICECORE" -r "$TMP/$1/repository" key add --new-passphrase-file "$CHOSEN" >/dev/null
   "$PYTHON" "$TMP/measure.py" "$1" "${URL[$2]}"
   rm -rf "${TMP:?}/$1"
 }
