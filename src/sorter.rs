@@ -2,6 +2,7 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -13,38 +14,39 @@ pub type Record = (Vec<u8>, Vec<u8>);
 pub struct Sorter {
     directory: PathBuf,
     most: usize,
-    bytes: usize,
-    records: Vec<Record>,
+    held: Held,
     runs: Vec<File>,
 }
 
-/// What a record costs beside its bytes.
-const OVERHEAD: usize = 64;
+/// What a record costs beside its bytes, while it is sorted.
+const OVERHEAD: usize = size_of::<Place>() + size_of::<Ranked>();
+/// Of a run being written, and at most of each being read.
+const BUFFER: usize = 256 << 10;
+/// At least of each run being read: there may be many.
+const LEAST_BUFFER: usize = 16 << 10;
 
 impl Sorter {
     /// Holds about `most` bytes in memory; runs go to `directory`.
     pub fn new(directory: &Path, most: usize) -> Sorter {
-        Sorter { directory: directory.to_owned(), most, bytes: 0, records: Vec::new(), runs: Vec::new() }
+        Sorter { directory: directory.to_owned(), most, held: Held::default(), runs: Vec::new() }
     }
 
     /// One more record.
-    pub fn push(&mut self, key: Vec<u8>, value: Vec<u8>) -> io::Result<()> {
-        self.bytes += key.len() + value.len() + OVERHEAD;
-        self.records.push((key, value));
-        if self.bytes > self.most { self.spill() } else { Ok(()) }
+    pub fn push(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> io::Result<()> {
+        self.held.push(key.as_ref(), value.as_ref())?;
+        if self.held.size() > self.most { self.spill() } else { Ok(()) }
     }
 
     fn spill(&mut self) -> io::Result<()> {
-        self.records.sort_by(|a, b| a.0.cmp(&b.0));
         std::fs::create_dir_all(&self.directory)?;
-        let mut run = BufWriter::with_capacity(1 << 20, tempfile::tempfile_in(&self.directory)?);
-        for (key, value) in self.records.drain(..) {
-            run.write_all(&(key.len() as u32).to_le_bytes())?;
-            run.write_all(&(value.len() as u32).to_le_bytes())?;
-            run.write_all(&key)?;
-            run.write_all(&value)?;
+        let mut run = BufWriter::with_capacity(BUFFER, tempfile::tempfile_in(&self.directory)?);
+        for Ranked { number, .. } in self.held.sorted() {
+            let place = self.held.places[number as usize];
+            run.write_all(&place.key.to_le_bytes())?;
+            run.write_all(&place.value.to_le_bytes())?;
+            run.write_all(self.held.record(place))?;
         }
-        self.bytes = 0;
+        self.held.clear();
         let mut file = run.into_inner().map_err(|e| e.into_error())?;
         file.rewind()?;
         self.runs.push(file);
@@ -52,43 +54,149 @@ impl Sorter {
     }
 
     /// All records, sorted.
-    pub fn finish(mut self) -> io::Result<Sorted> {
-        self.records.sort_by(|a, b| a.0.cmp(&b.0));
-        let mut sorted = Sorted { runs: Vec::new(), heads: BinaryHeap::new() };
-        let files = self.runs.into_iter().map(|file| Run::File(BufReader::with_capacity(256 << 10, file)));
-        sorted.runs.extend(files);
-        sorted.runs.push(Run::Memory(self.records.into_iter()));
-        for number in 0..sorted.runs.len() {
-            sorted.refill(number)?;
+    pub fn finish(self) -> io::Result<Sorted> {
+        // Together they need no more than what was held before.
+        let buffer = self.most.checked_div(self.runs.len()).unwrap_or(0).clamp(LEAST_BUFFER, BUFFER);
+        let mut runs: Vec<Run> =
+            self.runs.into_iter().map(|file| Run::File(BufReader::with_capacity(buffer, file))).collect();
+        let order = self.held.sorted().into_iter();
+        runs.push(Run::Memory(self.held, order));
+        let mut heads = BinaryHeap::with_capacity(runs.len());
+        for (number, run) in runs.iter_mut().enumerate() {
+            heads.extend(run.next()?.map(|(key, value)| Reverse((key, number, value))));
         }
-        Ok(sorted)
+        Ok(Sorted { runs, heads })
+    }
+}
+
+/// Records in memory, one behind the other, each with its key first.
+#[derive(Default)]
+struct Held {
+    bytes: Vec<u8>,
+    places: Vec<Place>,
+}
+
+/// Where a record stands.
+#[derive(Clone, Copy)]
+struct Place {
+    at: usize,
+    key: u32,
+    value: u32,
+}
+
+/// A record on its way to its place: some of its key's bytes as a number that sorts as they do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Ranked {
+    word: u64,
+    number: u32,
+}
+
+/// Bytes of a key in a word; the last byte says how many there are.
+const WORD: usize = 7;
+/// In the last byte: the key goes on.
+const MORE: u64 = 8;
+/// So few are compared as they are.
+const FEW: usize = 12;
+
+impl Held {
+    fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(io::Error::other);
+        self.places.push(Place { at: self.bytes.len(), key: length(key)?, value: length(value)? });
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
+        Ok(())
+    }
+
+    fn size(&self) -> usize {
+        self.bytes.len() + self.places.len() * OVERHEAD
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.places.clear();
+    }
+
+    fn record(&self, Place { at, key, value }: Place) -> &[u8] {
+        &self.bytes[at..at + key as usize + value as usize]
+    }
+
+    /// What follows the first `depth` bytes of a record's key.
+    fn key_from(&self, number: u32, depth: usize) -> &[u8] {
+        let Place { at, key, .. } = self.places[number as usize];
+        &self.bytes[at + depth..at + key as usize]
+    }
+
+    fn word(&self, number: u32, depth: usize) -> u64 {
+        let rest = self.key_from(number, depth);
+        let mut word = [0; 8];
+        let length = rest.len().min(WORD);
+        word[..length].copy_from_slice(&rest[..length]);
+        word[WORD] = if rest.len() > WORD { MORE as u8 } else { length as u8 };
+        u64::from_be_bytes(word)
+    }
+
+    /// The records by key, and by number where keys are equal: first by some bytes of each key, then those
+    /// that have them in common by the next ones. Keys are often alike for long, and lie far apart.
+    fn sorted(&self) -> Vec<Ranked> {
+        let mut all: Vec<Ranked> =
+            (0..self.places.len() as u32).map(|number| Ranked { word: 0, number }).collect();
+        let mut todo = vec![(0..all.len(), 0)];
+        while let Some((range, depth)) = todo.pop() {
+            let group = &mut all[range.clone()];
+            if group.len() <= FEW {
+                group.sort_by(|a, b| {
+                    self.key_from(a.number, depth)
+                        .cmp(self.key_from(b.number, depth))
+                        .then(a.number.cmp(&b.number))
+                });
+                continue;
+            }
+            group.iter_mut().for_each(|ranked| ranked.word = self.word(ranked.number, depth));
+            group.sort_unstable();
+            let mut begin = range.start;
+            for alike in group.chunk_by(|a, b| a.word == b.word) {
+                let end = begin + alike.len();
+                if alike.len() > 1 && alike[0].word & 0xff == MORE {
+                    todo.push((begin..end, depth + WORD));
+                }
+                begin = end;
+            }
+        }
+        all
     }
 }
 
 enum Run {
     File(BufReader<File>),
-    Memory(std::vec::IntoIter<Record>),
+    Memory(Held, std::vec::IntoIter<Ranked>),
 }
 
 impl Run {
     fn next(&mut self) -> io::Result<Option<Record>> {
-        let Run::File(file) = self else {
-            let Run::Memory(records) = self else { return Ok(None) };
-            return Ok(records.next());
-        };
-        let mut lengths = [0; 8];
-        match file.read_exact(&mut lengths) {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            done => done?,
+        match self {
+            Run::File(file) => read_record(file),
+            Run::Memory(held, order) => Ok(order.next().map(|Ranked { number, .. }| {
+                let place = held.places[number as usize];
+                let (key, value) = held.record(place).split_at(place.key as usize);
+                (key.to_vec(), value.to_vec())
+            })),
         }
-        let length = |at: usize| {
-            u32::from_le_bytes([lengths[at], lengths[at + 1], lengths[at + 2], lengths[at + 3]]) as usize
-        };
-        let (mut key, mut value) = (vec![0; length(0)], vec![0; length(4)]);
-        file.read_exact(&mut key)?;
-        file.read_exact(&mut value)?;
-        Ok(Some((key, value)))
     }
+}
+
+fn read_record(file: &mut BufReader<File>) -> io::Result<Option<Record>> {
+    let mut lengths = [0; 8];
+    match file.read_exact(&mut lengths) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        done => done?,
+    }
+    let length = |at: usize| {
+        u32::from_le_bytes([lengths[at], lengths[at + 1], lengths[at + 2], lengths[at + 3]]) as usize
+    };
+    let (mut key, mut value) = (vec![0; length(0)], vec![0; length(4)]);
+    file.read_exact(&mut key)?;
+    file.read_exact(&mut value)?;
+    Ok(Some((key, value)))
 }
 
 /// The next record of a run: key, run, value.
@@ -101,23 +209,20 @@ pub struct Sorted {
     heads: BinaryHeap<Reverse<Head>>,
 }
 
-impl Sorted {
-    fn refill(&mut self, number: usize) -> io::Result<()> {
-        if let Some((key, value)) = self.runs[number].next()? {
-            self.heads.push(Reverse((key, number, value)));
-        }
-        Ok(())
-    }
-}
-
 impl Iterator for Sorted {
     type Item = io::Result<Record>;
 
     fn next(&mut self) -> Option<io::Result<Record>> {
-        let Reverse((key, number, value)) = self.heads.pop()?;
-        if let Err(error) = self.refill(number) {
-            return Some(Err(error));
-        }
+        let mut first = self.heads.peek_mut()?;
+        let number = first.0.1;
+        let (key, _, value) = match self.runs[number].next() {
+            Ok(Some((key, value))) => std::mem::replace(&mut first.0, (key, number, value)),
+            Ok(None) => PeekMut::pop(first).0,
+            Err(error) => {
+                PeekMut::pop(first);
+                return Some(Err(error));
+            }
+        };
         Some(Ok((key, value)))
     }
 }
@@ -203,6 +308,24 @@ mod tests {
             }
             let mut expected: Vec<Record> =
                 keys.iter().enumerate().map(|(n, key)| (vec![*key], n.to_be_bytes().to_vec())).collect();
+            expected.sort();
+            let sorted: Vec<Record> = sorter.finish().unwrap().map(|r| r.unwrap()).collect();
+            prop_assert_eq!(sorted, expected);
+        }
+
+        #[test]
+        fn keys_that_are_alike_for_long_sort_as_bytes_do(
+            keys in proptest::collection::vec((0..40usize, proptest::collection::vec(0..3u8, 0..20)), 0..300),
+            most in 500..100_000usize,
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let mut sorter = Sorter::new(directory.path(), most);
+            let mut expected: Vec<Record> = Vec::new();
+            for (number, (alike, rest)) in keys.into_iter().enumerate() {
+                let key = [vec![0; alike], rest].concat();
+                sorter.push(&key, number.to_be_bytes()).unwrap();
+                expected.push((key, number.to_be_bytes().to_vec()));
+            }
             expected.sort();
             let sorted: Vec<Record> = sorter.finish().unwrap().map(|r| r.unwrap()).collect();
             prop_assert_eq!(sorted, expected);
