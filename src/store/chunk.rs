@@ -18,6 +18,11 @@ const RAW: u8 = 0;
 const ZSTD: u8 = 1;
 const WORDS: u8 = 2;
 const LEVEL: i32 = 3;
+/// What a quick look hardly makes smaller, a thorough one does not either: of random values between keys it
+/// finds the keys, in a third of the time.
+const QUICK_LEVEL: i32 = -1;
+/// Of a hundred bytes of the sample so many are left by a quick look, or more.
+const HARDLY: usize = 80;
 /// No search for what came before, which numbers do not repeat: only the entropy of their bytes is used.
 const WORDS_LEVEL: i32 = -1000;
 /// Bytes of a word.
@@ -27,6 +32,8 @@ const WORDS_FROM: usize = 32 << 10;
 /// So many stretches of a chunk, of so many bytes each, tell what it is made of.
 const SAMPLES: usize = 4;
 const SAMPLE: usize = 4 << 10;
+/// Of a chunk that is not looked at for words, one does.
+const SAMPLED_FROM: usize = 2 * SAMPLE;
 
 thread_local! {
     // Contexts and buffers cost set-up and page faults; each thread keeps its own.
@@ -36,9 +43,18 @@ thread_local! {
 
 struct Coder {
     whole: Compressor<'static>,
+    quick: Compressor<'static>,
     words: Compressor<'static>,
     apart: Vec<u8>,
     encoded: Vec<u8>,
+}
+
+/// How a chunk is compressed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Thorough,
+    Quick,
+    Words,
 }
 
 struct Decoder {
@@ -64,24 +80,30 @@ impl Coder {
     fn new() -> io::Result<Coder> {
         let mut words = Compressor::new(WORDS_LEVEL)?;
         words.set_parameter(CParameter::LiteralCompressionMode(ParamSwitch::Enable))?;
-        Ok(Coder { whole: Compressor::new(LEVEL)?, words, apart: Vec::new(), encoded: Vec::new() })
+        let (whole, quick) = (Compressor::new(LEVEL)?, Compressor::new(QUICK_LEVEL)?);
+        Ok(Coder { whole, quick, words, apart: Vec::new(), encoded: Vec::new() })
     }
 
     /// Leaves the chunk in `encoded`.
     fn encode(&mut self, plain: &[u8]) {
-        self.encoded.clear();
-        let compressed = match self.has_words(plain) {
-            true => self.encode_words(plain),
-            false => {
-                self.encoded.push(ZSTD);
-                append(&mut self.whole, plain, &mut self.encoded)
-            }
-        };
+        let way = self.way(plain);
+        let compressed = self.encode_in(way, plain);
         if compressed.is_err() || self.encoded.len() > plain.len() {
             self.encoded.clear();
             self.encoded.push(RAW);
             self.encoded.extend_from_slice(plain);
         }
+    }
+
+    fn encode_in(&mut self, way: Way, plain: &[u8]) -> io::Result<()> {
+        self.encoded.clear();
+        let compressor = match way {
+            Way::Words => return self.encode_words(plain),
+            Way::Thorough => &mut self.whole,
+            Way::Quick => &mut self.quick,
+        };
+        self.encoded.push(ZSTD);
+        append(compressor, plain, &mut self.encoded)
     }
 
     fn encode_words(&mut self, plain: &[u8]) -> io::Result<()> {
@@ -96,22 +118,32 @@ impl Coder {
         Ok(())
     }
 
-    /// Whether samples of the chunk hardly compress as they stand, and do so taken apart.
-    fn has_words(&mut self, plain: &[u8]) -> bool {
+    /// How to compress a chunk, as samples of it tell. Words are what hardly compresses as it stands, and does
+    /// taken apart.
+    fn way(&mut self, plain: &[u8]) -> Way {
+        if plain.len() < SAMPLED_FROM {
+            return Way::Thorough;
+        }
         if plain.len() < WORDS_FROM {
-            return false;
+            let begin = (plain.len() - SAMPLE) / 2;
+            let quick = self.size_in(Way::Quick, &plain[begin..begin + SAMPLE]);
+            return if quick * 100 > SAMPLE * HARDLY { Way::Quick } else { Way::Thorough };
         }
         let mut sample = Vec::with_capacity(SAMPLES * SAMPLE);
         for number in 0..SAMPLES {
             let at = (plain.len() - SAMPLE) / (SAMPLES - 1) * number / WORD * WORD;
             sample.extend_from_slice(&plain[at..at + SAMPLE]);
         }
-        let whole = append(&mut self.whole, &sample, &mut self.encoded).map(|()| self.encoded.len());
-        self.encoded.clear();
-        let apart = self.encode_words(&sample).map(|()| self.encoded.len());
-        self.encoded.clear();
-        matches!((whole, apart), (Ok(whole), Ok(apart))
-            if whole * 10 > sample.len() * 7 && apart * 100 < whole * 97)
+        let whole = self.size_in(Way::Thorough, &sample);
+        if whole * 10 > sample.len() * 7 && self.size_in(Way::Words, &sample) * 100 < whole * 97 {
+            return Way::Words;
+        }
+        if whole * 100 > sample.len() * HARDLY { Way::Quick } else { Way::Thorough }
+    }
+
+    /// What a sample comes to; endless where it cannot be compressed.
+    fn size_in(&mut self, way: Way, sample: &[u8]) -> usize {
+        self.encode_in(way, sample).map_or(usize::MAX >> 8, |()| self.encoded.len())
     }
 }
 
@@ -225,6 +257,31 @@ mod tests {
         let mut noise = vec![0; 1 << 20];
         Seeded::new(1).fill(&mut noise);
         assert_eq!(encode(&noise)[0], RAW);
+    }
+
+    /// Entries of random values between keys, as trees of etcd have them, and of values that are alike.
+    fn node(value: impl Fn(&mut [u8])) -> Vec<u8> {
+        let entry = |n: usize| {
+            let mut entry = format!("/registry/{}/namespace-{:02}/{n:08}", n % 7, n % 100).into_bytes();
+            entry.resize(entry.len() + 256, b'x');
+            let at = entry.len() - 256;
+            value(&mut entry[at..]);
+            entry
+        };
+        (0..100).flat_map(entry).collect()
+    }
+
+    #[test]
+    fn a_quick_look_is_enough_where_a_thorough_one_finds_no_more() {
+        let random = Seeded::new(2);
+        let (noise, alike) = (node(|value| random.fill(value)), node(|_| {}));
+        let mut coder = Coder::new().unwrap();
+        assert!(coder.way(&noise) == Way::Quick && coder.way(&alike) == Way::Thorough);
+        // Chunks that are looked at for words, too.
+        assert!(coder.way(&noise.repeat(2)) == Way::Quick && coder.way(&alike.repeat(2)) == Way::Thorough);
+        let thorough = zstd::bulk::compress(&noise, LEVEL).unwrap().len();
+        assert!(encode(&noise).len() * 100 < thorough * 102, "{} {thorough}", encode(&noise).len());
+        assert_eq!(decode(&encode(&noise), noise.len()).unwrap(), noise);
     }
 
     #[test]
