@@ -1,10 +1,10 @@
 //! What one core does in a second, of each step that content goes through. Not tests of speed: figures to
 //! compare the whole with (`docs/performance.md`).
 
-use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::hint::black_box;
 use std::path::Path;
+use std::sync::RwLock;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -113,17 +113,17 @@ fn packs(c: &mut Criterion) {
 /// Nodes in memory.
 struct Memory {
     namer: ChunkNamer,
-    chunks: RefCell<HashMap<ChunkId, Bytes>>,
+    chunks: RwLock<HashMap<ChunkId, Bytes>>,
 }
 
 impl Nodes for Memory {
     fn get(&self, kind: ChunkKind, id: &ChunkId) -> store::Result<Bytes> {
-        self.chunks.borrow().get(id).cloned().ok_or(store::Error::Missing { kind, id: *id })
+        self.chunks.read().unwrap().get(id).cloned().ok_or(store::Error::Missing { kind, id: *id })
     }
 
     fn put(&self, kind: ChunkKind, bytes: Vec<u8>) -> store::Result<ChunkId> {
         let id = self.namer.name(kind, &bytes);
-        self.chunks.borrow_mut().insert(id, bytes.into());
+        self.chunks.write().unwrap().insert(id, bytes.into());
         Ok(id)
     }
 }
@@ -141,7 +141,7 @@ fn build(memory: &Memory, shape: Shape) -> Root {
 }
 
 fn trees(c: &mut Criterion) {
-    let memory = Memory { namer: content_secret().namer(), chunks: RefCell::default() };
+    let memory = Memory { namer: content_secret().namer(), chunks: RwLock::default() };
     let shape = Shape { sizes: SHAPE, key: content_secret().boundary() };
     let root = build(&memory, shape);
     let mut group = c.benchmark_group("tree");

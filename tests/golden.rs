@@ -4,10 +4,10 @@
 //! that are missing and never touches one that is there. As long as format 1 is not released, a
 //! changed layout is made golden by `rm -r tests/golden/format-1` and a run with that variable.
 
-use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::RwLock;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
@@ -523,36 +523,36 @@ fn texts() -> Vec<Golden> {
 /// Nodes in memory.
 struct Memory {
     namer: ChunkNamer,
-    chunks: RefCell<HashMap<ChunkId, Bytes>>,
+    chunks: RwLock<HashMap<ChunkId, Bytes>>,
 }
 
 impl Nodes for Memory {
     fn get(&self, kind: ChunkKind, id: &ChunkId) -> store::Result<Bytes> {
-        self.chunks.borrow().get(id).cloned().ok_or(store::Error::Missing { kind, id: *id })
+        self.chunks.read().unwrap().get(id).cloned().ok_or(store::Error::Missing { kind, id: *id })
     }
 
     fn put(&self, kind: ChunkKind, bytes: Vec<u8>) -> store::Result<ChunkId> {
         let id = self.namer.name(kind, &bytes);
-        self.chunks.borrow_mut().insert(id, bytes.into());
+        self.chunks.write().unwrap().insert(id, bytes.into());
         Ok(id)
     }
 }
 
 /// The root of a tree of 5,000 entries: it changes with any boundary, any node's bytes, any name.
 fn tree_line(what: &str, sizes: TreeShape) -> String {
-    let memory = Memory { namer: content_secret().namer(), chunks: RefCell::default() };
+    let memory = Memory { namer: content_secret().namer(), chunks: RwLock::default() };
     let mut builder = Builder::new(&memory, Shape { sizes, key: content_secret().boundary() });
     for number in 0..5000u32 {
         let value = vec![number as u8; number as usize % 40];
         builder.push(format!("key/{number:08}").into_bytes(), value, number.into()).unwrap();
     }
     let root = builder.finish().unwrap().unwrap();
-    let nodes = memory.chunks.borrow().len();
+    let nodes = memory.chunks.read().unwrap().len();
     format!("{what}: {} level {} weight {} nodes {nodes}\n", root.node, root.level, root.weight)
 }
 
 fn content_line() -> String {
-    let memory = Memory { namer: content_secret().namer(), chunks: RefCell::default() };
+    let memory = Memory { namer: content_secret().namer(), chunks: RwLock::default() };
     let shape = Shape { sizes: config().trees.content, key: content_secret().boundary() };
     let id = |n: u32| ChunkId(*blake3::hash(&n.to_le_bytes()).as_bytes());
     let content = tree::write_content(&memory, shape, (1..5000).map(|n| (id(n), n)).collect()).unwrap();

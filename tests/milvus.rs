@@ -1,9 +1,9 @@
 //! What real Milvus servers stored, read back: keys as `etcdctl get` gave them (values in base64) and the
 //! listing of the bucket, each trimmed to a part of its segments.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::RwLock;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -20,17 +20,17 @@ use icecore::tree::{Builder, Nodes, Shape};
 
 struct Memory {
     namer: ChunkNamer,
-    chunks: RefCell<HashMap<ChunkId, Bytes>>,
+    chunks: RwLock<HashMap<ChunkId, Bytes>>,
 }
 
 impl Nodes for Memory {
     fn get(&self, kind: ChunkKind, id: &ChunkId) -> store::Result<Bytes> {
-        self.chunks.borrow().get(id).cloned().ok_or(store::Error::Missing { kind, id: *id })
+        self.chunks.read().unwrap().get(id).cloned().ok_or(store::Error::Missing { kind, id: *id })
     }
 
     fn put(&self, kind: ChunkKind, bytes: Vec<u8>) -> store::Result<ChunkId> {
         let id = self.namer.name(kind, &bytes);
-        self.chunks.borrow_mut().insert(id, bytes.into());
+        self.chunks.write().unwrap().insert(id, bytes.into());
         Ok(id)
     }
 }
@@ -73,7 +73,7 @@ fn only(keys: &Keys) -> Instance {
 }
 
 fn memory() -> Memory {
-    Memory { namer: ContentSecret::from_bytes([1; 32]).namer(), chunks: RefCell::default() }
+    Memory { namer: ContentSecret::from_bytes([1; 32]).namer(), chunks: RwLock::default() }
 }
 
 fn build(nodes: &Memory, entries: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Option<Root> {

@@ -1,7 +1,8 @@
 //! Properties of trees, on nodes kept in memory.
 
-use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use icecore::format::{Content, Root, TreeShape};
@@ -14,33 +15,33 @@ use proptest::prelude::*;
 /// Counts what is read and written.
 struct Memory {
     namer: ChunkNamer,
-    chunks: RefCell<HashMap<ChunkId, Bytes>>,
-    reads: Cell<usize>,
-    new: Cell<usize>,
+    chunks: RwLock<HashMap<ChunkId, Bytes>>,
+    reads: AtomicUsize,
+    new: AtomicUsize,
 }
 
 impl Memory {
     fn new() -> Memory {
         let namer = ContentSecret::from_bytes([1; 32]).namer();
-        Memory { namer, chunks: RefCell::default(), reads: Cell::new(0), new: Cell::new(0) }
+        Memory { namer, chunks: RwLock::default(), reads: AtomicUsize::new(0), new: AtomicUsize::new(0) }
     }
 
     fn forget_counts(&self) {
-        self.reads.set(0);
-        self.new.set(0);
+        self.reads.store(0, Ordering::Relaxed);
+        self.new.store(0, Ordering::Relaxed);
     }
 }
 
 impl Nodes for Memory {
     fn get(&self, kind: ChunkKind, id: &ChunkId) -> store::Result<Bytes> {
-        self.reads.set(self.reads.get() + 1);
-        self.chunks.borrow().get(id).cloned().ok_or(store::Error::Missing { kind, id: *id })
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.chunks.read().unwrap().get(id).cloned().ok_or(store::Error::Missing { kind, id: *id })
     }
 
     fn put(&self, kind: ChunkKind, bytes: Vec<u8>) -> store::Result<ChunkId> {
         let id = self.namer.name(kind, &bytes);
-        if self.chunks.borrow_mut().insert(id, bytes.into()).is_none() {
-            self.new.set(self.new.get() + 1);
+        if self.chunks.write().unwrap().insert(id, bytes.into()).is_none() {
+            self.new.fetch_add(1, Ordering::Relaxed);
         }
         Ok(id)
     }
@@ -238,7 +239,7 @@ fn one_changed_value_rewrites_one_leaf_and_its_ancestors() {
         nodes.forget_counts();
         let changes = BTreeMap::from([(key(at), Some(vec![9; 20]))]);
         tree::apply(&nodes, shape, root, edits(&changes)).unwrap();
-        assert_eq!(nodes.new.get(), depth, "change at {at}");
+        assert_eq!(nodes.new.load(Ordering::Relaxed), depth, "change at {at}");
     }
 }
 
@@ -250,8 +251,16 @@ fn isolated_edits_cost_their_depth() {
     nodes.forget_counts();
     let changes: BTreeMap<_, _> = (0..50i64).map(|n| (key(n * 2000 + 3), None)).collect();
     tree::apply(&nodes, shape, root, edits(&changes)).unwrap();
-    assert!(nodes.new.get() <= 50 * depth * 3 / 2, "{} writes at depth {depth}", nodes.new.get());
-    assert!(nodes.reads.get() <= 50 * depth * 10, "{} reads at depth {depth}", nodes.reads.get());
+    assert!(
+        nodes.new.load(Ordering::Relaxed) <= 50 * depth * 3 / 2,
+        "{} writes at depth {depth}",
+        nodes.new.load(Ordering::Relaxed)
+    );
+    assert!(
+        nodes.reads.load(Ordering::Relaxed) <= 50 * depth * 10,
+        "{} reads at depth {depth}",
+        nodes.reads.load(Ordering::Relaxed)
+    );
 }
 
 #[test]
@@ -268,7 +277,7 @@ fn a_diff_of_two_large_trees_reads_only_near_the_changes() {
     })
     .unwrap();
     assert_eq!(shown, 2);
-    assert!(nodes.reads.get() < 60, "{} reads", nodes.reads.get());
+    assert!(nodes.reads.load(Ordering::Relaxed) < 60, "{} reads", nodes.reads.load(Ordering::Relaxed));
 }
 
 #[test]
@@ -277,7 +286,7 @@ fn one_key_is_looked_up_in_one_node_a_level() {
     let (map, root) = large(&nodes, shape, 30_000);
     nodes.forget_counts();
     assert_eq!(tree::get(&nodes, root.as_ref(), &key(12_345)).unwrap(), map.get(&key(12_345)).cloned());
-    assert_eq!(nodes.reads.get(), usize::from(root.unwrap().level) + 1);
+    assert_eq!(nodes.reads.load(Ordering::Relaxed), usize::from(root.unwrap().level) + 1);
     assert_eq!(tree::get(&nodes, root.as_ref(), b"absent").unwrap(), None);
     assert_eq!(tree::get(&nodes, root.as_ref(), b"zzz").unwrap(), None);
     assert_eq!(tree::get(&nodes, None, b"absent").unwrap(), None);
@@ -293,7 +302,7 @@ fn hostile_keys_make_no_degenerate_nodes() {
     let prefix = "x".repeat(1000);
     let map: Map = (0..3000).map(|n| (format!("{prefix}{n:08}").into_bytes(), vec![1])).collect();
     let root = build(&nodes, shape, &map);
-    for node in nodes.chunks.borrow().values() {
+    for node in nodes.chunks.read().unwrap().values() {
         let node = Node::decode(node).unwrap();
         let bytes: usize = node.cells.iter().map(|cell| cell.key.len()).sum();
         assert!(bytes <= 4096 + 2 * 4 * 1008, "{bytes} bytes of keys in {} entries", node.cells.len());
@@ -339,7 +348,7 @@ fn an_insertion_into_a_large_object_rewrites_its_neighbourhood() {
     longer.insert(3000, 77_777);
     nodes.forget_counts();
     let after = content(&nodes, &longer);
-    assert!(nodes.new.get() <= 10, "{} new nodes", nodes.new.get());
+    assert!(nodes.new.load(Ordering::Relaxed) <= 10, "{} new nodes", nodes.new.load(Ordering::Relaxed));
     assert_eq!(after.len(), before.len() + 77_777);
     let mut read = Vec::new();
     tree::chunks_of(&nodes, &after, |_, length| {
@@ -355,5 +364,5 @@ fn an_object_of_one_chunk_repeated_makes_no_degenerate_tree() {
     let nodes = Memory::new();
     let repeated = content(&nodes, &vec![5; 50_000]);
     assert_eq!(repeated.len(), 250_000);
-    assert!(nodes.new.get() < 100, "{} nodes", nodes.new.get());
+    assert!(nodes.new.load(Ordering::Relaxed) < 100, "{} nodes", nodes.new.load(Ordering::Relaxed));
 }

@@ -47,7 +47,7 @@ impl<'a, 'p> Storing<'a, 'p> {
         let held = RefCell::new(chunks);
         let emit = |chunk: &[u8]| put(writer, chunk, &mut held.borrow_mut());
         let repeat = |length: usize, count: u64| {
-            let written = writer.put(ChunkKind::Data, &vec![0; length])?;
+            let written = writer.put(ChunkKind::Data, vec![0; length])?;
             held.borrow_mut().extend(repeat_n((written.id, length as u32), count as usize));
             Ok(())
         };

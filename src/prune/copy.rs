@@ -86,7 +86,7 @@ impl Copier<'_> {
                 // Another copy may be whole.
                 Err(_) => self.reader.get(*kind, &chunk.id)?,
             };
-            self.writer.put(*kind, &plain)?;
+            self.writer.put(*kind, &plain[..])?;
         }
         Ok(())
     }

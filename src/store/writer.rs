@@ -5,6 +5,7 @@
 //! pack of their kind, or the caller does that itself; full packs go to uploader threads. A chunk counts as stored
 //! only when [`Writer::finish`] returned, or its segment is durable.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -204,10 +205,10 @@ impl Writer {
     }
 
     /// Stores one chunk unless it is there.
-    pub fn put(&self, kind: ChunkKind, plain: &[u8]) -> Result<Written> {
-        let shared = &self.shared;
+    pub fn put<'p>(&self, kind: ChunkKind, plain: impl Into<Cow<'p, [u8]>>) -> Result<Written> {
+        let (shared, plain) = (&self.shared, plain.into());
         shared.check()?;
-        let id = shared.parts.namer.name(kind, plain);
+        let id = shared.parts.namer.name(kind, &plain);
         if !lock(&shared.own).insert(id)? {
             return Ok(Written { id, new: false });
         }
@@ -228,13 +229,13 @@ impl Writer {
 
     /// Has a chunk encoded: by an encoder, or here where they have enough to do. Small content is encoded here
     /// as well: many read it at once, and to hand it over costs nearly as much.
-    fn send(&self, kind: ChunkKind, id: ChunkId, plain: &[u8]) -> Result<()> {
+    fn send(&self, kind: ChunkKind, id: ChunkId, plain: Cow<'_, [u8]>) -> Result<()> {
         let (Some(jobs), Some(packs)) = (&self.jobs, &self.packs) else { return Err(self.shared.stopped()) };
         if jobs.is_full() || (kind == ChunkKind::Data && plain.len() < HANDED_OVER_FROM) {
-            self.shared.encode(kind, id, plain, packs);
+            self.shared.encode(kind, id, &plain, packs);
             return self.shared.check();
         }
-        let job = Job { kind, id, plain: plain.to_vec() };
+        let job = Job { kind, id, plain: plain.into_owned() };
         jobs.send(job).map_err(|_| self.shared.stopped())
     }
 

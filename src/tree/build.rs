@@ -53,7 +53,7 @@ impl<'a> Builder<'a> {
         if self.last_key.as_ref().is_some_and(|last| *last >= key) {
             return Err(Error::Unsorted);
         }
-        self.last_key = Some(key.clone());
+        self.last_key.get_or_insert_default().clone_from(&key);
         let cell = leaf(self.nodes, key, value, weight)?;
         self.push_cell(0, cell)
     }

@@ -10,10 +10,18 @@ use crate::format::{Malformed, Root};
 pub(super) fn child(nodes: &dyn Nodes, cell: &Cell, level: u8) -> Result<Arc<Node>> {
     let Payload::Child { id, .. } = &cell.payload else { return Err(Error::Unsorted) };
     let node = nodes.node(id)?;
-    if node.level != level || node.cells.is_empty() {
-        return Err(Error::Node { id: *id, what: Malformed::Content });
-    }
-    Ok(node)
+    if is_of(&node, level) { Ok(node) } else { Err(Error::Node { id: *id, what: Malformed::Content }) }
+}
+
+/// The leaf that `cell` refers to, to be read once: it is the caller's own.
+pub(super) fn leaf(nodes: &dyn Nodes, cell: &Cell) -> Result<Node> {
+    let Payload::Child { id, .. } = &cell.payload else { return Err(Error::Unsorted) };
+    let node = nodes.node_once(id)?;
+    if is_of(&node, 0) { Ok(node) } else { Err(Error::Node { id: *id, what: Malformed::Content }) }
+}
+
+fn is_of(node: &Node, level: u8) -> bool {
+    node.level == level && !node.cells.is_empty()
 }
 
 /// Stands on a cell of the level above `level`: a reference to a node of `level`.

@@ -65,7 +65,7 @@ impl<'a> Side<'a> {
     /// The value of the leaf cell, which is stepped over.
     fn take(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
         let Some((cell, _)) = self.cell() else { return Ok(None) };
-        let taken = (cell.key.clone(), resolve(self.nodes, &cell.payload)?);
+        let taken = (cell.key.clone(), resolve(self.nodes, cell.payload.clone())?);
         self.skip();
         Ok(Some(taken))
     }

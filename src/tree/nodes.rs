@@ -14,7 +14,7 @@ use crate::store::{self, Reader, Writer};
 const DECODED: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 
 /// Gives and takes the chunks that trees are made of.
-pub trait Nodes {
+pub trait Nodes: Sync {
     /// The plain bytes of a chunk.
     fn get(&self, kind: ChunkKind, id: &ChunkId) -> store::Result<Bytes>;
 
@@ -23,9 +23,13 @@ pub trait Nodes {
 
     /// A node, decoded.
     fn node(&self, id: &ChunkId) -> Result<Arc<Node>> {
+        Ok(Arc::new(self.node_once(id)?))
+    }
+
+    /// A node that is not soon wanted again.
+    fn node_once(&self, id: &ChunkId) -> Result<Node> {
         let bytes = self.get(ChunkKind::Node, id)?;
-        let node = Node::decode(&bytes).map_err(|what| Error::Node { id: *id, what })?;
-        Ok(Arc::new(node))
+        Node::decode(&bytes).map_err(|what| Error::Node { id: *id, what })
     }
 }
 
@@ -56,7 +60,7 @@ impl Nodes for ReadWrite<'_> {
     fn put(&self, kind: ChunkKind, bytes: Vec<u8>) -> store::Result<ChunkId> {
         // Reading verbs never build trees.
         let writer = self.writer.ok_or(store::Error::Interrupted(crate::context::Interrupted))?;
-        Ok(writer.put(kind, &bytes)?.id)
+        Ok(writer.put(kind, bytes)?.id)
     }
 
     fn node(&self, id: &ChunkId) -> Result<Arc<Node>> {
@@ -64,8 +68,7 @@ impl Nodes for ReadWrite<'_> {
         if let Some(node) = lock().get(id) {
             return Ok(node.clone());
         }
-        let bytes = self.get(ChunkKind::Node, id)?;
-        let node = Arc::new(Node::decode(&bytes).map_err(|what| Error::Node { id: *id, what })?);
+        let node = Arc::new(self.node_once(id)?);
         lock().put(*id, node.clone());
         Ok(node)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::cursor::child;
+use super::cursor::{child, leaf};
 use super::node::{Cell, Node, Payload, Value};
 use super::{Error, Nodes, Result};
 use crate::format::{Malformed, Root};
@@ -18,11 +18,11 @@ pub struct Entry {
 }
 
 /// A leaf cell's value, fetched where it stands in a chunk of its own.
-pub(super) fn resolve(nodes: &dyn Nodes, payload: &Payload) -> Result<Vec<u8>> {
+pub(super) fn resolve(nodes: &dyn Nodes, payload: Payload) -> Result<Vec<u8>> {
     match payload {
-        Payload::Leaf { value: Value::Here(value), .. } => Ok(value.clone()),
-        Payload::Leaf { value: Value::Chunk(id, _), .. } => Ok(nodes.get(ChunkKind::Data, id)?.to_vec()),
-        Payload::Child { id, .. } => Err(Error::Node { id: *id, what: Malformed::Content }),
+        Payload::Leaf { value: Value::Here(value), .. } => Ok(value),
+        Payload::Leaf { value: Value::Chunk(id, _), .. } => Ok(nodes.get(ChunkKind::Data, &id)?.to_vec()),
+        Payload::Child { id, .. } => Err(Error::Node { id, what: Malformed::Content }),
     }
 }
 
@@ -34,14 +34,14 @@ pub fn get(nodes: &dyn Nodes, root: Option<&Root>, key: &[u8]) -> Result<Option<
         node = child(nodes, &node.cells[node.find(key)], node.level - 1)?;
     }
     match node.cells.get(node.find(key)) {
-        Some(cell) if cell.key == key => resolve(nodes, &cell.payload).map(Some),
+        Some(cell) if cell.key == key => resolve(nodes, cell.payload.clone()).map(Some),
         _ => Ok(None),
     }
 }
 
 /// The entries from `from` on, in order.
 pub fn scan<'a>(nodes: &'a dyn Nodes, root: Option<&Root>, from: &[u8]) -> Result<Scan<'a>> {
-    let mut scan = Scan { nodes, path: Vec::new() };
+    let mut scan = Scan { nodes, path: Vec::new(), leaf: Vec::new().into_iter() };
     let Some(root) = root else { return Ok(scan) };
     let mut node = nodes.node(&root.node)?;
     while node.level > 0 {
@@ -60,23 +60,31 @@ pub struct Scan<'a> {
     nodes: &'a dyn Nodes,
     /// Nodes from the root down, each with its next place.
     path: Vec<(Arc<Node>, usize)>,
+    /// What is left of a leaf after the first one. Long scans pass many leaves, each once.
+    leaf: std::vec::IntoIter<Cell>,
 }
 
 impl Scan<'_> {
     /// The next leaf cell.
     pub(super) fn next_cell(&mut self) -> Result<Option<Cell>> {
         loop {
+            if let Some(cell) = self.leaf.next() {
+                return Ok(Some(cell));
+            }
             let Some((node, at)) = self.path.last_mut() else { return Ok(None) };
             let Some(cell) = node.cells.get(*at) else {
                 self.path.pop();
                 continue;
             };
             *at += 1;
-            if node.level == 0 {
-                return Ok(Some(cell.clone()));
+            match node.level {
+                0 => return Ok(Some(cell.clone())),
+                1 => self.leaf = leaf(self.nodes, cell)?.cells.into_iter(),
+                level => {
+                    let below = child(self.nodes, cell, level - 1)?;
+                    self.path.push((below, 0));
+                }
             }
-            let below = child(self.nodes, cell, node.level - 1)?;
-            self.path.push((below, 0));
         }
     }
 }
@@ -85,7 +93,7 @@ impl Iterator for Scan<'_> {
     type Item = Result<Entry>;
 
     fn next(&mut self) -> Option<Result<Entry>> {
-        let cell = match self.next_cell() {
+        let Cell { key, payload } = match self.next_cell() {
             Ok(cell) => cell?,
             Err(error) => {
                 // An error ends the scan: what comes after it is not known to be next.
@@ -93,6 +101,6 @@ impl Iterator for Scan<'_> {
                 return Some(Err(error));
             }
         };
-        Some(resolve(self.nodes, &cell.payload).map(|value| Entry { key: cell.key, value }))
+        Some(resolve(self.nodes, payload).map(|value| Entry { key, value }))
     }
 }

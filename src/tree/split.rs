@@ -25,7 +25,8 @@ pub struct Stretch {
 /// Cuts the entries of one level, given in order.
 pub struct Splitter {
     shape: Shape,
-    level: u8,
+    /// What is hashed of an entry: the level and the key.
+    hashed: Vec<u8>,
     /// The hashes of up to `window` entries before the open node, then those of its entries.
     hashes: VecDeque<u64>,
     /// How many of them come before the open node.
@@ -45,7 +46,7 @@ impl Splitter {
     pub fn new(shape: Shape, level: u8, regular: bool) -> Splitter {
         Splitter {
             shape,
-            level,
+            hashed: vec![level],
             hashes: VecDeque::new(),
             past: 0,
             cells: VecDeque::new(),
@@ -60,9 +61,11 @@ impl Splitter {
         self.shape.sizes.window as usize
     }
 
-    fn hash(&self, key: &[u8]) -> u64 {
-        let mut hasher = blake3::Hasher::new_keyed(&self.shape.key);
-        let hash = hasher.update(&[self.level]).update(key).finalize();
+    fn hash(&mut self, key: &[u8]) -> u64 {
+        // In one piece, which is hashed without the state that pieces need.
+        self.hashed.truncate(1);
+        self.hashed.extend_from_slice(key);
+        let hash = blake3::keyed_hash(&self.shape.key, &self.hashed);
         let mut word = [0; 8];
         word.copy_from_slice(&hash.as_bytes()[..8]);
         u64::from_le_bytes(word)
@@ -76,7 +79,8 @@ impl Splitter {
 
     /// The next entry; `emit` is given every node that is complete.
     pub fn push<E>(&mut self, cell: Cell, emit: &mut impl FnMut(Stretch) -> Result<(), E>) -> Result<(), E> {
-        self.hashes.push_back(self.hash(&cell.key));
+        let hash = self.hash(&cell.key);
+        self.hashes.push_back(hash);
         self.account(&cell);
         self.cells.push_back(cell);
         while self.next + self.window() < self.cells.len() {
