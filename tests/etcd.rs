@@ -58,6 +58,12 @@ impl World {
     }
 }
 
+fn encoded(record: &KeyRecord) -> (Vec<u8>, Vec<u8>) {
+    let mut raw = Vec::new();
+    let (name, value) = record.encode(&mut raw);
+    (name.to_vec(), value.to_vec())
+}
+
 fn records(file: &EtcdFile, from: i64) -> Vec<KeyRecord> {
     let mut records = Vec::new();
     file.records(from, |record| {
@@ -133,7 +139,7 @@ fn records_are_written_byte_for_byte_as_etcd_does() {
             records.iter().any(|record| record.tombstone)
                 && records.iter().any(|record| record.kv.lease != 0)
         );
-        let ours: Vec<_> = records.iter().map(|record| (record.name(), record.value())).collect();
+        let ours: Vec<_> = records.iter().map(encoded).collect();
         assert!(ours == raw, "{version}");
     }
 }

@@ -71,15 +71,14 @@ pub(super) fn revision_name(revision: i64, sub: i64) -> [u8; REVISION_LEN] {
 }
 
 impl KeyRecord {
-    /// Its key in the `key` bucket.
-    pub fn name(&self) -> Vec<u8> {
-        let mark: &[u8] = if self.tombstone { b"t" } else { b"" };
-        [&revision_name(self.revision, self.sub), mark].concat()
-    }
-
-    /// Its value there, byte for byte as etcd writes it.
-    pub fn value(&self) -> Vec<u8> {
-        self.kv.encode_to_vec()
+    /// Its key in the `key` bucket and its value there, byte for byte as etcd writes them; made in `raw`.
+    pub fn encode<'a>(&self, raw: &'a mut Vec<u8>) -> (&'a [u8], &'a [u8]) {
+        raw.clear();
+        raw.extend_from_slice(&revision_name(self.revision, self.sub));
+        raw.extend_from_slice(if self.tombstone { b"t" } else { b"" });
+        let name = raw.len();
+        self.kv.encode_raw(raw);
+        raw.split_at(name)
     }
 }
 

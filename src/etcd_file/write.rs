@@ -27,25 +27,20 @@ const FIXED_PAGES: u64 = 3;
 const BUFFER: usize = 1 << 20;
 
 /// What an element refers to.
-enum Content {
-    Leaf { flags: u32, value: Vec<u8> },
+#[derive(Clone, Copy)]
+enum Refers {
+    /// To its value, with flags.
+    Value(u32),
+    /// To the page below.
     Child(u64),
 }
 
-/// An element of a page that is not full yet.
+/// An element of a page: the lengths of its key and value, and what it refers to.
+#[derive(Clone, Copy)]
 struct Element {
-    key: Vec<u8>,
-    content: Content,
-}
-
-impl Element {
-    fn size(&self) -> usize {
-        let value = match &self.content {
-            Content::Leaf { value, .. } => value.len(),
-            Content::Child(_) => 0,
-        };
-        ELEMENT + self.key.len() + value
-    }
+    key: usize,
+    value: usize,
+    refers: Refers,
 }
 
 fn page_header(id: u64, flags: u16, count: usize, overflow: u32) -> [u8; PAGE_HEADER] {
@@ -63,46 +58,35 @@ struct Pages {
     next: u64,
     /// Over all bytes from the first page that is not fixed on.
     sum: Digest,
+    /// The page being made.
+    page: Vec<u8>,
 }
 
 impl Pages {
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.sum.update(bytes);
-        self.file.write_all(bytes)
-    }
-
-    /// Writes the elements as one page, which reaches over several where they are large. Gives its id.
-    fn write(&mut self, elements: &[Element]) -> io::Result<u64> {
+    /// Writes elements, whose keys and values are `data`, as one page, which reaches over several where they
+    /// are large. Gives its id.
+    fn write(&mut self, elements: &[Element], data: &[u8]) -> io::Result<u64> {
         let id = self.next;
-        let size = PAGE_HEADER + elements.iter().map(Element::size).sum::<usize>();
+        let size = PAGE_HEADER + elements.len() * ELEMENT + data.len();
         let pages = size.div_ceil(PAGE);
-        let is_branch = matches!(elements.first(), Some(Element { content: Content::Child(_), .. }));
+        let is_branch = matches!(elements.first(), Some(Element { refers: Refers::Child(_), .. }));
         let flags = if is_branch { BRANCH } else { LEAF };
-        self.put(&page_header(id, flags, elements.len(), pages as u32 - 1))?;
+        self.page.clear();
+        self.page.extend_from_slice(&page_header(id, flags, elements.len(), pages as u32 - 1));
         // Where the data stands, from the element on.
-        let mut at = elements.len() * ELEMENT;
-        for (number, Element { key, content }) in elements.iter().enumerate() {
-            let position = (at - number * ELEMENT) as u32;
-            let length = key.len() as u32;
-            let (words, tail) = match content {
-                Content::Leaf { flags, value } => {
-                    ([*flags, position, length], (value.len() as u32).to_le_bytes().to_vec())
-                }
-                Content::Child(page) => {
-                    ([position, length, *page as u32], ((*page >> 32) as u32).to_le_bytes().to_vec())
-                }
+        let mut position = elements.len() * ELEMENT;
+        for &Element { key, value, refers } in elements {
+            let words = match refers {
+                Refers::Value(flags) => [flags, position as u32, key as u32, value as u32],
+                Refers::Child(page) => [position as u32, key as u32, page as u32, (page >> 32) as u32],
             };
-            self.put(&words.map(u32::to_le_bytes).concat())?;
-            self.put(&tail)?;
-            at += key.len() + if let Content::Leaf { value, .. } = content { value.len() } else { 0 };
+            self.page.extend_from_slice(words.map(u32::to_le_bytes).as_flattened());
+            position = position + key + value - ELEMENT;
         }
-        for Element { key, content } in elements {
-            self.put(key)?;
-            if let Content::Leaf { value, .. } = content {
-                self.put(value)?;
-            }
-        }
-        self.put(&vec![0; pages * PAGE - size])?;
+        self.page.extend_from_slice(data);
+        self.page.resize(pages * PAGE, 0);
+        self.sum.update(&self.page);
+        self.file.write_all(&self.page)?;
         self.next += pages as u64;
         Ok(id)
     }
@@ -112,20 +96,22 @@ impl Pages {
 #[derive(Default)]
 struct Level {
     elements: Vec<Element>,
-    size: usize,
+    /// Their keys and values.
+    data: Vec<u8>,
 }
 
 impl Level {
-    fn push(&mut self, element: Element) {
-        self.size += element.size();
-        self.elements.push(element);
+    /// Bytes in a page.
+    fn size(&self) -> usize {
+        PAGE_HEADER + self.elements.len() * ELEMENT + self.data.len()
     }
 
-    fn take(&mut self, count: usize) -> Vec<Element> {
-        let rest = self.elements.split_off(count);
-        let taken = std::mem::replace(&mut self.elements, rest);
-        self.size -= taken.iter().map(Element::size).sum::<usize>();
-        taken
+    /// Forgets the first elements, whose data are so many bytes. Gives the first key.
+    fn remove(&mut self, count: usize, bytes: usize) -> Vec<u8> {
+        let first = self.elements.drain(..count).next().map_or(0, |first| first.key);
+        let key = self.data.get(..first).unwrap_or_default().to_vec();
+        self.data.drain(..bytes);
+        key
     }
 }
 
@@ -136,26 +122,37 @@ struct Tree {
 }
 
 impl Tree {
-    fn add(&mut self, pages: &mut Pages, level: usize, element: Element) -> io::Result<()> {
+    fn add(
+        &mut self,
+        pages: &mut Pages,
+        level: usize,
+        (key, value): (&[u8], &[u8]),
+        refers: Refers,
+    ) -> io::Result<()> {
         if self.levels.len() == level {
             self.levels.push(Level::default());
         }
         // A branch has at least two children: those that stay are the first of the next page.
         let (least, kept) = if level == 0 { (1, 0) } else { (4, 2) };
-        let Level { elements, size } = &self.levels[level];
-        if PAGE_HEADER + size + element.size() > PAGE && elements.len() >= least {
-            self.close_page(pages, level, elements.len() - kept)?;
+        let open = &self.levels[level];
+        let count = open.elements.len();
+        if open.size() + ELEMENT + key.len() + value.len() > PAGE && count >= least {
+            self.close_page(pages, level, count - kept)?;
         }
-        self.levels[level].push(element);
+        let Level { elements, data } = &mut self.levels[level];
+        elements.push(Element { key: key.len(), value: value.len(), refers });
+        data.extend_from_slice(key);
+        data.extend_from_slice(value);
         Ok(())
     }
 
     /// Writes the first `count` elements of a level as a page, and enters it on the level above.
     fn close_page(&mut self, pages: &mut Pages, level: usize, count: usize) -> io::Result<u64> {
-        let elements = self.levels[level].take(count);
-        let page = pages.write(&elements)?;
-        let key = elements.into_iter().next().map(|first| first.key).unwrap_or_default();
-        self.add(pages, level + 1, Element { key, content: Content::Child(page) })?;
+        let open = &mut self.levels[level];
+        let bytes: usize = open.elements[..count].iter().map(|element| element.key + element.value).sum();
+        let page = pages.write(&open.elements[..count], &open.data[..bytes])?;
+        let key = open.remove(count, bytes);
+        self.add(pages, level + 1, (&key, &[]), Refers::Child(page))?;
         Ok(page)
     }
 
@@ -165,7 +162,7 @@ impl Tree {
         loop {
             let rest = self.levels.get(level).map_or(0, |level| level.elements.len());
             if rest == 0 {
-                return pages.write(&[]);
+                return pages.write(&[], &[]);
             }
             let page = self.close_page(pages, level, rest)?;
             level += 1;
@@ -186,9 +183,8 @@ pub struct BucketWriter<'a> {
 
 impl BucketWriter<'_> {
     /// One more entry; entries come sorted by key.
-    pub fn push(&mut self, key: Vec<u8>, value: Vec<u8>) -> io::Result<()> {
-        let content = Content::Leaf { flags: 0, value };
-        self.tree.add(&mut self.file.pages, 0, Element { key, content })
+    pub fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.tree.add(&mut self.file.pages, 0, (key, value), Refers::Value(0))
     }
 
     /// Puts the bucket into the file.
@@ -214,6 +210,7 @@ impl FileWriter {
             file: BufWriter::with_capacity(BUFFER, file),
             next: FIXED_PAGES,
             sum: Digest::new(CrcAlgorithm::Crc32Iscsi),
+            page: Vec::new(),
         };
         Ok(FileWriter { pages, buckets: Vec::new() })
     }
@@ -227,7 +224,7 @@ impl FileWriter {
     pub fn compacted(&mut self, revision: i64) -> io::Result<()> {
         let mut meta = self.bucket("meta");
         for name in ["finishedCompactRev", "scheduledCompactRev"].iter().filter(|_| revision > 0) {
-            meta.push(name.as_bytes().to_vec(), revision_name(revision, 0).to_vec())?;
+            meta.push(name.as_bytes(), &revision_name(revision, 0))?;
         }
         meta.close()
     }
@@ -238,11 +235,10 @@ impl FileWriter {
         let mut top = Tree::default();
         for (name, root) in self.buckets {
             let value = [root.to_le_bytes(), 0u64.to_le_bytes()].concat();
-            let content = Content::Leaf { flags: BUCKET, value };
-            top.add(&mut self.pages, 0, Element { key: name.into_bytes(), content })?;
+            top.add(&mut self.pages, 0, (name.as_bytes(), &value), Refers::Value(BUCKET))?;
         }
         let root = top.close(&mut self.pages)?;
-        let Pages { file, next, sum } = self.pages;
+        let Pages { file, next, sum, .. } = self.pages;
         let mut file = file.into_inner().map_err(|e| e.into_error())?;
         file.write_all_at(&page_header(2, FREELIST, 0, 0), 2 * PAGE as u64)?;
         for id in 0..2 {
@@ -305,7 +301,7 @@ mod tests {
         for (name, entries) in buckets {
             let mut bucket = writer.bucket(name);
             for (key, value) in *entries {
-                bucket.push(key.clone(), value.clone()).unwrap();
+                bucket.push(key, value).unwrap();
             }
             bucket.close().unwrap();
         }
@@ -404,7 +400,9 @@ mod tests {
         let mut writer = FileWriter::new(file.try_clone().unwrap()).unwrap();
         let mut bucket = writer.bucket("key");
         for record in &records {
-            bucket.push(record.name(), record.value()).unwrap();
+            let mut raw = Vec::new();
+            let (name, value) = record.encode(&mut raw);
+            bucket.push(name, value).unwrap();
         }
         bucket.close().unwrap();
         writer.compacted(2).unwrap();

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::thread::Scope;
 
-use super::state::{content_bytes, events, is_bump, outcome, spool_failed, state_and_bump};
+use super::state::{bytes_of, events, is_bump, outcome, spool_failed, state_and_bump};
 use super::{Error, EtcdAt, Result};
 use crate::etcd_file::{KeyRecord, KeyValue};
 use crate::format::{EtcdCapture, KeyState, Malformed, Root, UNKNOWN_SUB, history_key, parse_history_key};
-use crate::sorter::{Sorted, Sorter, greatest_of_each, paired};
+use crate::pool::ahead;
+use crate::sorter::{Sorter, greatest_of_each, paired};
 use crate::tree::{self, Nodes};
 
 const SORT_BYTES: usize = 64 << 20;
@@ -39,22 +41,53 @@ pub struct Keyspace<'a> {
 
 /// The last that happened to a key since the compaction point.
 struct Last {
-    alive: bool,
-    lease: i64,
+    /// The lease and the checksum of its state, where it is alive.
+    alive: Option<(i64, u64)>,
 }
 
 impl Last {
-    /// Sorts by revision.
-    fn encode(at: &[u8], state: Option<&KeyState>) -> Vec<u8> {
-        let lease = state.map_or(0, |state| state.lease);
-        [at, &[u8::from(state.is_some())], &lease.to_be_bytes()].concat()
+    /// Sorts by revision; `at` is the history key.
+    fn encode(&self, at: &[u8]) -> Vec<u8> {
+        let (lease, sum) = self.alive.unwrap_or_default();
+        [at, &lease.to_be_bytes(), &sum.to_be_bytes(), &[u8::from(self.alive.is_some())]].concat()
     }
 
     fn decode(record: &[u8]) -> Result<Last> {
-        let lease = record.get(17..).and_then(|lease| lease.try_into().ok()).map(i64::from_be_bytes);
-        let lease = lease.ok_or(Malformed::Length(record.len()))?;
-        Ok(Last { alive: record[16] != 0, lease })
+        let word = |at: usize| record.get(at..at + 8).and_then(|word| word.try_into().ok());
+        let (Some(lease), Some(sum), Some(alive)) = (word(16), word(24), record.get(32)) else {
+            return Err(Malformed::Length(record.len()).into());
+        };
+        let alive = (*alive != 0).then(|| (i64::from_be_bytes(lease), u64::from_be_bytes(sum)));
+        Ok(Last { alive })
     }
+}
+
+/// What tells a key's state from another one, of the bytes it is stored as. A checksum finds what goes wrong
+/// by accident, and any difference in one place.
+pub fn checksum(state: &[u8]) -> u64 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, state)
+}
+
+/// Whether a record counts in etcd's hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is after the compaction point, or what its key is at the revision.
+    Yes,
+    /// Its key was changed after the compaction point.
+    No,
+    /// The same, and no key is alive at the revision.
+    NoneAlive,
+}
+
+/// What is alive at the revision.
+#[derive(Debug, Default)]
+pub struct Alive {
+    /// Keys.
+    pub keys: u64,
+    /// Leases, and how many of those keys each has.
+    pub leases: BTreeMap<i64, u64>,
+    /// Whether the order of operations within every revision is etcd's own; without it the hash is not.
+    pub order_known: bool,
 }
 
 impl<'a> Keyspace<'a> {
@@ -102,44 +135,175 @@ impl<'a> Keyspace<'a> {
         tree::count(base) + events.sum::<u64>()
     }
 
-    /// Looks at every key that is wanted: what is alive in the end decides what etcd hashes.
-    pub fn sort(self, takes: &dyn Fn(&[u8]) -> bool) -> Result<SortedKeyspace<'a>> {
-        let failed = |e| spool_failed(&self.spool, e);
-        let mut touched = Sorter::new(&self.spool, SORT_BYTES);
-        let mut order_known = true;
+    /// Shows every record of a wanted key by (revision, sub), and whether it counts in etcd's hash. `living` is
+    /// shown every key alive in the end, in order, with the [`checksum`] of its state.
+    pub fn read<E: From<Error>>(
+        self,
+        takes: &dyn Fn(&[u8]) -> bool,
+        living: Option<&mut Living>,
+        mut show: impl FnMut(KeyRecord, Kept) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Alive, E> {
+        let mut survey = Survey::new(&self.spool, living);
+        let alone = self.base.base() == (None, None);
+        if !alone {
+            // What is alive in the end decides what counts of the base.
+            for event in all_events(self.nodes, &self.stretches) {
+                let (at, key, state) = event?;
+                survey.event(takes, &at, &key, state.as_ref())?;
+            }
+            self.show_base(takes, &mut survey, &mut show)?;
+        }
+        std::thread::scope(|scope| {
+            for event in self.events_ahead(scope) {
+                let (at, key, state) = event?;
+                if alone {
+                    survey.event(takes, &at, &key, state.as_ref())?;
+                }
+                if takes(&key) {
+                    let (revision, sub) = parse_history_key(&at).map_err(Error::from)?;
+                    show(record(self.nodes, revision, sub, key, state)?, Kept::Yes)?;
+                }
+            }
+            Ok::<(), E>(())
+        })?;
+        if alone {
+            survey.fold(std::iter::empty(), |_, _, _| Ok(()))?;
+        }
+        Ok(survey.alive)
+    }
+
+    /// What is alive in the end, of the wanted keys.
+    pub fn alive(self, takes: &dyn Fn(&[u8]) -> bool) -> Result<Alive> {
+        let mut survey = Survey::new(&self.spool, None);
         for event in all_events(self.nodes, &self.stretches) {
             let (at, key, state) = event?;
-            order_known &= parse_history_key(&at)?.1 < UNKNOWN_SUB;
-            if takes(&key) {
-                touched.push(key, Last::encode(&at, state.as_ref())).map_err(failed)?;
-            }
+            survey.event(takes, &at, &key, state.as_ref())?;
         }
-        let spool = &self.spool;
-        let touched = greatest_of_each(touched.finish().map_err(failed)?).map(|record| {
-            let (key, last) = record.map_err(|e| spool_failed(spool, e))?;
-            Ok((key, Last::decode(&last)?))
-        });
-        let base = state_and_bump(self.nodes, self.base, &[], spool)?;
+        let base = state_and_bump(self.nodes, self.base, &[], &self.spool)?;
         let base = base.filter(|entry| entry.as_ref().map_or(true, |(key, _)| takes(key)));
-        let (mut keys, mut leases) = (0, BTreeMap::new());
-        let mut records = Sorter::new(spool, SORT_BYTES);
-        for pair in paired(base, touched) {
-            let (key, state, last) = pair?;
-            let kept = last.is_none();
-            let last =
-                last.unwrap_or_else(|| Last { alive: true, lease: state.as_ref().map_or(0, |s| s.lease) });
-            if last.alive {
-                keys += 1;
-                *leases.entry(last.lease).or_default() += 1;
+        let mut order_known = true;
+        survey.fold(base, |_, state, _| {
+            order_known &= state.sub.is_some();
+            Ok(())
+        })?;
+        survey.alive.order_known &= order_known;
+        Ok(survey.alive)
+    }
+
+    /// Every event, read some way ahead.
+    fn events_ahead<'s>(&'s self, scope: &'s Scope<'s, '_>) -> impl Iterator<Item = Result<EventAt>> + 's {
+        ahead(scope, move |give| {
+            for event in all_events(self.nodes, &self.stretches) {
+                if !give(event?) {
+                    break;
+                }
             }
-            let Some(state) = state else { continue };
+            Ok(())
+        })
+    }
+
+    /// Shows what is alive at the compaction point.
+    fn show_base<E: From<Error>>(
+        &self,
+        takes: &dyn Fn(&[u8]) -> bool,
+        survey: &mut Survey,
+        show: &mut impl FnMut(KeyRecord, Kept) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let failed = |e| spool_failed(&self.spool, e);
+        let mut records = Sorter::new(&self.spool, SORT_BYTES);
+        let base = state_and_bump(self.nodes, self.base, &[], &self.spool)?;
+        let base = base.filter(|entry| entry.as_ref().map_or(true, |(key, _)| takes(key)));
+        let mut order_known = true;
+        survey.fold(base, |key, state, kept| {
             order_known &= state.sub.is_some();
             let at = history_key(state.mod_revision, state.sub.unwrap_or(UNKNOWN_SUB));
-            records.push(at.to_vec(), pack(kept, &key, &state)).map_err(failed)?;
+            records.push(at, pack(kept, key, state)).map_err(failed)
+        })?;
+        survey.alive.order_known &= order_known;
+        let changed = if survey.alive.keys == 0 { Kept::NoneAlive } else { Kept::No };
+        let mut last = (0, 0);
+        for packed in records.finish().map_err(failed)? {
+            let (at, packed) = packed.map_err(failed)?;
+            let (kept, key, state) = unpack(&packed)?;
+            let (revision, sub) = parse_history_key(&at).map_err(Error::from)?;
+            // Those of unknown place come last in their revision, each with a place of its own.
+            let taken = last.0 == revision && last.1 >= sub;
+            let sub = if taken { last.1 + 1 } else { sub };
+            last = (revision, sub);
+            let kept = if kept { Kept::Yes } else { changed };
+            show(record(self.nodes, revision, sub, key, Some(state))?, kept)?;
         }
-        leases.remove(&0);
-        let records = records.finish().map_err(failed)?;
-        Ok(SortedKeyspace { keyspace: self, records, keys, leases, order_known })
+        Ok(())
+    }
+}
+
+/// Is shown keys and the checksums of their states.
+pub type Living<'a> = dyn FnMut(&[u8], u64) -> Result<()> + 'a;
+
+/// Finds out what is alive in the end.
+struct Survey<'a, 'l> {
+    spool: &'a Path,
+    /// By key, every event as [`Last`].
+    touched: Sorter,
+    living: Option<&'a mut Living<'l>>,
+    alive: Alive,
+}
+
+impl<'a, 'l> Survey<'a, 'l> {
+    fn new(spool: &'a Path, living: Option<&'a mut Living<'l>>) -> Survey<'a, 'l> {
+        let alive = Alive { order_known: true, ..Alive::default() };
+        Survey { spool, touched: Sorter::new(spool, SORT_BYTES), living, alive }
+    }
+
+    fn event(
+        &mut self,
+        takes: &dyn Fn(&[u8]) -> bool,
+        at: &[u8],
+        key: &[u8],
+        state: Option<&KeyState>,
+    ) -> Result<()> {
+        self.alive.order_known &= parse_history_key(at)?.1 < UNKNOWN_SUB;
+        if !takes(key) {
+            return Ok(());
+        }
+        let sum = |state: &KeyState| if self.living.is_some() { checksum(&state.encode()) } else { 0 };
+        let last = Last { alive: state.map(|state| (state.lease, sum(state))) };
+        self.touched.push(key, last.encode(at)).map_err(|e| spool_failed(self.spool, e))
+    }
+
+    /// Folds the events into the base, which `show` is shown: key, state, and whether no event is about it.
+    fn fold(
+        &mut self,
+        base: impl Iterator<Item = Result<(Vec<u8>, KeyState)>>,
+        mut show: impl FnMut(&[u8], &KeyState, bool) -> Result<()>,
+    ) -> Result<()> {
+        let Survey { spool, touched, living, alive } = self;
+        let failed = |e| spool_failed(spool, e);
+        let touched = std::mem::replace(touched, Sorter::new(spool, 0)).finish().map_err(failed)?;
+        let touched = greatest_of_each(touched).map(|record| {
+            let (key, last) = record.map_err(failed)?;
+            Ok((key, Last::decode(&last)?))
+        });
+        for pair in paired(base, touched) {
+            let (key, state, last) = pair?;
+            if let Some(state) = &state {
+                show(&key, state, last.is_none())?;
+            }
+            let of_base = || {
+                let state = state.as_ref()?;
+                let sum = if living.is_some() { checksum(&state.encode()) } else { 0 };
+                Some((state.lease, sum))
+            };
+            let Some((lease, sum)) = last.map_or_else(of_base, |last| last.alive) else { continue };
+            alive.keys += 1;
+            if lease != 0 {
+                *alive.leases.entry(lease).or_default() += 1;
+            }
+            if let Some(living) = living {
+                living(&key, sum)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -180,49 +344,6 @@ fn unpack(packed: &[u8]) -> Result<(bool, Vec<u8>, KeyState)> {
     Ok((head[0] != 0, key.to_vec(), KeyState::decode(state)?))
 }
 
-/// A keyspace whose records can be shown in etcd's order.
-pub struct SortedKeyspace<'a> {
-    keyspace: Keyspace<'a>,
-    records: Sorted,
-    /// Keys alive at the revision.
-    pub keys: u64,
-    /// Leases, and how many of those keys each has.
-    pub leases: BTreeMap<i64, u64>,
-    /// Whether the order of operations within every revision is etcd's own; without it the hash is not.
-    pub order_known: bool,
-}
-
-impl SortedKeyspace<'_> {
-    /// Shows every record by (revision, sub), and whether it is after the compaction point or is what its key
-    /// is at the revision.
-    pub fn records<E: From<Error>>(
-        self,
-        mut takes: impl FnMut(&[u8]) -> bool,
-        mut show: impl FnMut(KeyRecord, bool) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
-        let SortedKeyspace { keyspace: Keyspace { nodes, spool, stretches, .. }, records, .. } = self;
-        let mut last = (0, 0);
-        for packed in records {
-            let (at, packed) = packed.map_err(|e| spool_failed(&spool, e))?;
-            let (kept, key, state) = unpack(&packed)?;
-            let (revision, sub) = parse_history_key(&at).map_err(Error::from)?;
-            // Those of unknown place come last in their revision, each with a place of its own.
-            let taken = last.0 == revision && last.1 >= sub;
-            let sub = if taken { last.1 + 1 } else { sub };
-            last = (revision, sub);
-            show(record(nodes, revision, sub, key, Some(state))?, kept)?;
-        }
-        for event in all_events(nodes, &stretches) {
-            let (at, key, state) = event?;
-            let (revision, sub) = parse_history_key(&at).map_err(Error::from)?;
-            if takes(&key) {
-                show(record(nodes, revision, sub, key, state)?, true)?;
-            }
-        }
-        Ok(())
-    }
-}
-
 fn record(
     nodes: &dyn Nodes,
     revision: i64,
@@ -239,7 +360,7 @@ fn record(
             create_revision: state.create_revision,
             mod_revision: state.mod_revision,
             version: state.version,
-            value: content_bytes(nodes, &state.value)?,
+            value: bytes_of(nodes, state.value)?,
             lease: state.lease,
         },
     };

@@ -22,7 +22,7 @@ use crate::id::SessionId;
 use crate::{storage, store, tree};
 
 pub use keys::{KeyCost, KeyInfo, generate_passphrase};
-pub use keyspace::{Keyspace, SortedKeyspace};
+pub use keyspace::{Alive, Kept, Keyspace, Living, checksum};
 pub use link::{first_name, unlinked};
 pub use log::Log;
 pub use moment::{EtcdAt, Known, Line, Marks, Moment, Stretch, When, line_of, lines};

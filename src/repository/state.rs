@@ -18,11 +18,16 @@ type KeyAndState = (Vec<u8>, KeyState);
 
 /// All bytes of a value or key. For what etcd bounds, not for objects.
 pub fn content_bytes(nodes: &dyn Nodes, content: &Content) -> Result<Vec<u8>> {
+    bytes_of(nodes, content.clone())
+}
+
+/// The same of content that is not needed any more.
+pub(super) fn bytes_of(nodes: &dyn Nodes, content: Content) -> Result<Vec<u8>> {
     if let Content::Inline(bytes) = content {
-        return Ok(bytes.clone());
+        return Ok(bytes);
     }
     let mut bytes = Vec::new();
-    tree::chunks_of(nodes, content, |id, length| {
+    tree::chunks_of(nodes, &content, |id, length| {
         let chunk = nodes.get(ChunkKind::Data, &id)?;
         if chunk.len() as u64 != length {
             return Err(Error::Entry(Malformed::Length(chunk.len())));
@@ -37,11 +42,11 @@ pub fn content_bytes(nodes: &dyn Nodes, content: &Content) -> Result<Vec<u8>> {
 pub fn outcome(nodes: &dyn Nodes, at: &[u8], event: &[u8]) -> Result<(Vec<u8>, Option<KeyState>)> {
     let (mod_revision, sub) = parse_history_key(at)?;
     match Event::decode(event)? {
-        Event::Delete { key } => Ok((content_bytes(nodes, &key)?, None)),
+        Event::Delete { key } => Ok((bytes_of(nodes, key)?, None)),
         Event::Put { key, create_revision, version, lease, value } => {
             let sub = (sub < UNKNOWN_SUB).then_some(sub);
             let state = KeyState { create_revision, mod_revision, sub, version, lease, value };
-            Ok((content_bytes(nodes, &key)?, Some(state)))
+            Ok((bytes_of(nodes, key)?, Some(state)))
         }
     }
 }

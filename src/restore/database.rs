@@ -9,7 +9,7 @@ use super::{Error, Result, Run};
 use crate::etcd_file::{FileWriter, KeyHash, SYSTEM_BUCKETS};
 use crate::format::{EtcdCapture, HashKv, Root};
 use crate::progress::{Amount, Phase};
-use crate::repository::{self, Keyspace, ReadSession, SnapshotInfo, SortedKeyspace};
+use crate::repository::{self, Alive, Kept, Keyspace, ReadSession, SnapshotInfo};
 use crate::target::{self, WholeFile};
 use crate::tree;
 
@@ -144,25 +144,26 @@ impl<'a> Run<'a> {
         // The file is etcd's own: what a live restore leaves out belongs to it.
         let scope = Scope { left_out: &super::NOTHING, ..self.etcd_scope() };
         let takes = |key: &[u8]| scope.takes(key);
-        context.progress.begin(Phase { name: "sorting keys", unit: "keys" });
-        let (compacted, most) = (keyspace.compacted(), keyspace.most());
-        let sorted = keyspace.sort(&takes)?;
         let mut report = FileReport {
             path: options.path.clone(),
             revision: self.at()?.revision,
-            compact_revision: compacted,
-            keys: sorted.keys,
+            compact_revision: keyspace.compacted(),
+            keys: 0,
             records: 0,
             bytes: 0,
             hash_kv: None,
         };
-        let mut warnings = self.file_warnings(&sorted)?;
         if self.options.dry_run {
-            return Ok((report, warnings));
+            context.progress.begin(Phase { name: "sorting keys", unit: "keys" });
+            let alive = keyspace.alive(&takes)?;
+            report.keys = alive.keys;
+            return Ok((report, self.file_warnings(&alive)?));
         }
         context.progress.begin(Phase { name: "writing the file", unit: "records" });
-        context.progress.expect(Amount { items: most, bytes: 0 });
-        self.write_file(sorted, &takes, options, &mut report)?;
+        context.progress.expect(Amount { items: keyspace.most(), bytes: 0 });
+        let alive = self.write_file(keyspace, &takes, options, &mut report)?;
+        report.keys = alive.keys;
+        let mut warnings = self.file_warnings(&alive)?;
         let wanted = self.at()?.revision;
         if report.revision < wanted {
             warnings.push(format!(
@@ -176,25 +177,25 @@ impl<'a> Run<'a> {
 
     fn write_file(
         &self,
-        sorted: SortedKeyspace,
+        keyspace: Keyspace,
         takes: &dyn Fn(&[u8]) -> bool,
         options: &FileOptions,
         report: &mut FileReport,
-    ) -> Result<()> {
+    ) -> Result<Alive> {
         let context = self.repository.context();
         let failed = |e| target::Error::File(options.path.display().to_string(), e);
         let new = WholeFile::create(&options.path)?;
         let mut writer = FileWriter::new(new.file()?).map_err(failed)?;
         let (mut hash, mut newest) = (KeyHash::new(report.compact_revision), report.compact_revision.max(1));
-        let empty = sorted.keys == 0;
-        let mut bucket = writer.bucket("key");
-        sorted.records::<Error>(takes, |record, kept| {
+        let (mut bucket, mut raw) = (writer.bucket("key"), Vec::new());
+        let alive = keyspace.read::<Error>(takes, None, |record, kept| {
             context.cancel.check()?;
             context.progress.advance(Amount { items: 1, bytes: record.kv.value.len() as u64 });
-            hash.push(&record, kept || empty);
+            let (name, value) = record.encode(&mut raw);
+            hash.push(&record, (name, value), kept != Kept::No);
             newest = record.revision;
             report.records += 1;
-            Ok(bucket.push(record.name(), record.value()).map_err(failed)?)
+            Ok(bucket.push(name, value).map_err(failed)?)
         })?;
         bucket.close().map_err(failed)?;
         writer.compacted(report.compact_revision).map_err(failed)?;
@@ -205,7 +206,7 @@ impl<'a> Run<'a> {
         report.revision = newest.max(report.compact_revision);
         let (revision, compact_revision) = (report.revision, report.compact_revision);
         report.hash_kv = Some(HashKv { hash: hash.finish(), revision, compact_revision });
-        Ok(())
+        Ok(alive)
     }
 
     /// Leases, and users and roles where they are wanted.
@@ -219,7 +220,7 @@ impl<'a> Run<'a> {
             let mut bucket = writer.bucket(name);
             for entry in entries {
                 let (key, value) = entry?;
-                bucket.push(key, value).map_err(failed)?;
+                bucket.push(&key, &value).map_err(failed)?;
             }
             bucket.close().map_err(failed)?;
         }
@@ -240,14 +241,14 @@ impl<'a> Run<'a> {
     }
 
     /// What an etcd made from the file will do otherwise than the source.
-    fn file_warnings(&self, sorted: &SortedKeyspace) -> Result<Vec<String>> {
+    fn file_warnings(&self, alive: &Alive) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         let mut leases = BTreeSet::new();
         for entry in self.system(LEASE)? {
             let id = entry?.0.try_into().map(i64::from_be_bytes);
             leases.extend(id.ok());
         }
-        let lost = sorted.leases.iter().filter(|(lease, _)| !leases.contains(lease));
+        let lost = alive.leases.iter().filter(|(lease, _)| !leases.contains(lease));
         match lost.map(|(_, keys)| keys).sum() {
             0u64 => {}
             keys => warnings.push(format!(
@@ -255,7 +256,7 @@ impl<'a> Run<'a> {
                  never expires them"
             )),
         }
-        if !sorted.order_known {
+        if !alive.order_known {
             warnings.push(
                 "some revisions were captured by ranges, which do not tell the order of operations within one: \
                  HashKV of an etcd made from the file is not the source's"
