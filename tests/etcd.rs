@@ -68,7 +68,7 @@ fn records(file: &EtcdFile, from: i64) -> Vec<KeyRecord> {
     let mut records = Vec::new();
     file.records(from, |record| {
         records.push(record);
-        Ok::<(), Fault>(())
+        Ok::<bool, Fault>(true)
     })
     .unwrap();
     records
@@ -209,7 +209,7 @@ fn any_damage_in_a_file_is_an_error_or_other_records_never_a_crash() {
         let length = if round % 10 == 0 { at } else { damaged.len() };
         file.write_all_at(&damaged[..length], 0).unwrap();
         let Ok(file) = EtcdFile::open(file, length as u64) else { continue };
-        let _ = file.records(0, |_| Ok::<(), Fault>(()));
+        let _ = file.records(0, |_| Ok::<bool, Fault>(true));
         let _ = file.entries("lease", |_, _| Ok::<(), Fault>(()));
     }
 }

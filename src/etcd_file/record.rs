@@ -5,6 +5,7 @@ use std::fs::File;
 use prost::Message;
 
 use super::bbolt::{Database, Fault};
+use crate::format::history_key;
 
 /// Buckets beside `key` that belong to a cluster's state.
 pub const SYSTEM_BUCKETS: [&str; 4] = ["auth", "authRoles", "authUsers", "lease"];
@@ -71,6 +72,11 @@ pub(super) fn revision_name(revision: i64, sub: i64) -> [u8; REVISION_LEN] {
 }
 
 impl KeyRecord {
+    /// Where it stands in a history.
+    pub fn place(&self) -> [u8; 16] {
+        history_key(self.revision, self.sub)
+    }
+
     /// Its key in the `key` bucket and its value there, byte for byte as etcd writes them; made in `raw`.
     pub fn encode<'a>(&self, raw: &'a mut Vec<u8>) -> (&'a [u8], &'a [u8]) {
         raw.clear();
@@ -147,11 +153,11 @@ impl EtcdFile {
         self.compacted
     }
 
-    /// Shows every record from `revision` on, by (revision, sub).
+    /// Shows every record from `revision` on, by (revision, sub), while `show` says true.
     pub fn records<E: From<Fault>>(
         &self,
         revision: i64,
-        mut show: impl FnMut(KeyRecord) -> Result<(), E>,
+        mut show: impl FnMut(KeyRecord) -> Result<bool, E>,
     ) -> Result<(), E> {
         let Some(bucket) = self.database.bucket(b"key")? else { return Ok(()) };
         let from = revision.max(0).to_be_bytes();
@@ -159,8 +165,7 @@ impl EtcdFile {
             let (revision, sub, tombstone) = parse_revision(key)?;
             let kv = KeyValue::decode(value);
             let kv = kv.map_err(|e| Fault::Malformed(format!("the record of revision {revision}: {e}")))?;
-            show(KeyRecord { revision, sub, tombstone, kv })?;
-            Ok(true)
+            show(KeyRecord { revision, sub, tombstone, kv })
         })
     }
 

@@ -412,7 +412,7 @@ mod tests {
         let mut found = Vec::new();
         file.records::<Fault>(0, |record| {
             found.push(record);
-            Ok(())
+            Ok(true)
         })
         .unwrap();
         assert_eq!(found, records);

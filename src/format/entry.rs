@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Malformed, decode, encode};
+use super::{Malformed, decode, encode, encode_to};
 use crate::context::Nanos;
 use crate::id::ChunkId;
 
@@ -256,6 +256,11 @@ macro_rules! entry {
             /// To the bytes of a tree entry.
             pub fn encode(&self) -> Vec<u8> {
                 encode(self)
+            }
+
+            /// The same, behind what is there.
+            pub fn encode_to(&self, bytes: &mut Vec<u8>) {
+                encode_to(self, bytes)
             }
 
             /// From the bytes of a tree entry.

@@ -69,8 +69,16 @@ fn configuration() -> impl bincode::config::Config {
 
 /// bincode 2, standard configuration (little-endian, variable-length integers).
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_to(value, &mut bytes);
+    bytes
+}
+
+/// The same, behind what is there.
+pub(crate) fn encode_to<T: Serialize>(value: &T, bytes: &mut Vec<u8>) {
+    let encoded = bincode::serde::encode_into_std_write(value, bytes, configuration());
     // Fails only for types that the format does not use (unsized sequences).
-    bincode::serde::encode_to_vec(value, configuration()).expect("format types can be encoded")
+    encoded.expect("format types can be encoded");
 }
 
 /// The reverse of [`encode`]; every byte must be used.

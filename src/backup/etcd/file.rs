@@ -1,11 +1,14 @@
 //! Capture by the whole file: `Maintenance.Snapshot`.
 
 use super::super::{Result, Run};
-use super::{Base, Events, Found, Line, base_of};
+use super::events::{Events, dated};
+use super::{Base, Found, Line, base_of};
 use crate::etcd::Etcd;
 use crate::etcd_file::{EtcdFile, SYSTEM_BUCKETS};
 use crate::format::{Anchor, CapturePath, Gap, Mark, Root};
+use crate::pool::ahead;
 use crate::progress::{Amount, Phase};
+use crate::sorter::Sorter;
 use crate::source::{self, snapshot};
 use crate::tree::{self, Builder};
 
@@ -24,7 +27,7 @@ impl Run<'_> {
         let file = EtcdFile::open(spooled.file, spooled.size).map_err(source::Error::from)?;
         let (revision, compacted) = (file.revision(), file.compacted());
         self.check_forward(line, revision)?;
-        context.progress.begin(Phase { name: "reading events", unit: "events" });
+        context.progress.begin(Phase { name: "storing events", unit: "events" });
         let continued = line.parent.filter(|parent| compacted <= parent.revision);
         let gap = match (line.parent, continued) {
             (Some(parent), None) => Some(Gap { after: parent.revision, until: compacted }),
@@ -36,42 +39,74 @@ impl Run<'_> {
                  captured; history reaches back to {until} from here"
             ));
         }
-        let mut events = self.events();
-        let base = match continued {
+        let mut base = match continued {
             Some(parent) => base_of(parent),
-            None => self.compacted_base(&file, line, &mut events)?,
+            None => self.compacted_base(&file, line)?,
         };
-        file.records(base.from + 1, |record| match record.kv.key.starts_with(line.prefix) {
-            true => self.event(record, &mut events),
-            false => Ok(()),
-        })?;
+        let mut events = self.events();
+        let history = self.read_history(&file, line.prefix, &base, &mut events)?;
         let system = self.system(&file, line.prefix)?;
+        base.file = continued.is_none().then_some(file);
         let mark = Mark { revision, from, to };
         let (path, compacted) = (CapturePath::Snapshot, Some(compacted));
-        Ok(Found { path, mark, compacted, base, events, keys: None, gap, system })
+        Ok(Found { path, mark, compacted, base, events, history, keys: None, gap, system })
+    }
+
+    /// Reads the events after the base, which the file has in the history's order, and puts them into it.
+    fn read_history(
+        &self,
+        file: &EtcdFile,
+        prefix: &[u8],
+        base: &Base,
+        events: &mut Events,
+    ) -> Result<Option<Root>> {
+        let shape = self.repository.shape(self.repository.config().trees.history);
+        let mut failure = None;
+        let history = std::thread::scope(|scope| {
+            let edits = ahead(scope, |give| {
+                file.records(base.from + 1, |record| match record.kv.key.starts_with(prefix) {
+                    true => Ok::<bool, super::Error>(give(self.event(record, events)?)),
+                    false => Ok(true),
+                })
+            });
+            let edits = edits.map_while(|edit| edit.map_err(|error| failure = Some(error)).ok().map(Ok));
+            tree::apply(&self.nodes, shape, base.history, edits)
+        });
+        // The tree of what came before the failure is not wanted.
+        failure.map_or_else(|| Ok(history?), Err)
     }
 
     /// The state at the compaction point: the newest record of each key at or below it.
-    fn compacted_base(&self, file: &EtcdFile, line: &Line, events: &mut Events) -> Result<Base> {
+    fn compacted_base(&self, file: &EtcdFile, line: &Line) -> Result<Base> {
         let compacted = file.compacted();
         let mut keys = self.sorter();
-        let mut done = false;
-        file.records(0, |record| {
-            if record.revision > compacted || done {
-                done = true;
-                return Ok(());
-            }
-            if record.kv.key.starts_with(line.prefix) {
-                let (key, dated) = self.by_key(record)?;
-                keys.push(key.clone(), dated.clone()).map_err(|e| self.spool_error(e))?;
-                events.by_key.push(key, dated).map_err(|e| self.spool_error(e))?;
-            }
-            Ok::<(), super::Error>(())
-        })?;
+        self.sort_base(file, line.prefix, compacted, &mut keys)?;
         let root = self.apply_by_key(None, keys)?;
         let anchor = Anchor { revision: compacted, root };
         let keys = tree::count(root.as_ref());
-        Ok(Base { anchor, history: None, keys, from: compacted, continued: false })
+        Ok(Base { anchor, history: None, keys, from: compacted, file: None })
+    }
+
+    /// Sorts the records up to the compaction point by key.
+    pub(super) fn sort_base(
+        &self,
+        file: &EtcdFile,
+        prefix: &[u8],
+        compacted: i64,
+        keys: &mut Sorter,
+    ) -> Result<()> {
+        file.records(0, |record| {
+            if record.revision > compacted {
+                return Ok(false);
+            }
+            self.repository.context().cancel.check()?;
+            if record.kv.key.starts_with(prefix) {
+                let at = record.place();
+                let (key, state) = self.state(record)?;
+                keys.push(&key, dated(&at, &key, state.as_ref())).map_err(|e| self.spool_error(e))?;
+            }
+            Ok::<bool, super::Error>(true)
+        })
     }
 
     /// Leases, and auth where everything is captured.

@@ -58,6 +58,8 @@ struct Found {
     base: Base,
     /// What came after the base.
     events: Events,
+    /// The base's history with it.
+    history: Option<Root>,
     /// Keys alive, where the events do not tell.
     keys: Option<u64>,
     gap: Option<Gap>,
@@ -182,14 +184,12 @@ impl Run<'_> {
     fn store(&mut self, line: &Line, found: Found) -> Result<EtcdCapture> {
         let progress = &self.repository.context().progress;
         progress.begin(Phase { name: "storing keys", unit: "events" });
-        let Found { path, mark, compacted, base, events, keys, gap, system } = found;
-        let Events { history, by_key, count, made, deleted, .. } = events;
-        let shape = self.repository.shape(self.repository.config().trees.history);
-        let new_history = self.apply_sorted(shape, base.history, history)?;
-        let weight = tree::weight(new_history.as_ref());
+        let Found { path, mark, compacted, base, events, history, keys, gap, system } = found;
+        let Events { by_key, count, made, deleted } = events;
+        let weight = tree::weight(history.as_ref());
         // A state that changed in many places is written nearly whole: not before its events weigh as much.
         let state = match weight > tree::weight(base.anchor.root.as_ref()) {
-            true => Some(self.reanchor(&base, by_key, mark.revision)?),
+            true => Some(self.reanchor(line, &base, by_key, mark.revision)?),
             false => None,
         };
         let keys = match (keys, &state) {
@@ -210,7 +210,7 @@ impl Run<'_> {
             keys,
             events: count,
             anchor: base.anchor,
-            history: new_history,
+            history,
             state,
             system,
             gaps: inside.copied().chain(gap).collect(),
@@ -228,7 +228,7 @@ fn base_of(parent: &EtcdCapture) -> Base {
         history: if parent.state.is_some() { None } else { parent.history },
         keys: parent.keys,
         from: parent.revision,
-        continued: true,
+        file: None,
     }
 }
 

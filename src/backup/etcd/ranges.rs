@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::super::{Error, Result, Run};
 use super::events::edit_of;
-use super::{Base, Events, Found, Line, base_of, refused};
+use super::{Base, Found, Line, base_of, refused};
 use crate::etcd::{Counted, Etcd, Present, Span};
 use crate::etcd_file::{KeyRecord, KeyValue};
 use crate::fault::Kind;
@@ -35,10 +35,12 @@ impl Run<'_> {
         self.check_forward(line, mark.revision)?;
         self.repository.context().progress.begin(Phase { name: "comparing keys", unit: "events" });
         let sorted = keys.finish().map_err(|e| self.spool_error(e))?;
-        let mut events = self.events();
+        let (mut events, mut history) = (self.events(), self.sorter());
         let (base, gap) = match line.parent {
             Some(parent) => {
-                self.differences(line, sorted, mark.revision, &mut events)?;
+                self.differences(line, sorted, mark.revision, &mut |record| {
+                    self.sort_event(record, &mut events, &mut history)
+                })?;
                 // Of the revisions between the two only the last is known.
                 let unseen = mark.revision - parent.revision > 1;
                 (base_of(parent), unseen.then_some(Gap { after: parent.revision, until: mark.revision }))
@@ -46,8 +48,9 @@ impl Run<'_> {
             None => (self.whole_base(sorted, mark.revision)?, None),
         };
         let system = self.leases(etcd, &leases, line.parent)?;
+        let history = self.apply_history(base.history, history)?;
         let (path, keys, compacted) = (CapturePath::Range, Some(count), self.compacted(etcd, line)?);
-        Ok(Found { path, mark, compacted, base, events, keys, gap, system })
+        Ok(Found { path, mark, compacted, base, events, history, keys, gap, system })
     }
 
     /// Reads all keys at one revision, anew where etcd is compacted beyond it before the end.
@@ -114,16 +117,22 @@ impl Run<'_> {
             let (key, state) = record.map_err(|e| tree::Error::Input(e.to_string()))?;
             let state = KeyState::decode(&state).map_err(|e| tree::Error::Input(e.to_string()))?;
             let value = self.store_bytes(whole(state.value))?;
-            Ok(edit_of(key, Some(KeyState { value, ..state })))
+            Ok(edit_of(key, &KeyState { value, ..state }))
         });
         let root: Option<Root> = tree::apply(&self.nodes, shape, None, edits)?;
         let keys = tree::count(root.as_ref());
-        Ok(Base { anchor: Anchor { revision, root }, history: None, keys, from: revision, continued: false })
+        Ok(Base { anchor: Anchor { revision, root }, history: None, keys, from: revision, file: None })
     }
 
     /// What differs from the parent's state, as events: puts at their own revision, deletions, of which
     /// only the last possible revision is known, at `revision`.
-    fn differences(&self, line: &Line, sorted: Sorted, revision: i64, events: &mut Events) -> Result<()> {
+    fn differences(
+        &self,
+        line: &Line,
+        sorted: Sorted,
+        revision: i64,
+        show: &mut dyn FnMut(KeyRecord) -> Result<()>,
+    ) -> Result<()> {
         let Some(parent) = line.parent else { return Ok(()) };
         let spool = self.repository.spool();
         let old =
@@ -158,7 +167,7 @@ impl Run<'_> {
                 _ => return Err(other_past(&key, parent.revision)),
             };
             sub += 1;
-            self.event(record, events)?;
+            show(record)?;
         }
         Ok(())
     }

@@ -44,7 +44,7 @@ impl Run<'_> {
         let behind = (mark.revision - parent.revision).unsigned_abs();
         context.progress.expect(Amount { items: behind, bytes: 0 });
         let span = Span::of_prefix(line.prefix);
-        let (mut events, mut leases) = (self.events(), BTreeSet::new());
+        let (mut events, mut history, mut leases) = (self.events(), self.sorter(), BTreeSet::new());
         let between = (parent.revision, mark.revision);
         let watched = watch(etcd, &span, between, line.early.take(), &context.cancel, |mut record| {
             if record.kv.lease != 0 {
@@ -54,7 +54,7 @@ impl Run<'_> {
                 // What others did in the same revision is not shown, and was counted by etcd.
                 record.sub += UNKNOWN_SUB;
             }
-            self.event(record, &mut events)
+            self.sort_event(record, &mut events, &mut history)
         })?;
         match watched {
             Watched::Reached => {}
@@ -66,11 +66,13 @@ impl Run<'_> {
             }
         }
         let system = self.leases_since(etcd, &leases, parent)?;
+        let base = base_of(parent);
         Ok(Some(Found {
             path: CapturePath::Watch,
             mark,
             compacted: self.compacted(etcd, line)?,
-            base: base_of(parent),
+            history: self.apply_history(base.history, history)?,
+            base,
             events,
             keys: None,
             gap: None,
