@@ -81,12 +81,12 @@ impl Copier<'_> {
         for (chunk, position) in chunks {
             let at = (u64::from(chunk.offset) - begin) as usize;
             let sealed = bytes.get_mut(at..at + chunk.stored as usize).unwrap_or_default();
-            let plain = match opener.open(&namer, *position, chunk, sealed) {
-                Ok(plain) => plain,
+            // It is opened, unpacked and named, and packed as it was.
+            match opener.open_encoded(&namer, *position, chunk, sealed) {
+                Ok(encoded) => self.writer.put_encoded(*kind, chunk.id, encoded, chunk.plain)?,
                 // Another copy may be whole.
-                Err(_) => self.reader.get(*kind, &chunk.id)?,
-            };
-            self.writer.put(*kind, &plain[..])?;
+                Err(_) => drop(self.writer.put(*kind, &self.reader.get(*kind, &chunk.id)?[..])?),
+            }
         }
         Ok(())
     }

@@ -189,13 +189,27 @@ fn put_together(apart: &[u8]) -> Vec<u8> {
 
 /// The plain bytes, `length` of them.
 pub fn decode(encoded: &[u8], length: usize) -> Result<Bytes, Malformed> {
-    let (&kind, payload) = encoded.split_first().ok_or(Malformed::Length(0))?;
-    let plain = match kind {
-        RAW => payload.to_vec(),
-        ZSTD | WORDS => decompress(kind, payload, length).map_err(|e| Malformed::Decode(e.to_string()))?,
-        other => return Err(Malformed::Decode(format!("compression {other} is not known"))),
+    let plain: Bytes = match encoded.split_first() {
+        Some((&RAW, payload)) => Bytes::copy_from_slice(payload),
+        _ => unpack(encoded, length)?.into(),
     };
-    if plain.len() == length { Ok(plain.into()) } else { Err(Malformed::Length(plain.len())) }
+    if plain.len() == length { Ok(plain) } else { Err(Malformed::Length(plain.len())) }
+}
+
+/// Shows the plain bytes, `length` of them, where nobody needs to keep them.
+pub fn show<T>(encoded: &[u8], length: usize, to: impl FnOnce(&[u8]) -> T) -> Result<T, Malformed> {
+    match encoded.split_first() {
+        Some((&RAW, plain)) if plain.len() == length => Ok(to(plain)),
+        _ => Ok(to(&decode(encoded, length)?)),
+    }
+}
+
+fn unpack(encoded: &[u8], length: usize) -> Result<Vec<u8>, Malformed> {
+    let (&kind, payload) = encoded.split_first().ok_or(Malformed::Length(0))?;
+    match kind {
+        ZSTD | WORDS => decompress(kind, payload, length).map_err(|e| Malformed::Decode(e.to_string())),
+        other => Err(Malformed::Decode(format!("compression {other} is not known"))),
+    }
 }
 
 fn decompress(kind: u8, payload: &[u8], length: usize) -> io::Result<Vec<u8>> {

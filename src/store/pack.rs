@@ -75,15 +75,38 @@ impl PackReader {
         chunk: &PackedChunk,
         sealed: &mut [u8],
     ) -> Result<Bytes> {
-        let mut opened = || {
-            if sealed.len() != chunk.stored as usize {
-                return Err(Malformed::Length(sealed.len()));
-            }
-            let encoded = open_chunk(&self.key, self.id, self.kind, position, &chunk.id, sealed)?;
+        let opened = self.unseal(position, chunk, sealed).and_then(|encoded| {
             let plain = chunk::decode(encoded, chunk.plain as usize)?;
             if namer.name(self.kind, &plain) == chunk.id { Ok(plain) } else { Err(Malformed::Content) }
-        };
-        opened().map_err(|what| damaged(self.kind, self.id, what))
+        });
+        opened.map_err(|what| damaged(self.kind, self.id, what))
+    }
+
+    /// Like [`PackReader::open`], to the bytes as they were encoded, which another pack may take as they are.
+    pub fn open_encoded<'a>(
+        &self,
+        namer: &ChunkNamer,
+        position: u32,
+        chunk: &PackedChunk,
+        sealed: &'a mut [u8],
+    ) -> Result<&'a [u8]> {
+        let opened = self.unseal(position, chunk, sealed).and_then(|encoded| {
+            let name = chunk::show(encoded, chunk.plain as usize, |plain| namer.name(self.kind, plain))?;
+            if name == chunk.id { Ok(encoded) } else { Err(Malformed::Content) }
+        });
+        opened.map_err(|what| damaged(self.kind, self.id, what))
+    }
+
+    fn unseal<'a>(
+        &self,
+        position: u32,
+        chunk: &PackedChunk,
+        sealed: &'a mut [u8],
+    ) -> std::result::Result<&'a [u8], Malformed> {
+        if sealed.len() != chunk.stored as usize {
+            return Err(Malformed::Length(sealed.len()));
+        }
+        open_chunk(&self.key, self.id, self.kind, position, &chunk.id, sealed)
     }
 }
 
@@ -124,18 +147,27 @@ pub fn verify_pack(
 ) -> Result<()> {
     let name = Name::Pack(entry.kind, entry.id).to_string();
     let mut bytes = unshared(storage.get(&name)?);
-    let footer = read_footer(storage, secret, entry.kind, entry.id, bytes.len() as u64)?;
+    let footer = footer_of(&bytes, secret, entry).map_err(|what| damaged(entry.kind, entry.id, what))?;
     if bytes.len() as u64 != entry.size || footer.chunks != entry.chunks {
         return Err(damaged(entry.kind, entry.id, Malformed::Content));
     }
+    drop(footer);
     let reader = PackReader::new(entry.id, entry.kind, secret);
     for (chunk, position) in entry.chunks.iter().zip(0u32..) {
         let range = chunk.offset as usize..chunk.offset as usize + chunk.stored as usize;
         let length = Malformed::Length(bytes.len());
         let sealed = bytes.get_mut(range).ok_or_else(|| damaged(entry.kind, entry.id, length))?;
-        reader.open(namer, position, chunk, sealed)?;
+        reader.open_encoded(namer, position, chunk, sealed)?;
     }
     Ok(())
+}
+
+/// The footer in the bytes of a whole pack.
+fn footer_of(pack: &[u8], secret: &SealSecret, entry: &PackEntry) -> std::result::Result<Footer, Malformed> {
+    let short = Malformed::Length(pack.len());
+    let (rest, trailer) = pack.split_last_chunk::<TRAILER_LEN>().ok_or(short.clone())?;
+    let footer_at = rest.len().checked_sub(parse_trailer(trailer)?).ok_or(short)?;
+    open_footer(&secret.pack(entry.id), entry.id, entry.kind, &rest[footer_at..])
 }
 
 #[cfg(test)]

@@ -222,6 +222,18 @@ impl Writer {
         Ok(Written { id, new: true })
     }
 
+    /// Stores a chunk as it is encoded already, unless this run has. Who gives it has opened and named it.
+    pub fn put_encoded(&self, kind: ChunkKind, id: ChunkId, encoded: &[u8], plain: u32) -> Result<()> {
+        let shared = &self.shared;
+        shared.check()?;
+        let Some(packs) = &self.packs else { return Err(shared.stopped()) };
+        if lock(&shared.own).insert(id)? {
+            shared.account(kind, plain as usize);
+            shared.append(kind, id, encoded, plain, packs);
+        }
+        shared.check()
+    }
+
     /// Whether what this run makes may refer to a chunk that an earlier run stored.
     pub fn reusable(&self, id: &ChunkId) -> Result<bool> {
         self.shared.parts.index.reusable(id)
