@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use super::copy::{Copier, Group, read_back};
-use super::plan::{full, waste};
+use super::plan::{Marked, full, waste};
 use super::{Error, Result, Run};
 use crate::collection::{self, Step, Survival};
 use crate::fault::Kind;
@@ -12,7 +12,7 @@ use crate::format::{Name, PackEntry, PackedChunk, Segment, SegmentName, Session,
 use crate::id::{PackId, SessionId};
 use crate::pool::Pool;
 use crate::progress::{Amount, Phase};
-use crate::repository::{self, Needed, Repository, SnapshotInfo, View};
+use crate::repository::{self, Need, Needed, Repository, SnapshotInfo, View};
 use crate::store::{Listing, Reader, Writer};
 
 /// Segments that list fewer chunks are merged once there are many of about one size.
@@ -40,8 +40,9 @@ struct Merger<'a> {
 }
 
 impl Merger<'_> {
-    fn add(&mut self, pack: PackEntry) -> Result<()> {
-        if self.listed.insert(pack.id) {
+    /// Adds a pack; once, if the listing is whole.
+    fn add(&mut self, pack: PackEntry, whole: bool) -> Result<()> {
+        if !whole || self.listed.insert(pack.id) {
             self.open.packs.push(pack);
         }
         if self.open.chunks() as u64 >= SEGMENT_CHUNKS { self.flush() } else { Ok(()) }
@@ -142,7 +143,7 @@ impl Run<'_> {
         let finished = writer.finish()?;
         let names = std::mem::take(&mut *written.lock().unwrap_or_else(|e| e.into_inner()));
         read_back(self.repository, &names, &finished.segment)?;
-        finished.segment.packs.into_iter().try_for_each(|pack| merger.add(pack))?;
+        finished.segment.packs.into_iter().try_for_each(|pack| merger.add(pack, true))?;
         merger.flush()?;
         segments.extend(names.into_iter().chain(merger.names));
         let all =
@@ -168,12 +169,15 @@ impl Run<'_> {
         Ok(collection::pins(sessions, |sid| view.ended.contains(sid)))
     }
 
-    fn mark(&self, view: &View, pinned: &HashSet<SessionId>, reader: &Reader) -> Result<Needed> {
+    /// Everything that is needed. What the plan has marked is not marked again, unless it is out of date.
+    fn mark(&mut self, view: &View, pinned: &HashSet<SessionId>, reader: &Reader) -> Result<Needed> {
         let progress = &self.repository.context().progress;
         progress.begin(Phase { name: "marking what is needed", unit: "nodes" });
-        let mut needed = Needed::default();
         let pins = view.forgotten.iter().filter(|info| pinned.contains(&info.id));
-        for info in view.snapshots.iter().chain(pins) {
+        let all: Vec<&SnapshotInfo> = view.snapshots.iter().chain(pins).collect();
+        let known = self.marked.take().filter(|marked| marked.holds(view, &all));
+        let Marked { snapshots, mut needed, .. } = known.unwrap_or_default();
+        for info in all.into_iter().filter(|info| !snapshots.contains(&info.id)) {
             needed.add(self.repository, reader, &view.condemned, &info.snapshot)?;
         }
         Ok(needed)
@@ -233,8 +237,12 @@ impl<'r> Judgement<'_, 'r> {
                 continue;
             }
             for pack in self.load(&listing.name)?.packs {
-                if self.lives(&pack)? {
-                    merger.add(pack)?;
+                let whole = self.needed.is_whole(&pack);
+                // What cannot be judged by its listing stays, and so do all its listings.
+                let lives =
+                    if whole { self.lives(&pack)? } else { *self.fates.entry(pack.id).or_insert(true) };
+                if lives {
+                    merger.add(pack, whole)?;
                 }
             }
         }
@@ -276,7 +284,8 @@ impl<'r> Judgement<'_, 'r> {
         let mut wanted = Vec::new();
         for (chunk, position) in pack.chunks.iter().zip(0u32..) {
             self.repository.context().cancel.check()?;
-            if self.must_be_copied(pack, chunk, position)? {
+            let need = self.needed.need(&pack.id, position);
+            if self.must_be_copied(pack, chunk, need)? {
                 wanted.push((*chunk, position));
             }
         }
@@ -286,13 +295,13 @@ impl<'r> Judgement<'_, 'r> {
     }
 
     /// Whether the chunk is needed, and no copy that stays could be read.
-    fn must_be_copied(&self, pack: &PackEntry, chunk: &PackedChunk, position: u32) -> Result<bool> {
-        let places = self.reader.places(&chunk.id)?;
-        let is_needed = self.needed.contains(&pack.id, position)
-            || places.iter().any(|place| self.needed.contains(&place.pack, place.position));
-        if !is_needed {
-            return Ok(false);
+    fn must_be_copied(&self, pack: &PackEntry, chunk: &PackedChunk, need: Need) -> Result<bool> {
+        match need {
+            Need::None => return Ok(false),
+            Need::Only => return Ok(true),
+            Need::Several => {}
         }
+        let places = self.reader.places(&chunk.id)?;
         let packs: Vec<PackId> = places.iter().map(|place| place.pack).collect();
         if !matches!(collection::survival(&packs, &self.view.condemned), Survival::Safe(_)) {
             return Ok(true);

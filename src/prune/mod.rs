@@ -24,6 +24,8 @@ use crate::tree;
 
 pub use plan::{Plan, Reason, plan};
 
+use plan::{Marked, mark_and_plan};
+
 /// How to prune.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -116,6 +118,8 @@ struct Run<'a> {
     repository: &'a Repository,
     options: &'a Options,
     report: Report,
+    /// Of the last plan.
+    marked: Option<Marked>,
 }
 
 /// Prunes.
@@ -124,7 +128,7 @@ pub fn run(repository: &Repository, options: &Options) -> Result<Report> {
     // A store that lets two create one name could take a claim for both a snapshot and closed.
     let patience = if repository.single_writer()? { None } else { options.patience };
     let options = &Options { patience, ..options.clone() };
-    let mut run = Run { repository, options, report: Report::default() };
+    let mut run = Run { repository, options, report: Report::default(), marked: None };
     run.collect()?;
     run.report.repository_bytes = repository.bytes()?;
     run.report.seconds = began.elapsed().as_secs_f64();
@@ -145,14 +149,15 @@ impl Run<'_> {
                     let clear = numbers.open().is_none() && numbers.verdict <= executed;
                     if clear && next.as_ref().is_none_or(|last| last.partial) && rounds < MOST_ROUNDS {
                         rounds += 1;
-                        match plan(self.repository, self.options, &HashSet::new()) {
+                        let planned = match mark_and_plan(self.repository, self.options, &HashSet::new()) {
                             Err(error)
                                 if error.is_of_the_past(|| Ok(self.repository.numbers()? != numbers))? =>
                             {
                                 continue;
                             }
-                            planned => next = Some(planned?),
-                        }
+                            planned => planned?,
+                        };
+                        (next, self.marked) = (Some(planned.0), Some(planned.1));
                     } else if clear {
                         return Ok(());
                     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::{Error, Options, Result};
 use crate::id::{ChunkKind, PackId, SessionId};
 use crate::progress::Phase;
-use crate::repository::{Needed, Repository, Used, View};
+use crate::repository::{Needed, Repository, SnapshotInfo, Used, View};
 use crate::store::Tuning;
 
 /// So many packs of about one size are made one.
@@ -110,8 +110,35 @@ fn tier(size: u64) -> u32 {
     size.max(1).ilog(TIER_FACTOR)
 }
 
+/// What was found to be needed when the plan was made.
+#[derive(Default)]
+pub(super) struct Marked {
+    /// The newest verdict then.
+    verdict: u64,
+    /// By which snapshots.
+    pub snapshots: HashSet<SessionId>,
+    pub needed: Needed,
+}
+
+impl Marked {
+    /// Whether it still holds, beside what `wanted` snapshots have that are new: packs go only by a verdict, and
+    /// none is counted in that nobody wants any more.
+    pub fn holds(&self, view: &View, wanted: &[&SnapshotInfo]) -> bool {
+        let known = wanted.iter().filter(|info| self.snapshots.contains(&info.id)).count();
+        self.verdict == view.numbers.verdict && known == self.snapshots.len()
+    }
+}
+
 /// A plan for what the repository holds, as if the snapshots `without` were forgotten.
 pub fn plan(repository: &Repository, options: &Options, without: &HashSet<SessionId>) -> Result<Plan> {
+    Ok(mark_and_plan(repository, options, without)?.0)
+}
+
+pub(super) fn mark_and_plan(
+    repository: &Repository,
+    options: &Options,
+    without: &HashSet<SessionId>,
+) -> Result<(Plan, Marked)> {
     let view = repository.view()?;
     if let Some(damaged) = view.damaged.into_iter().next() {
         return Err(damaged.into());
@@ -119,19 +146,20 @@ pub fn plan(repository: &Repository, options: &Options, without: &HashSet<Sessio
     let view = View { damaged: vec![], ..view };
     let reader = repository.reader(&view)?;
     repository.context().progress.begin(Phase { name: "walking snapshots", unit: "nodes" });
-    let mut needed = Needed::default();
+    let mut marked = Marked { verdict: view.numbers.verdict, ..Marked::default() };
     for info in view.snapshots.iter().filter(|info| !without.contains(&info.id)) {
-        needed.add(repository, &reader, &HashSet::new(), &info.snapshot)?;
+        marked.needed.add(repository, &reader, &HashSet::new(), &info.snapshot)?;
+        marked.snapshots.insert(info.id);
     }
     let listings = reader.listings()?;
     let listed = listings.iter().flat_map(|segment| segment.packs.iter().copied()).collect();
     let packs = repository.packs()?;
-    let mut plan = choose(&packs, &listed, &needed, options.max_unused)?;
+    let mut plan = choose(&packs, &listed, &marked.needed, options.max_unused)?;
     plan.open = view.numbers.open();
     plan.records = records(repository, &view)? + without.len() as u64;
     // What records list is written into a segment, so that it stays findable when they go.
     plan.segments = view.inline().count() as u64 + super::judge::tiers(&listings).len() as u64;
-    Ok(plan)
+    Ok((plan, marked))
 }
 
 /// Records that a collection removes: of ended sessions, forgotten snapshots, and collections before.

@@ -26,7 +26,7 @@ pub use keyspace::{Alive, Kept, Keyspace, Living, checksum};
 pub use link::{first_name, unlinked};
 pub use log::Log;
 pub use moment::{EtcdAt, Known, Line, Marks, Moment, Stretch, When, line_of, lines};
-pub use needed::{Added, Needed, Used};
+pub use needed::{Added, Need, Needed, Used};
 pub use objects::{Certainty, ObjectAt, object, objects};
 pub use open::{Access, Repository};
 pub use point::{BadPoint, Point, check_name};

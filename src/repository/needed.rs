@@ -1,22 +1,47 @@
 //! Which stored copies of chunks are needed: a bit for each place in each pack.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 
 use super::{Reached, Repository, Result, for_each_chunk};
-use crate::format::Snapshot;
-use crate::id::{ChunkKind, PackId};
+use crate::format::{PackEntry, Snapshot};
+use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::progress::Amount;
 use crate::store::{self, Place, Reader};
 use crate::tree::ReadWrite;
 
+/// Chunks of content that were met last: most of a new node's entries are the old one's, and need not be looked
+/// up again.
+const MET: usize = 200_000;
+
 /// What is needed of one pack.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Used {
-    bits: Vec<u64>,
     /// How many chunks.
     pub chunks: u64,
     /// Their bytes as they are stored.
     pub bytes: u64,
+}
+
+/// Places in a pack.
+#[derive(Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    /// False where it was set before.
+    fn set(&mut self, position: u32) -> bool {
+        let (word, bit) = (position as usize / 64, 1u64 << (position % 64));
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        let fresh = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        fresh
+    }
+
+    fn has(&self, position: u32) -> bool {
+        self.0.get(position as usize / 64).is_some_and(|word| word & 1 << (position % 64) != 0)
+    }
 }
 
 /// What a snapshot needs beside what others do.
@@ -28,43 +53,125 @@ pub struct Added {
     pub bytes: u64,
 }
 
-/// One copy of each chunk that is needed.
+/// How a stored copy of a chunk is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// No snapshot refers to the chunk.
+    None,
+    /// It is the only copy that valid segments list.
+    Only,
+    /// One of several was chosen, this or another.
+    Several,
+}
+
+#[derive(Debug, Default)]
+struct OfPack {
+    used: Used,
+    chosen: Bits,
+    /// Chosen or not: valid segments list other copies as well.
+    several: Bits,
+    /// A sum over the names and places of both.
+    sum: u64,
+}
+
+impl OfPack {
+    fn has(&self, position: u32) -> bool {
+        self.chosen.has(position) || self.several.has(position)
+    }
+}
+
+/// One copy of each chunk that is needed, and where there are others.
 #[derive(Debug, Default)]
 pub struct Needed {
-    packs: HashMap<PackId, Used>,
+    packs: HashMap<PackId, OfPack>,
+    /// All nodes that were entered.
+    nodes: HashSet<ChunkId>,
+    met: HashSet<ChunkId>,
+    /// With a key that nobody knows.
+    hasher: RandomState,
 }
 
 impl Needed {
-    /// Notes that this copy is needed; false where that is known.
-    fn insert(&mut self, place: &Place) -> bool {
-        let used = self.packs.entry(place.pack).or_default();
-        let (word, bit) = (place.position as usize / 64, 1u64 << (place.position % 64));
-        if used.bits.len() <= word {
-            used.bits.resize(word + 1, 0);
-        }
-        if used.bits[word] & bit != 0 {
-            return false;
-        }
-        used.bits[word] |= bit;
-        used.chunks += 1;
-        used.bytes += u64::from(place.stored);
-        true
+    fn hash(&self, id: &ChunkId, position: u32) -> u64 {
+        self.hasher.hash_one((id, position))
     }
 
-    /// Whether this copy is needed.
-    pub fn contains(&self, pack: &PackId, position: u32) -> bool {
-        let word = self.packs.get(pack).and_then(|used| used.bits.get(position as usize / 64));
-        word.is_some_and(|word| word & 1 << (position % 64) != 0)
+    /// The pack of a copy that is needed now.
+    fn pack_with(&mut self, id: &ChunkId, place: &Place) -> &mut OfPack {
+        let hash = self.hash(id, place.position);
+        let pack = self.packs.entry(place.pack).or_default();
+        if !pack.has(place.position) {
+            pack.sum = pack.sum.wrapping_add(hash);
+        }
+        pack
+    }
+
+    /// Notes that this copy is needed; false where that is known.
+    fn choose(&mut self, id: &ChunkId, place: &Place) -> bool {
+        let pack = self.pack_with(id, place);
+        let fresh = pack.chosen.set(place.position);
+        if fresh {
+            pack.used.chunks += 1;
+            pack.used.bytes += u64::from(place.stored);
+        }
+        fresh
+    }
+
+    /// How this copy is needed, by the segments that were valid when it was noted.
+    pub fn need(&self, pack: &PackId, position: u32) -> Need {
+        let Some(pack) = self.packs.get(pack) else { return Need::None };
+        match (pack.chosen.has(position), pack.several.has(position)) {
+            (_, true) => Need::Several,
+            (true, false) => Need::Only,
+            (false, false) => Need::None,
+        }
+    }
+
+    /// Whether a listing of a pack has all that is needed of it, under the same names. Who can add segments could
+    /// list something else.
+    pub fn is_whole(&self, listing: &PackEntry) -> bool {
+        let Some(pack) = self.packs.get(&listing.id) else { return true };
+        let noted = listing.chunks.iter().zip(0u32..).filter(|(_, position)| pack.has(*position));
+        let hashes = noted.map(|(chunk, position)| self.hash(&chunk.id, position));
+        hashes.fold(0, u64::wrapping_add) == pack.sum
     }
 
     /// What is needed of a pack.
     pub fn of(&self, pack: &PackId) -> Used {
-        self.packs.get(pack).cloned().unwrap_or_default()
+        self.packs.get(pack).map(|pack| pack.used).unwrap_or_default()
     }
 
     /// Every pack of which something is needed.
     pub fn packs(&self) -> impl Iterator<Item = &PackId> {
-        self.packs.keys()
+        self.packs.iter().filter(|(_, pack)| pack.used.chunks > 0).map(|(id, _)| id)
+    }
+
+    /// Notes a chunk; gives its place where it was not needed before.
+    fn note(
+        &mut self,
+        reader: &Reader,
+        avoided: &HashSet<PackId>,
+        reached: &Reached,
+    ) -> Result<Option<Place>> {
+        let Reached { kind, id, .. } = *reached;
+        let is_node = kind == ChunkKind::Node;
+        if is_node && !self.nodes.insert(id) || self.met.contains(&id) {
+            return Ok(None);
+        }
+        let places = reader.places(&id)?;
+        let safe = places.iter().find(|place| !avoided.contains(&place.pack));
+        let place = *safe.or(places.first()).ok_or(store::Error::Missing { kind, id })?;
+        let fresh = self.choose(&id, &place);
+        for place in places.iter().filter(|_| places.len() > 1) {
+            self.pack_with(&id, place).several.set(place.position);
+        }
+        if !is_node {
+            if self.met.len() >= MET {
+                self.met.clear();
+            }
+            self.met.insert(id);
+        }
+        Ok((fresh || is_node).then_some(place))
     }
 
     /// Adds all that a snapshot refers to; gives what was not needed before. Of several copies one is chosen,
@@ -81,19 +188,13 @@ impl Needed {
         let mut added = Added::default();
         let mut enter = |reached: Reached| {
             context.cancel.check()?;
-            let places = reader.places(&reached.id)?;
-            let safe = places.iter().find(|place| !avoided.contains(&place.pack));
-            let missing = || store::Error::Missing { kind: reached.kind, id: reached.id };
-            let place = safe.or(places.first()).ok_or_else(missing)?;
-            let fresh = self.insert(place);
-            if fresh {
-                added.chunks += 1;
-                added.bytes += u64::from(place.stored);
-            }
-            if fresh && reached.kind == ChunkKind::Node {
+            let Some(place) = self.note(reader, avoided, &reached)? else { return Ok(false) };
+            added.chunks += 1;
+            added.bytes += u64::from(place.stored);
+            if reached.kind == ChunkKind::Node {
                 context.progress.advance(Amount { items: 1, bytes: 0 });
             }
-            Ok(fresh)
+            Ok(true)
         };
         for_each_chunk(&nodes, snapshot, &mut enter, &mut |_, error| Err(error))?;
         Ok(added)
@@ -107,11 +208,18 @@ mod tests {
     #[test]
     fn a_copy_is_counted_once() {
         let mut needed = Needed::default();
-        let place = |position| Place { pack: PackId([1; 16]), position, offset: 0, stored: 10, plain: 10 };
-        assert!(needed.insert(&place(3)) && needed.insert(&place(700)) && !needed.insert(&place(3)));
-        let used = needed.of(&PackId([1; 16]));
+        let (pack, other) = (PackId([1; 16]), PackId([2; 16]));
+        let place = |position| Place { pack, position, offset: 0, stored: 10, plain: 10 };
+        let id = ChunkId([3; 32]);
+        assert!(needed.choose(&id, &place(3)) && needed.choose(&id, &place(700)));
+        assert!(!needed.choose(&id, &place(3)));
+        let used = needed.of(&pack);
         assert_eq!((used.chunks, used.bytes), (2, 20));
-        assert!(needed.contains(&PackId([1; 16]), 700) && !needed.contains(&PackId([1; 16]), 699));
-        assert!(!needed.contains(&PackId([2; 16]), 3));
+        needed.packs.entry(pack).or_default().several.set(700);
+        needed.packs.entry(other).or_default().several.set(5);
+        let needs = [(pack, 3), (pack, 699), (pack, 700), (other, 5), (other, 3)];
+        let needs = needs.map(|(pack, position)| needed.need(&pack, position));
+        assert_eq!(needs, [Need::Only, Need::None, Need::Several, Need::Several, Need::None]);
+        assert_eq!(needed.packs().collect::<Vec<_>>(), [&pack]);
     }
 }

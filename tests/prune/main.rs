@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use icecore::fault::Kind;
-use icecore::format::{Condemned, Name};
+use icecore::format::{Claim, Condemned, Name, PackEntry, SegmentName};
 use icecore::id::ChunkKind;
 use icecore::prune::{self, Options, Reason};
 use world::{Made, World, begin, bytes_of, files, forget, noise, store, store_with, try_store};
@@ -234,6 +234,30 @@ fn a_foreign_condemned_list_of_everything_costs_nothing_but_time() {
     assert!(before.is_disjoint(&after), "small packs that are condemned are rewritten");
     made.iter().for_each(|made| made.reads_back(&world.open(2)));
     world.is_whole(3);
+}
+
+#[test]
+fn a_segment_that_lists_something_else_in_a_pack_than_is_needed_of_it_costs_nothing() {
+    let less: fn(&mut PackEntry) = |pack| pack.chunks.clear();
+    let other: fn(&mut PackEntry) = |pack| pack.chunks[0].id = pack.chunks.last().unwrap().id;
+    for lie in [less, other] {
+        let world = World::new();
+        let repository = world.init();
+        let made = store(&repository, &[b"a", b"b"]);
+        let Claim::Snapshot(snapshot) = repository.claim(made.sid).unwrap() else { panic!("no snapshot") };
+        // Its name comes before that of the snapshot which lists the truth.
+        let session = begin(&repository);
+        let mut segment = snapshot.segment.clone();
+        segment.packs.iter_mut().for_each(lie);
+        let name = Name::Segment(SegmentName::Session(session.sid, 0)).to_string();
+        repository.put_record(&name, &segment).unwrap();
+        session.give_up("it is a thief's").unwrap();
+        let packs = snapshot.segment.packs.iter().map(|pack| pack.id).collect();
+        repository.put_record(&Name::Condemned(1).to_string(), &Condemned { packs }).unwrap();
+        prune::run(&repository, &now()).unwrap();
+        made.reads_back(&world.open(2));
+        world.is_whole(3);
+    }
 }
 
 #[test]
