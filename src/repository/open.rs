@@ -1,13 +1,16 @@
 //! Making and opening a repository.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::keys::{self, KeyCost};
 use super::{Error, Result};
 use crate::context::Context;
-use crate::format::{Chunker, Config, FORMAT, Malformed, Name, Record, TreeShape, Trees, open, seal};
-use crate::id::{PackId, RepositoryId};
+use crate::format::{
+    Chunker, Config, FORMAT, Malformed, Name, Record, Snapshot, TreeShape, Trees, open, seal,
+};
+use crate::id::{PackId, RepositoryId, SessionId};
 use crate::secret::{ChunkNamer, ContentSecret, SealKey, SealSecret};
 use crate::storage::{
     Cause, Counted, CredentialVars, Limited, Local, Location, Patience, Requests, Retried, S3, S3Access,
@@ -48,7 +51,11 @@ pub struct Repository {
     records: Arc<SealKey>,
     cache: PathBuf,
     pack_cache: Option<Arc<PackCache>>,
+    seen: Arc<Mutex<Seen>>,
 }
+
+/// How sessions ended that the last look at the repository found: in a snapshot, or without.
+pub(super) type Seen = HashMap<SessionId, Option<Arc<Snapshot>>>;
 
 /// This machine's name.
 pub(super) fn host() -> String {
@@ -185,7 +192,12 @@ impl Repository {
             records,
             cache,
             pack_cache,
+            seen: Arc::default(),
         }
+    }
+
+    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Whether only one backup may run at a time: the medium does not arbitrate between writers. Tried

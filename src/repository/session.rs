@@ -105,7 +105,7 @@ impl Repository {
             let pin = parent.as_ref().map(|parent| parent.id);
             let begun = self.put_session(SessionKind::Write, collection::label(first.numbers), pin)?;
             let sid = begun.sid;
-            match self.establish(begun, parent, &first) {
+            match self.establish(begun, parent) {
                 Ok(Some(session)) => return Ok(session),
                 // 2. A collection began, or the parent went: begin again.
                 Ok(None) => self.close(sid, "a collection began meanwhile")?,
@@ -118,14 +118,9 @@ impl Repository {
         Err(Error::Busy("collections go on too fast for a backup to begin; try again".into()))
     }
 
-    fn establish(
-        &self,
-        begun: Begun,
-        parent: Option<SnapshotInfo>,
-        first: &View,
-    ) -> Result<Option<WriteSession<'_>>> {
+    fn establish(&self, begun: Begun, parent: Option<SnapshotInfo>) -> Result<Option<WriteSession<'_>>> {
         let Begun { sid, lifeline } = begun;
-        let view = self.view_after(first)?;
+        let view = self.view()?;
         if !collection::established(&sid, view.numbers) {
             return Ok(None);
         }

@@ -3,7 +3,7 @@
 //! Names are listed first and `collections/` after; what is valid is judged by the newest verdict
 //! found then. `docs/architecture.md`, "Collection", has the rules.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
 
@@ -147,25 +147,20 @@ impl Repository {
 
     /// Everything valid now.
     pub fn view(&self) -> Result<View> {
-        self.view_in(&LOOK, None)
-    }
-
-    /// Everything valid now. Records that are in an older view are not read again.
-    pub(super) fn view_after(&self, older: &View) -> Result<View> {
-        self.view_in(&LOOK, Some(older))
+        self.view_in(&LOOK)
     }
 
     /// The snapshots that are valid now, without segments.
     pub(super) fn view_of_snapshots(&self) -> Result<View> {
-        self.view_in(&CHOOSE, None)
+        self.view_in(&CHOOSE)
     }
 
     /// Everything valid now, listed as a collector does before it judges.
     pub fn view_to_judge(&self) -> Result<View> {
-        self.view_in(&MARK, None)
+        self.view_in(&MARK)
     }
 
-    fn view_in(&self, order: &[Folder], older: Option<&View>) -> Result<View> {
+    fn view_in(&self, order: &[Folder]) -> Result<View> {
         let (mut claims, mut tombstones, mut sessions, mut segments) = (vec![], vec![], vec![], vec![]);
         let mut collections = None;
         for folder in order {
@@ -182,15 +177,11 @@ impl Repository {
         let ended = claims.iter().copied().collect();
         let forgotten: HashSet<SessionId> = tombstones.into_iter().collect();
         claims.retain(|sid| validity.snapshot(sid));
-        let mut read: HashMap<SessionId, &SnapshotInfo> = HashMap::new();
-        read.extend(older.into_iter().flat_map(|view| view.snapshots.iter().map(|info| (info.id, info))));
-        let (there, new): (Vec<_>, Vec<_>) = claims.into_iter().partition(|sid| read.contains_key(sid));
         let (mut all, mut damaged) = (Vec::new(), Vec::new());
-        all.extend(there.iter().filter_map(|sid| read.get(sid).copied().cloned()));
-        for (id, claim) in self.claims(&new) {
+        for (id, claim) in self.claims(&claims) {
             match claim {
-                Ok(Claim::Snapshot(snapshot)) => all.push(SnapshotInfo { id, snapshot: snapshot.into() }),
-                Ok(Claim::Closed(_)) => {}
+                Ok(Some(snapshot)) => all.push(SnapshotInfo { id, snapshot }),
+                Ok(None) => {}
                 // Deleted since it was listed, by a collection that we have not seen.
                 Err(Error::Storage(error)) if error.is_not_found() => {}
                 // Nobody wants it any more, whatever it was.
@@ -206,20 +197,35 @@ impl Repository {
         Ok(View { numbers, validity, condemned, snapshots, forgotten, segments, damaged, ended, sessions })
     }
 
-    /// Claims, fetched several at once.
-    fn claims(&self, sids: &[SessionId]) -> Vec<(SessionId, Result<Claim>)> {
+    /// How these sessions ended: in a snapshot, or without. Records that the last look has read are not read
+    /// again, the others several at once.
+    fn claims(&self, sids: &[SessionId]) -> Vec<(SessionId, Result<Option<Arc<Snapshot>>>)> {
         const AT_ONCE: usize = 8;
-        let each = sids.len().div_ceil(AT_ONCE).max(1);
-        std::thread::scope(|scope| {
+        let seen = std::mem::take(&mut *self.seen());
+        let (known, new): (Vec<_>, Vec<_>) = sids.iter().partition(|sid| seen.contains_key(sid));
+        let each = new.len().div_ceil(AT_ONCE).max(1);
+        let fetched: Vec<_> = std::thread::scope(|scope| {
             let fetch =
                 |part: &[SessionId]| part.iter().map(|&sid| (sid, self.claim(sid))).collect::<Vec<_>>();
-            let threads: Vec<_> = sids.chunks(each).map(|part| scope.spawn(move || fetch(part))).collect();
+            let threads: Vec<_> = new.chunks(each).map(|part| scope.spawn(move || fetch(part))).collect();
             let joined = threads.into_iter().flat_map(|thread| match thread.join() {
                 Ok(claims) => claims,
                 Err(panic) => std::panic::resume_unwind(panic),
             });
             joined.collect()
-        })
+        });
+        let fetched = fetched.into_iter().map(|(sid, claim)| {
+            let ended = claim.map(|claim| match claim {
+                Claim::Snapshot(snapshot) => Some(Arc::from(snapshot)),
+                Claim::Closed(_) => None,
+            });
+            (sid, ended)
+        });
+        let known = known.into_iter().filter_map(|sid| Some((sid, Ok(seen.get(&sid)?.clone()))));
+        let all: Vec<_> = known.chain(fetched).collect();
+        let read = all.iter().filter_map(|(sid, ended)| Some((*sid, ended.as_ref().ok()?.clone())));
+        *self.seen() = read.collect();
+        all
     }
 
     /// The index for what `view` holds; by `reuse` it knows what a new snapshot may refer to.
