@@ -37,7 +37,7 @@ bench: build ## all figures of docs/performance.md but Milvus's, which benches/m
 	. scripts/env.sh && benches/peers.py run --rounds $${ROUNDS:-3} --scale $${SCALE:-1} && benches/peers.py report
 	benches/minio.sh
 	benches/etcd.sh
-	for part in restic snapshots chunks year; do benches/collection.sh $$part || exit; done
+	for part in restic snapshots start chunks year; do benches/collection.sh $$part || exit; done
 
 fuzz: rocksdb ## every fuzz target for a minute (SECONDS_EACH=60)
 	scripts/fuzz.sh
