@@ -1,5 +1,6 @@
 //! A repository: what the verbs speak with.
 
+mod kept;
 mod keys;
 mod keyspace;
 mod link;

@@ -54,8 +54,11 @@ pub struct Repository {
     seen: Arc<Mutex<Seen>>,
 }
 
-/// How sessions ended that the last look at the repository found: in a snapshot, or without.
-pub(super) type Seen = HashMap<SessionId, Option<Arc<Snapshot>>>;
+/// How a session ended: in a snapshot, or without.
+pub(super) type Ended = Option<Arc<Snapshot>>;
+
+/// Sessions that the last look at the repository found to have ended.
+pub(super) type Seen = HashMap<SessionId, Ended>;
 
 /// This machine's name.
 pub(super) fn host() -> String {

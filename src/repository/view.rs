@@ -7,6 +7,10 @@ use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use super::kept::Kept;
+use super::open::Ended;
 use super::{Error, Moment, Point, Repository, Result};
 use crate::collection::{CHOOSE, Folder, LOOK, MARK, Numbers, Reuse, Validity};
 use crate::context::Nanos;
@@ -130,19 +134,9 @@ impl Repository {
         Ok(Numbers::read(&self.storage().names("collections/")?))
     }
 
-    /// How a session ended. Records are write-once, so this machine keeps them, sealed as they are.
+    /// How a session ended.
     pub fn claim(&self, sid: SessionId) -> Result<Claim> {
-        let name = Name::Claim(sid).to_string();
-        let kept = self.cache().join(&name);
-        if let Ok(bytes) = fs::read(&kept)
-            && let Ok(claim) = self.open_record(&name, &bytes)
-        {
-            return Ok(claim);
-        }
-        let bytes = self.storage().get(&name)?;
-        let claim = self.open_record(&name, &bytes)?;
-        keep(&kept, &bytes);
-        Ok(claim)
+        self.record(&Name::Claim(sid).to_string())
     }
 
     /// Everything valid now.
@@ -197,35 +191,57 @@ impl Repository {
         Ok(View { numbers, validity, condemned, snapshots, forgotten, segments, damaged, ended, sessions })
     }
 
-    /// How these sessions ended: in a snapshot, or without. Records that the last look has read are not read
-    /// again, the others several at once.
-    fn claims(&self, sids: &[SessionId]) -> Vec<(SessionId, Result<Option<Arc<Snapshot>>>)> {
-        const AT_ONCE: usize = 8;
+    /// How these sessions ended. Claims are write-once: what the last look has read is not read again, and this
+    /// machine keeps them, sealed as they are.
+    fn claims(&self, sids: &[SessionId]) -> Vec<(SessionId, Result<Ended>)> {
         let seen = std::mem::take(&mut *self.seen());
-        let (known, new): (Vec<_>, Vec<_>) = sids.iter().partition(|sid| seen.contains_key(sid));
-        let each = new.len().div_ceil(AT_ONCE).max(1);
-        let fetched: Vec<_> = std::thread::scope(|scope| {
-            let fetch =
-                |part: &[SessionId]| part.iter().map(|&sid| (sid, self.claim(sid))).collect::<Vec<_>>();
-            let threads: Vec<_> = new.chunks(each).map(|part| scope.spawn(move || fetch(part))).collect();
+        let mut kept = None;
+        let (mut all, mut new) = (Vec::with_capacity(sids.len()), Vec::new());
+        for &sid in sids {
+            let known = seen.get(&sid).cloned().or_else(|| {
+                let kept: &Kept = kept.get_or_insert_with(|| Kept::read(self.cache()));
+                let name = Name::Claim(sid).to_string();
+                self.open_record(&name, kept.get(&sid)?).ok().map(ended)
+            });
+            match known {
+                Some(ended) => all.push((sid, Ok(ended))),
+                None => new.push(sid),
+            }
+        }
+        let mut fetched = Vec::new();
+        for (sid, claim) in self.fetch(&new) {
+            let claim = claim.map(|(ended, bytes)| {
+                fetched.push((sid, bytes));
+                ended
+            });
+            all.push((sid, claim));
+        }
+        if let Some(kept) = kept {
+            kept.keep(&fetched, sids);
+        }
+        let read = all.iter().filter_map(|(sid, ended)| Some((*sid, ended.as_ref().ok()?.clone())));
+        *self.seen() = read.collect();
+        all
+    }
+
+    /// Claims and their bytes from the medium, several at once.
+    fn fetch(&self, sids: &[SessionId]) -> Vec<(SessionId, Result<(Ended, Bytes)>)> {
+        const AT_ONCE: usize = 8;
+        let each = sids.len().div_ceil(AT_ONCE).max(1);
+        let one = |sid: SessionId| {
+            let name = Name::Claim(sid).to_string();
+            let bytes = self.storage().get(&name)?;
+            Ok((ended(self.open_record(&name, &bytes)?), bytes))
+        };
+        std::thread::scope(|scope| {
+            let fetch = |part: &[SessionId]| part.iter().map(|&sid| (sid, one(sid))).collect::<Vec<_>>();
+            let threads: Vec<_> = sids.chunks(each).map(|part| scope.spawn(move || fetch(part))).collect();
             let joined = threads.into_iter().flat_map(|thread| match thread.join() {
                 Ok(claims) => claims,
                 Err(panic) => std::panic::resume_unwind(panic),
             });
             joined.collect()
-        });
-        let fetched = fetched.into_iter().map(|(sid, claim)| {
-            let ended = claim.map(|claim| match claim {
-                Claim::Snapshot(snapshot) => Some(Arc::from(snapshot)),
-                Claim::Closed(_) => None,
-            });
-            (sid, ended)
-        });
-        let known = known.into_iter().filter_map(|sid| Some((sid, Ok(seen.get(&sid)?.clone()))));
-        let all: Vec<_> = known.chain(fetched).collect();
-        let read = all.iter().filter_map(|(sid, ended)| Some((*sid, ended.as_ref().ok()?.clone())));
-        *self.seen() = read.collect();
-        all
+        })
     }
 
     /// The index for what `view` holds; by `reuse` it knows what a new snapshot may refer to.
@@ -312,12 +328,9 @@ impl Repository {
     }
 }
 
-/// Keeps bytes on this machine; a failure costs a request next time.
-fn keep(path: &std::path::Path, bytes: &[u8]) {
-    let temporary = path.with_extension(format!("{}", std::process::id()));
-    let written =
-        path.parent().map(fs::create_dir_all).transpose().and_then(|_| fs::write(&temporary, bytes));
-    if written.and_then(|()| fs::rename(&temporary, path)).is_err() {
-        let _ = fs::remove_file(&temporary);
+fn ended(claim: Claim) -> Ended {
+    match claim {
+        Claim::Snapshot(snapshot) => Some(Arc::from(snapshot)),
+        Claim::Closed(_) => None,
     }
 }

@@ -10,12 +10,14 @@ mod measure;
 mod world;
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use icecore::fault::Kind;
 use icecore::format::{Claim, Condemned, Name, PackEntry, SegmentName};
 use icecore::id::ChunkKind;
 use icecore::prune::{self, Options, Reason};
+use icecore::storage::{Faulty, Operation};
 use world::{Made, World, begin, bytes_of, files, forget, noise, store, store_with, try_store};
 
 pub fn now() -> Options {
@@ -234,6 +236,29 @@ fn a_foreign_condemned_list_of_everything_costs_nothing_but_time() {
     assert!(before.is_disjoint(&after), "small packs that are condemned are rewritten");
     made.iter().for_each(|made| made.reads_back(&world.open(2)));
     world.is_whole(3);
+}
+
+#[test]
+fn a_prune_reads_a_record_once_and_walks_a_tree_once() {
+    let world = World::new();
+    let repository = world.init();
+    let first = store(&repository, &[&noise(1, 5000)]);
+    store(&repository, &[&noise(1, 5000), &noise(2, 5000)]);
+    forget(&repository, &first);
+    let read: Arc<Mutex<Vec<String>>> = Arc::default();
+    let reads = read.clone();
+    let note = move |operation, name: &str| {
+        if operation == Operation::Get {
+            reads.lock().unwrap().push(name.to_owned());
+        }
+        None
+    };
+    let repository = world.open_on(2, Arc::new(Faulty::new(world.local(), note)));
+    assert_eq!(prune::run(&repository, &now()).unwrap().collections, [1]);
+    let mut read = read.lock().unwrap().clone();
+    read.retain(|name| name.starts_with("snapshots/") || name.starts_with("packs/tree/"));
+    let names: BTreeSet<_> = read.iter().collect();
+    assert_eq!((read.len(), names.len()), (3, 3), "{read:?}");
 }
 
 #[test]
