@@ -177,9 +177,8 @@ impl Run<'_> {
         let all: Vec<&SnapshotInfo> = view.snapshots.iter().chain(pins).collect();
         let known = self.marked.take().filter(|marked| marked.holds(view, &all));
         let Marked { snapshots, mut needed, .. } = known.unwrap_or_default();
-        for info in all.into_iter().filter(|info| !snapshots.contains(&info.id)) {
-            needed.add(self.repository, reader, &view.condemned, &info.snapshot)?;
-        }
+        let new = all.into_iter().filter(|info| !snapshots.contains(&info.id));
+        needed.add_all(self.repository, reader, &view.condemned, new.map(|info| &*info.snapshot))?;
         Ok(needed)
     }
 }

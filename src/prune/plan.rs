@@ -147,10 +147,10 @@ pub(super) fn mark_and_plan(
     let reader = repository.reader(&view)?;
     repository.context().progress.begin(Phase { name: "walking snapshots", unit: "nodes" });
     let mut marked = Marked { verdict: view.numbers.verdict, ..Marked::default() };
-    for info in view.snapshots.iter().filter(|info| !without.contains(&info.id)) {
-        marked.needed.add(repository, &reader, &HashSet::new(), &info.snapshot)?;
-        marked.snapshots.insert(info.id);
-    }
+    let staying = || view.snapshots.iter().filter(|info| !without.contains(&info.id));
+    let snapshots = staying().map(|info| &*info.snapshot);
+    marked.needed.add_all(repository, &reader, &HashSet::new(), snapshots)?;
+    marked.snapshots.extend(staying().map(|info| info.id));
     let listings = reader.listings()?;
     let listed = listings.iter().flat_map(|segment| segment.packs.iter().copied()).collect();
     let packs = repository.packs()?;

@@ -3,16 +3,20 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
+use super::state::spool_failed;
 use super::{Reached, Repository, Result, for_each_chunk};
 use crate::format::{PackEntry, Snapshot};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::progress::Amount;
+use crate::sorter::Sorter;
 use crate::store::{self, Place, Reader};
 use crate::tree::ReadWrite;
 
 /// Chunks of content that were met last: most of a new node's entries are the old one's, and need not be looked
 /// up again.
 const MET: usize = 200_000;
+/// Memory for sorting the chunks that are to be looked up.
+const SORT_BYTES: usize = 32 << 20;
 
 /// What is needed of one pack.
 #[derive(Debug, Clone, Copy, Default)]
@@ -146,18 +150,25 @@ impl Needed {
         self.packs.iter().filter(|(_, pack)| pack.used.chunks > 0).map(|(id, _)| id)
     }
 
-    /// Notes a chunk; gives its place where it was not needed before.
+    /// Whether a chunk is new here, as far as is remembered.
+    fn meets(&mut self, reached: &Reached) -> bool {
+        if reached.kind == ChunkKind::Node {
+            return self.nodes.insert(reached.id);
+        }
+        if self.met.len() >= MET {
+            self.met.clear();
+        }
+        self.met.insert(reached.id)
+    }
+
+    /// Looks a chunk up and notes it; tells its place, and whether that was not needed before.
     fn note(
         &mut self,
         reader: &Reader,
         avoided: &HashSet<PackId>,
-        reached: &Reached,
-    ) -> Result<Option<Place>> {
-        let Reached { kind, id, .. } = *reached;
-        let is_node = kind == ChunkKind::Node;
-        if is_node && !self.nodes.insert(id) || self.met.contains(&id) {
-            return Ok(None);
-        }
+        kind: ChunkKind,
+        id: ChunkId,
+    ) -> Result<(Place, bool)> {
         let places = reader.places(&id)?;
         let safe = places.iter().find(|place| !avoided.contains(&place.pack));
         let place = *safe.or(places.first()).ok_or(store::Error::Missing { kind, id })?;
@@ -165,33 +176,67 @@ impl Needed {
         for place in places.iter().filter(|_| places.len() > 1) {
             self.pack_with(&id, place).several.set(place.position);
         }
-        if !is_node {
-            if self.met.len() >= MET {
-                self.met.clear();
-            }
-            self.met.insert(id);
-        }
-        Ok((fresh || is_node).then_some(place))
+        Ok((place, fresh))
     }
 
-    /// Adds all that a snapshot refers to; gives what was not needed before. Of several copies one is chosen,
-    /// not in a pack of `avoided` where that can be. A node that is needed already is not entered again.
-    pub fn add(
+    /// Adds all that snapshots refer to. Of several copies one is chosen, not in a pack of `avoided` where that can
+    /// be. A node that is needed already is not entered again. Chunks of content are looked up in the order of
+    /// their names: those that lie together in the index are looked up together, however large it is.
+    pub fn add_all<'s>(
         &mut self,
         repository: &Repository,
         reader: &Reader,
         avoided: &HashSet<PackId>,
-        snapshot: &Snapshot,
-    ) -> Result<Added> {
+        snapshots: impl IntoIterator<Item = &'s Snapshot>,
+    ) -> Result<()> {
+        let (context, spool) = (repository.context(), repository.spool());
+        let failed = |error| spool_failed(&spool, error);
+        let nodes = ReadWrite::new(reader, None);
+        let mut contents = Sorter::new(&spool, SORT_BYTES);
+        for snapshot in snapshots {
+            let mut enter = |reached: Reached| {
+                context.cancel.check()?;
+                let new = self.meets(&reached);
+                match reached.kind {
+                    ChunkKind::Node if new => {
+                        self.note(reader, avoided, reached.kind, reached.id)?;
+                        context.progress.advance(Amount { items: 1, bytes: 0 });
+                    }
+                    ChunkKind::Data if new => {
+                        contents.push(reached.id.0.to_vec(), Vec::new()).map_err(failed)?;
+                    }
+                    _ => {}
+                }
+                Ok(new)
+            };
+            for_each_chunk(&nodes, snapshot, &mut enter, &mut |_, error| Err(error))?;
+        }
+        for record in contents.finish().map_err(failed)? {
+            context.cancel.check()?;
+            let (id, _) = record.map_err(failed)?;
+            let id = ChunkId(<[u8; 32]>::try_from(id).unwrap_or_default());
+            self.note(reader, avoided, ChunkKind::Data, id)?;
+        }
+        Ok(())
+    }
+
+    /// Adds all that a snapshot refers to; gives what was not needed before.
+    pub fn add(&mut self, repository: &Repository, reader: &Reader, snapshot: &Snapshot) -> Result<Added> {
         let context = repository.context();
         let nodes = ReadWrite::new(reader, None);
         let mut added = Added::default();
         let mut enter = |reached: Reached| {
             context.cancel.check()?;
-            let Some(place) = self.note(reader, avoided, &reached)? else { return Ok(false) };
-            added.chunks += 1;
-            added.bytes += u64::from(place.stored);
-            if reached.kind == ChunkKind::Node {
+            if !self.meets(&reached) {
+                return Ok(false);
+            }
+            let is_node = reached.kind == ChunkKind::Node;
+            let (place, fresh) = self.note(reader, &HashSet::new(), reached.kind, reached.id)?;
+            if fresh || is_node {
+                added.chunks += 1;
+                added.bytes += u64::from(place.stored);
+            }
+            if is_node {
                 context.progress.advance(Amount { items: 1, bytes: 0 });
             }
             Ok(true)
