@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/env.sh
 
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
-(($#)) || set -- node entry etcd_file words
+(($#)) || set -- node entry etcd_file words manifest
 for target; do
   # No sanitizer: those need a nightly compiler.
   cargo fuzz run -s none --target-dir "$CARGO_TARGET_DIR/fuzz" "$target" -- -max_total_time="${SECONDS_EACH:-60}" -rss_limit_mb=2048

@@ -37,6 +37,8 @@ impl Nodes for Memory {
 
 type Keys = BTreeMap<String, Vec<u8>>;
 type Sizes = BTreeMap<String, u64>;
+/// What is in objects, where it matters.
+type Contents = BTreeMap<String, Vec<u8>>;
 
 const WORDS: i64 = 470688361406267576;
 
@@ -86,13 +88,14 @@ fn build(nodes: &Memory, entries: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> O
     builder.finish().unwrap()
 }
 
-fn tree(nodes: &Memory, sizes: &Sizes) -> Option<Root> {
+fn tree(nodes: &Memory, sizes: &Sizes, contents: &Contents) -> Option<Root> {
     let item = |(key, &size): (&String, &u64)| {
+        let content = contents.get(key).cloned().unwrap_or_default();
         let item = Item {
             state: if size == u64::MAX { ItemState::Gone } else { ItemState::Present },
             size,
             modified: 0,
-            content: Content::Inline(Vec::new()),
+            content: Content::Inline(content),
             attributes: Attributes::Object(Box::default()),
         };
         (key.clone().into_bytes(), item.encode())
@@ -133,8 +136,12 @@ fn capture(nodes: &Memory, anchor: &Keys, events: &Keys) -> EtcdCapture {
 }
 
 fn check(instance: &mut Instance, sizes: &Sizes, root: Option<&str>) -> Checked {
+    check_with(instance, sizes, &Contents::new(), root)
+}
+
+fn check_with(instance: &mut Instance, sizes: &Sizes, contents: &Contents, root: Option<&str>) -> Checked {
     let nodes = memory();
-    let tree = tree(&nodes, sizes);
+    let tree = tree(&nodes, sizes, contents);
     instance.check(&nodes, Objects::Tree(tree.as_ref()), root, Path::new("/nowhere")).unwrap()
 }
 
@@ -308,24 +315,172 @@ fn parts_that_are_not_known_are_counted_and_tombstones_are_no_values() {
     assert!(instance.catalog.collections[&WORDS].aliases.is_empty() && instance.unreadable_count == 0);
 }
 
-/// Storage version 3: the files of a segment are those that its manifest lists.
-#[test]
-fn a_segment_with_a_manifest_is_never_called_complete_and_its_manifest_must_be_there() {
+/// A segment of "words" whose files are listed in a manifest (storage version 3), with `ver` and what it holds.
+struct Listed {
+    keys: Keys,
+    objects: Sizes,
+    contents: Contents,
+    /// What the keys of its files begin with.
+    base: String,
+    manifest: String,
+    segment: i64,
+}
+
+fn listed(version: i64, bytes: &[u8]) -> Listed {
     let (mut keys, mut objects) = (keys(), sizes());
     let place = format!("/s/{WORDS}/");
     let (key, value) = keys.iter_mut().find(|(key, _)| key.contains(&place)).unwrap();
-    let segment = key.rsplit('/').next().unwrap().to_owned();
-    let base = format!("files/insert_log/{}", key.split_once("/s/").unwrap().1);
-    let json = format!(r#"{{"ver":4,"base_path":"{base}"}}"#);
+    let ids = key.split_once("/s/").unwrap().1.to_owned();
+    let segment = ids.rsplit('/').next().unwrap().to_owned();
+    let base = format!("files/insert_log/{ids}");
+    let json = format!(r#"{{"ver":{version},"base_path":"{base}"}}"#);
     value.extend([&[0x82, 0x02, json.len() as u8][..], json.as_bytes()].concat());
     objects.retain(|key, _| !key.contains("_log/") || !key.contains(&format!("/{segment}/")));
-    let checked = check(&mut only(&keys), &objects, None);
-    let missing: Vec<_> = checked.missing.iter().map(|missing| missing.key.clone()).collect();
-    assert_eq!(missing, [format!("{base}/_metadata/manifest-4.avro")]);
-    objects.insert(missing[0].clone(), 100);
-    let checked = check(&mut only(&keys), &objects, None);
-    assert_eq!((checked.missing_count, checked.unchecked_segments), (0, 1));
-    assert!(!checked.is_complete());
+    keys.retain(|key, _| {
+        !["deltalog", "statslog"].iter().any(|kind| key.contains(&format!("/{kind}/{ids}/")))
+    });
+    let manifest = format!("{base}/_metadata/manifest-{version}.avro");
+    objects.insert(manifest.clone(), bytes.len() as u64);
+    let contents = Contents::from([(manifest.clone(), bytes.to_vec())]);
+    Listed { keys, objects, contents, base, manifest, segment: segment.parse().unwrap() }
+}
+
+impl Listed {
+    fn check(&self) -> Checked {
+        check_with(&mut only(&self.keys), &self.objects, &self.contents, None)
+    }
+
+    fn unchecked(&self) -> Vec<(i64, String)> {
+        let checked = self.check();
+        assert!(!checked.is_complete());
+        checked.unchecked.into_iter().collect()
+    }
+
+    /// All that the manifest lists.
+    fn add_files(&mut self) -> Vec<String> {
+        let partition = self.base.rsplit_once('/').unwrap().0.to_owned();
+        let files = [
+            ("_data/0_aa.parquet", 4000),
+            ("_data/0_bb.parquet", 5000),
+            ("_data/1_cc.parquet", 60000),
+            ("_delta/77", 1),
+            ("_stats/bloom_filter.100/1", 2),
+            ("_stats/bloom_filter.100/11", 3),
+        ];
+        let mut files = files.map(|(name, size)| (format!("{}/{name}", self.base), size)).to_vec();
+        files.push((format!("{partition}/lobs/102/_data/dd.vortex"), 700));
+        self.objects.extend(files.clone());
+        files.into_iter().map(|(key, _)| key).collect()
+    }
+}
+
+const MANIFEST: &[u8] = include_bytes!("milvus/manifest-6.avro");
+
+#[test]
+fn every_file_that_a_manifest_lists_must_be_there_and_the_manifest() {
+    let mut whole = listed(4, MANIFEST);
+    let files = whole.add_files();
+    let checked = whole.check();
+    assert!(checked.is_complete(), "{:?} {:?}", checked.missing, checked.unchecked);
+    for key in files.iter().chain([&whole.manifest]) {
+        let size = whole.objects.remove(key).unwrap();
+        let checked = whole.check();
+        let missing: Vec<_> = checked.missing.iter().map(|missing| (&missing.key, missing.lack)).collect();
+        if *key == whole.manifest {
+            assert_eq!(checked.unchecked[&whole.segment], format!("its manifest {} is not there", &key[6..]));
+        }
+        assert_eq!(missing, [(key, Lack::Missing)]);
+        assert_eq!((checked.missing[0].segment, checked.missing[0].collection), (whole.segment, WORDS));
+        whole.objects.insert(key.clone(), size);
+    }
+    whole.objects.insert(files[0].clone(), 3999);
+    assert_eq!(whole.check().missing[0].lack, Lack::Size { recorded: 4000, found: 3999 });
+}
+
+#[test]
+fn a_manifest_that_is_not_understood_is_said_and_never_called_complete() {
+    let mut whole = listed(4, MANIFEST);
+    whole.add_files();
+    let key = whole.manifest["files/".len()..].to_owned();
+    let mut why = |bytes: &[u8]| {
+        whole.contents.insert(whole.manifest.clone(), bytes.to_vec());
+        whole.unchecked()
+    };
+    let said = |text: &str| {
+        vec![(listed(4, MANIFEST).segment, format!("its manifest {key} is not understood: {text}"))]
+    };
+    assert_eq!(why(&MANIFEST[..MANIFEST.len() / 2]), said("it is cut off or damaged"));
+    assert_eq!(why(&[0xac, 0xb1, 0xca, 0xd4, 0x09, 0x12]), said("its version 9 is not known"));
+    assert_eq!(why(b"hello"), said("it does not begin as a manifest"));
+    whole.contents.insert(whole.manifest.clone(), MANIFEST.to_vec());
+    whole.objects.insert(whole.manifest.clone(), 1 << 30);
+    assert!(whole.unchecked()[0].1.contains("more than one ever has"));
+}
+
+#[test]
+fn a_segment_without_a_manifest_yet_needs_none() {
+    let mut new = listed(0, b"");
+    new.objects.remove(&new.manifest);
+    assert!(new.check().is_complete());
+}
+
+/// The first versions kept logs of deletes in etcd, and as files; later ones keep their size there.
+#[test]
+fn a_log_beside_a_manifest_is_there_or_listed_or_not_checked() {
+    let mut whole = listed(4, MANIFEST);
+    whole.add_files();
+    let ids = whole.base["files/insert_log/".len()..].to_owned();
+    let log = |id: u8| vec![0x12, 0x04, 0x08, 0x03, 0x30, id];
+    let key = format!("by-dev/meta/datacoord-meta/deltalog/{ids}/0");
+    whole.keys.insert(key.clone(), log(77));
+    assert!(whole.check().is_complete(), "the manifest lists it");
+    whole.keys.insert(key, log(78));
+    let file = format!("files/delta_log/{ids}/78");
+    assert_eq!(
+        whole.unchecked(),
+        [(whole.segment, format!("etcd has a log of it that is not there: {file}"))]
+    );
+    whole.objects.insert(file, 1);
+    assert!(whole.check().is_complete(), "it is a file");
+}
+
+#[test]
+fn the_files_of_an_index_are_those_of_etcd_or_of_the_manifest() {
+    let mut whole = listed(4, MANIFEST);
+    whole.add_files();
+    // The index of the manifest has the id 8; no index of etcd has it.
+    assert!(whole.check().is_complete());
+    let index = [&[0x08][..], &varint(WORDS), &[0x10, 0x66, 0x20, 0x08]].concat();
+    let field_index = [&[0x0a, index.len() as u8][..], &index].concat();
+    whole.keys.insert(format!("by-dev/meta/field-index/{WORDS}/8"), field_index);
+    let ids = whole.base["files/insert_log/".len()..].to_owned();
+    // collection 1, segment 3, index 5, build 6, version 8, state 9: finished
+    let built = |files: &[u8]| {
+        let segment = varint(whole.segment);
+        [&[0x08][..], &varint(WORDS), &[0x18], &segment, &[0x28, 8, 0x30, 9, 0x40, 4, 0x48, 3], files]
+            .concat()
+    };
+    let (with, without) = (built(b"\x5a\x01x"), built(b""));
+    let key = format!("by-dev/meta/segment-index/{ids}/9");
+    whole.keys.insert(key.clone(), without);
+    let missing = whole.check().missing;
+    let names: Vec<&str> = missing.iter().map(|missing| &missing.key[..]).collect();
+    assert_eq!(names, ["files/index_v1/1/2/3/9/4/HNSW_0", "files/index_v1/1/2/3/9/4/HNSW_1"]);
+    whole.keys.insert(key, with);
+    let missing = whole.check().missing;
+    assert_eq!(missing.len(), 1);
+    assert!(missing[0].key.starts_with("files/index_files/9/4/"), "{missing:?}");
+}
+
+fn varint(number: i64) -> Vec<u8> {
+    let mut number = number as u64;
+    let mut bytes = Vec::new();
+    while number > 0x7f {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
 }
 
 #[test]
@@ -333,13 +488,37 @@ fn an_index_in_a_place_that_is_not_known_is_not_looked_for_and_not_called_comple
     let (mut keys, mut objects) = (keys(), sizes());
     let place = format!("/segment-index/{WORDS}/");
     let (key, value) = keys.iter_mut().find(|(key, _)| key.contains(&place)).unwrap();
-    // path_version = 1
-    value.extend([0xb0, 0x01, 0x01]);
+    // path_version = 2
+    value.extend([0xb0, 0x01, 0x02]);
     let build = key.rsplit('/').next().unwrap().to_owned();
     objects.retain(|key, _| !key.contains(&format!("/index_files/{build}/")));
     let checked = check(&mut only(&keys), &objects, None);
-    assert_eq!((checked.missing_count, checked.unchecked_segments), (0, 1));
+    assert_eq!((checked.missing_count, checked.unchecked.len()), (0, 1));
     assert!(!checked.is_complete());
+}
+
+#[test]
+fn an_index_below_its_collection_is_looked_for_there() {
+    let (mut keys, mut objects) = (keys(), sizes());
+    let place = format!("/segment-index/{WORDS}/");
+    let (key, value) = keys.iter_mut().find(|(key, _)| key.contains(&place)).unwrap();
+    // path_version = 1
+    value.extend([0xb0, 0x01, 0x01]);
+    let ids = key.split_once("/segment-index/").unwrap().1.to_owned();
+    let build = ids.rsplit('/').next().unwrap();
+    let old: Vec<_> =
+        objects.keys().filter(|key| key.contains(&format!("/index_files/{build}/"))).cloned().collect();
+    assert!(!old.is_empty());
+    for key in old {
+        let parts: Vec<&str> = key.split('/').collect();
+        let (version, name) = (parts[3], parts[6]);
+        let size = objects.remove(&key).unwrap();
+        objects.insert(format!("files/index_v1/{ids}/{version}/{name}"), size);
+    }
+    let checked = check(&mut only(&keys), &objects, None);
+    assert!(checked.is_complete(), "{:?} {:?}", checked.missing, checked.unchecked);
+    objects.retain(|key, _| !key.contains("/index_v1/"));
+    assert!(check(&mut only(&keys), &objects, None).missing_count > 0);
 }
 
 #[test]

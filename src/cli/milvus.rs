@@ -284,7 +284,8 @@ fn checked_json(moment: &Moment, milvus: &Milvus, checked: &Checked) -> Value {
     json!({
         "id": moment.info.id.to_string(), "revision": moment.revision, "root": milvus.instance.root, "bucket_root": checked.bucket_root,
         "complete": checked.is_complete(), "objects": objects_of(checked), "bytes": bytes,
-        "missing_count": checked.missing_count, "missing": missing, "unchecked_segments": checked.unchecked_segments,
+        "missing_count": checked.missing_count, "missing": missing, "unchecked_segments": checked.unchecked.len(),
+        "unchecked": checked.unchecked.iter().map(|(segment, why)| json!({ "segment": segment, "why": why })).collect::<Vec<_>>(),
     })
 }
 
@@ -336,16 +337,16 @@ pub fn found_json(found: &guard::Found) -> Value {
     json!({
         "root": found.root, "version": found.version, "bucket_root": checked.bucket_root,
         "complete": checked.is_complete(), "objects": objects_of(checked), "missing_count": checked.missing_count,
-        "unchecked_segments": checked.unchecked_segments, "growing_segments": found.growing,
+        "unchecked_segments": checked.unchecked.len(), "growing_segments": found.growing,
     })
 }
 
 /// The same in words.
 pub fn found_text(found: &guard::Found) -> String {
     let version = found.version.as_deref().unwrap_or("not running");
-    let Checked { missing_count, unchecked_segments, .. } = found.checked;
+    let (missing, unchecked) = (found.checked.missing_count, found.checked.unchecked.len() as u64);
     let here = number(objects_of(&found.checked));
-    let complete = match (missing_count, unchecked_segments) {
+    let complete = match (missing, unchecked) {
         (0, 0) => format!("all {here} objects that it needs are here"),
         (0, segments) => {
             format!("{here} objects that it needs are here; {} segments were NOT CHECKED", number(segments))
@@ -389,13 +390,12 @@ fn print_checked(
             writeln!(out, "  {name}, segment {segment}: {} {}", missing.key, lack_text(missing.lack))?;
         }
     }
-    match checked.unchecked_segments {
+    for (segment, why) in checked.unchecked.iter().take(NAMED) {
+        writeln!(out, "  segment {segment} was NOT CHECKED: {why}")?;
+    }
+    match checked.unchecked.len().saturating_sub(NAMED) {
         0 => Ok(()),
-        n => writeln!(
-            out,
-            "  {} segments have files that were not looked for: manifests list them, or their place is not known",
-            number(n)
-        ),
+        more => writeln!(out, "  {} more segments were NOT CHECKED", number(more as u64)),
     }
 }
 

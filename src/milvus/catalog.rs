@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
+use super::manifest::Place;
 use super::proto::{
     AliasInfo, CollectionInfo, CollectionLoadInfo, DatabaseInfo, FieldIndex, FieldSchema, FunctionSchema,
     MsgPosition, Pair, PartitionInfo, SegmentInfo,
@@ -103,12 +104,33 @@ pub struct Segment {
     pub level: i32,
     /// How its files are laid out.
     pub storage: i64,
-    /// Whether a manifest lists its files (storage version 3).
-    pub manifest: bool,
+    /// Where its files are listed.
+    pub listing: Listing,
     /// Whether an index of it lies in another place than those that are known.
     pub elsewhere: bool,
     /// Rows that its delta logs delete, each counted as often as it was deleted.
     pub deletes: u64,
+}
+
+/// Where the files of a segment are listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listing {
+    /// In keys of etcd.
+    Keys,
+    /// In an object (storage version 3).
+    Manifest(Place),
+    /// In one of which it cannot be told where it is.
+    Unknown,
+}
+
+impl Listing {
+    fn of(info: &SegmentInfo) -> Listing {
+        match (&info.manifest[..], Place::parse(&info.manifest)) {
+            ("", _) => Listing::Keys,
+            (_, Some((place, _))) => Listing::Manifest(place),
+            (_, None) => Listing::Unknown,
+        }
+    }
 }
 
 /// What has become of a segment.
@@ -371,7 +393,7 @@ impl Catalog {
             state: SegmentState::of(&info),
             level: info.level,
             storage: info.storage,
-            manifest: !info.manifest.is_empty(),
+            listing: Listing::of(&info),
             elsewhere: false,
             deletes: 0,
         };

@@ -4,9 +4,13 @@
 //! object that its segments and indexes refer to. [`Instance::check`] looks for those in a tree of objects.
 //! No Milvus is needed, and what is not understood is counted and left alone.
 
+mod avro;
 mod catalog;
+mod checked;
 mod config;
 mod key;
+mod manifest;
+mod objects;
 mod proto;
 mod queue;
 mod reference;
@@ -14,10 +18,15 @@ mod rewrite;
 mod root;
 mod survey;
 
-pub use catalog::{Catalog, Checkpoint, Collection, Database, Field, Index, Role, Segment, SegmentState};
+pub use avro::Error as ManifestError;
+pub use catalog::{
+    Catalog, Checkpoint, Collection, Database, Field, Index, Listing, Role, Segment, SegmentState,
+};
+pub use checked::{Checked, Held, Lack, Missing};
 pub use config::bucket_root;
 pub use key::{counters_prefix, metadata_prefix, session_prefix};
+pub use manifest::{File, Index as ManifestIndex, Manifest, Place, read as read_manifest};
+pub use objects::Objects;
 pub use queue::Queue;
-pub use reference::{Checked, Held, Lack, Missing, Objects};
 pub use rewrite::Rewrite;
 pub use survey::{Found, Instance, Survey, survey};

@@ -58,12 +58,13 @@ const COLLECTION: Shape = &[(11, Part::Inside(POSITION))];
 const INDEX: Shape = &[(11, Part::Path)];
 
 /// Folders below the root path; a text without one is no key of an object.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
     "insert_log",
     "delta_log",
     "stats_log",
     "bm25_stats",
     "index_files",
+    "index_v1",
     "text_log",
     "json_key_index_log",
     "json_stats",

@@ -1,6 +1,6 @@
 //! Every Milvus in an etcd, from its keys.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use prost::{DecodeError, Message};
@@ -10,14 +10,14 @@ use super::key::{self, Key};
 use super::proto::{
     Binlog, CollectionLoadInfo, FieldBinlog, FieldIndex, MsgPosition, SegmentIndex, SegmentInfo,
 };
-use super::reference::{Object, Reference};
+use super::reference::{Object, Part, Reference};
 use super::root;
 use crate::repository::{self, Error, EtcdAt, Result, content_bytes};
 use crate::sorter::Sorter;
 use crate::tree::Nodes;
 
 /// Memory for sorting what one Milvus refers to.
-const SORT_BYTES: usize = 16 << 20;
+pub(super) const SORT_BYTES: usize = 16 << 20;
 /// Roots that are told apart in one etcd.
 const MOST_ROOTS: usize = 16;
 /// Parts that are not known, and values that cannot be read, named for each Milvus; more are counted.
@@ -48,6 +48,8 @@ pub struct Instance {
     deletes: HashMap<i64, u64>,
     /// Segments with an index in a place that is not known.
     elsewhere: BTreeSet<i64>,
+    /// Segments and indexes, where etcd names no file of the index.
+    pub(super) without_files: HashSet<(i64, i64)>,
     recognised: bool,
 }
 
@@ -146,6 +148,7 @@ impl Instance {
             references: Sorter::new(spool, SORT_BYTES),
             deletes: HashMap::new(),
             elsewhere: BTreeSet::new(),
+            without_files: HashSet::new(),
             recognised: false,
         }
     }
@@ -228,8 +231,11 @@ impl Instance {
             ["field-index", _, _] => self.catalog.add_index(FieldIndex::decode(value)?),
             ["segment-index", _, _, _, _] => {
                 let index = SegmentIndex::decode(value)?;
-                if index.path_version != 0 && !index.deleted {
+                if !(0..=1).contains(&index.path_version) && !index.deleted {
                     self.elsewhere.insert(index.segment);
+                }
+                if index.files.is_empty() && !index.deleted {
+                    self.without_files.insert((index.segment, index.index));
                 }
                 return Ok(Some(Object::of_index(&index)));
             }
@@ -268,9 +274,10 @@ impl Instance {
             *self.deletes.entry(segment).or_default() += deletes.unsigned_abs();
         }
         let field = logs.field;
+        let part = if kind == "binlog" { Part::Inserts } else { Part::Log };
         let object = |log: &Binlog| {
             let object = Object::of_log(kind, [collection, partition, segment], field, log);
-            let reference = Reference { collection, segment, index: 0, size: object.size };
+            let reference = Reference { collection, segment, part, size: object.size };
             (object, reference)
         };
         self.noted(logs.binlogs.iter().map(object))
