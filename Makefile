@@ -28,7 +28,7 @@ soak: rocksdb ## what takes long: SOAK revisions (1000) of each etcd version bro
 	export ICECORE_SOAK=1; $(cargo) test --release --locked --test collection --test kill --test beside
 
 test-milvus: build ## a real Milvus, backed up, wiped and brought back
-	scripts/servers.sh etcd-3.5 minio python milvus
+	scripts/servers.sh etcd-3.5 minio python milvus kafka
 	tests/milvus.sh
 
 bench: build ## all figures of docs/performance.md but Milvus's, which benches/milvus.sh has (ROUNDS=3 SCALE=1)

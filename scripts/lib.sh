@@ -10,6 +10,7 @@
 #   stop src                        # start_etcd src 3.5 again: same data, same port
 #   start_weed other                # SeaweedFS, a second S3 implementation
 #   start_moto third                # moto, S3 in memory
+#   start_kafka queue               # ${URL[queue]} has no scheme; has_kafka says whether there is one
 #   start_milvus milvus 2.3.5 etcd-NAME minio-NAME bucket   # on etcd and MinIO started before
 #
 # All that was started is stopped, by its own pid, and the temporary directory is
@@ -310,6 +311,30 @@ start_moto() {
   URL[$name]=http://127.0.0.1:$port
   _launch "$name" "$PYTHON" -m moto.server -H 127.0.0.1 -p "$port"
   _await "$name" curl -fsS "${URL[$name]}/moto-api/"
+}
+
+# kafka_dir: prints where Kafka's jars lie.
+kafka_dir() { compgen -G "$CACHE/servers/kafka-*" | head -n 1; }
+has_kafka() { command -v java >/dev/null && [[ -n $(kafka_dir) ]]; }
+
+# start_kafka NAME: one server that is broker and controller.
+start_kafka() {
+  local name=$1 jars port controller java=(java -Xmx512m -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp)
+  jars="$(kafka_dir)/*"
+  has_kafka || die "Kafka is not there: scripts/servers.sh kafka"
+  _place "$name" 2
+  read -r port controller <<<"${_PORTS[$name]}"
+  URL[$name]=127.0.0.1:$port
+  printf '%s\n' process.roles=broker,controller node.id=1 "controller.quorum.voters=1@127.0.0.1:$controller" \
+    "listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller" controller.listener.names=CONTROLLER \
+    "advertised.listeners=PLAINTEXT://127.0.0.1:$port" inter.broker.listener.name=PLAINTEXT \
+    "log.dirs=${DIR[$name]}/data" offsets.topic.num.partitions=1 offsets.topic.replication.factor=1 \
+    transaction.state.log.replication.factor=1 transaction.state.log.min.isr=1 >"${DIR[$name]}/properties"
+  # The cluster's id is any 16 bytes.
+  [[ -d ${DIR[$name]}/data ]] ||
+    "${java[@]}" "$jars" kafka.tools.StorageTool format -t AAAAAAAAAAAAAAAAAAAAAA -c "${DIR[$name]}/properties" >>"${DIR[$name]}/log" 2>&1
+  _launch "$name" "${java[@]}" "$jars" kafka.Kafka "${DIR[$name]}/properties"
+  _await "$name" bash -c ": <'/dev/tcp/127.0.0.1/$port'"
 }
 
 # start_milvus NAME VERSION ETCD MINIO BUCKET [SETTING=VALUE…]: a standalone Milvus on an

