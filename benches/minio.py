@@ -1,11 +1,13 @@
 """icecore beside rclone, on a bucket: started by minio.sh, which has a MinIO for it.
 
 The data are those of peers.py, as objects. `list` is what the server needs to list them all, with
-nothing else done. Server and client share the cores: the figures are of both.
+nothing else done. Server and client share the cores and keep them busy: the limit of a row is what it
+would be if icecore itself took no CPU, the whole CPU time of the other step over the server's in icecore's.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -55,9 +57,17 @@ class Icecore(peers.Icecore):
         return other
 
 
-def go_through(ours, rclone, note):
+def cpu_of(process):
+    """Seconds of CPU that it has taken so far."""
+    fields = pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(") ")[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def go_through(ours, rclone, server, note):
     def timed(step, tool, *arguments):
-        note(tool.name, step, peers.measure(tool, arguments, tool.place))
+        before = cpu_of(server)
+        figures = peers.measure(tool, arguments, tool.place)
+        note(tool.name, step, figures | {"server_cpu": cpu_of(server) - before})
 
     for tool in (ours, rclone):
         shutil.rmtree(tool.place, ignore_errors=True)
@@ -88,22 +98,28 @@ def table(lines):
     lines = [line for line in lines if (line["machine"], line["scale"]) == of]
 
     def figures(step, key):
-        return [line[key] for line in lines if line["step"] == step]
+        return [line[key] for line in lines if line["step"] == step and key in line]
 
     out = [f"{of[0]}; the data of scale {of[1]:g} as objects in MinIO, in memory. Median, and the least and the most.", "",
-           "| step | s | CPU of it, s | peak resident, MiB |", "|---|---|---|---|"]
+           "| step | s | CPU of it, s | CPU of MinIO, s | peak resident, MiB |", "|---|---|---|---|---|"]
     for step in dict.fromkeys(line["step"] for line in lines):
         out.append(f"| {step} | {peers.spread(figures(step, 'seconds'), peers.seconds)} | "
-                   f"{peers.spread(figures(step, 'cpu'), peers.seconds)} | {peers.mib(max(figures(step, 'resident')))} |")
-    out += ["", "| row | beside | times as fast | aim |", "|---|---|---|---|"]
+                   f"{peers.spread(figures(step, 'cpu'), peers.seconds)} | "
+                   f"{peers.spread(figures(step, 'server_cpu'), peers.seconds)} | {peers.mib(max(figures(step, 'resident')))} |")
+    out += ["", "| row | beside | times as fast | limit | aim |", "|---|---|---|---|---|"]
+    times = lambda ratios: peers.spread(ratios, lambda ratio: f"{ratio:.2f}")
     for ours, theirs, aim in ROWS:
-        ratios = [b / a for a, b in zip(figures(ours, "seconds"), figures(theirs, "seconds"))]
-        out.append(f"| {ours} | {theirs} | {peers.spread(ratios, lambda r: f'{r:.2f}')} | {aim:.2f} |")
+        beside = figures(theirs, "seconds")
+        ratios = [b / a for a, b in zip(figures(ours, "seconds"), beside)]
+        whole = map(sum, zip(figures(theirs, "cpu"), figures(theirs, "server_cpu")))
+        limits = [b / a for a, b in zip(figures(ours, "server_cpu"), whole)]
+        out.append(f"| {ours} | {theirs} | {times(ratios)} | {times(limits)} | {aim:.2f} |")
     return out
 
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("process", type=int, help="the server's")
     parser.add_argument("server", nargs=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=0.25)
@@ -123,10 +139,10 @@ def main():
         with open(RESULTS, "a") as out:
             out.write(json.dumps(line) + "\n")
         print(f"{tool:8} {step:36} {figures['seconds']:7.2f} s  cpu {figures['cpu']:7.2f} s  "
-              f"{figures['resident'] / peers.MIB:6.0f} MiB", flush=True)
+              f"{figures['resident'] / peers.MIB:6.0f} MiB  MinIO {figures['server_cpu']:7.2f} s", flush=True)
 
     for _ in range(options.rounds):
-        go_through(ours, rclone, note)
+        go_through(ours, rclone, options.process, note)
     peers.write("minio", table([json.loads(line) for line in open(RESULTS)]))
 
 

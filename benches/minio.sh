@@ -8,4 +8,4 @@ export TMPDIR=${BENCH_DIR:-/dev/shm}
 . scripts/lib.sh
 start_minio minio
 for bucket in a-bucket repository restored; do make_bucket minio "$bucket"; done
-BENCH_DIR=$TMP "$PYTHON" benches/minio.py "${URL[minio]}" "$ACCESS_KEY" "$SECRET_KEY" "$@"
+BENCH_DIR=$TMP "$PYTHON" benches/minio.py "${PID[minio]}" "${URL[minio]}" "$ACCESS_KEY" "$SECRET_KEY" "$@"
