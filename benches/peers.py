@@ -112,6 +112,10 @@ class Data:
             new.unlink(missing_ok=True)
             self.write_large(1)
 
+    def sizes(self):
+        """Bytes in large files and in small ones."""
+        return {"large": size_of(self.root / "vectors"), "small": size_of(self.root / "json")}
+
     def digest(self):
         """A hash of all paths and contents."""
         hashed = hashlib.blake2b()
@@ -328,7 +332,8 @@ def go_through(tool, data, wanted, note):
     apart(data.churn, 0)
     # Files that changed an instant before are read again by whoever is careful.
     time.sleep(2.1)
-    note("first backup", measure(tool, tool.backup(data.root), place) | {"stored": size_of(tool.repository)})
+    first = measure(tool, tool.backup(data.root), place)
+    note("first backup", first | {"stored": size_of(tool.repository), "sizes": data.sizes()})
     note("nothing changed", measure(tool, tool.backup(data.root), place))
     apart(data.churn, 1)
     time.sleep(2.1)
@@ -410,6 +415,37 @@ def mib(value):
     return f"{value / MIB:,.0f}"
 
 
+def cost(benchmark):
+    """Seconds that a core needs for a byte, as the last run of `cargo bench` measured it."""
+    place = TARGET / "criterion" / benchmark / "new"
+    estimates, about = (json.loads((place / name).read_text()) for name in ("estimates.json", "benchmark.json"))
+    return estimates["mean"]["point_estimate"] / 1e9 / about["throughput"]["Bytes"]
+
+
+LARGE = ("content/cut", "content/name large chunks", "pack/encode floats")
+SMALL = ("content/name small files", "pack/encode small files")
+
+
+def ingest(lines):
+    """The row that says how near the first backup is to what its steps need, nothing else being done. Without
+    reading and writing, walking, comparing, and the key."""
+    sizes = lines[-1].get("sizes")
+    try:
+        large, small = (sum(map(cost, steps)) for steps in (LARGE, SMALL))
+    except FileNotFoundError as error:
+        print(f"no limit for the ingest: {error}; run cargo bench first", file=sys.stderr)
+        return []
+    if not sizes:
+        return []
+    limit = (sizes["large"] * large + sizes["small"] * small) / os.cpu_count()
+    shares = [limit / line["seconds"] for line in lines if "sizes" in line]
+    speed = lambda cost: f"{1 / cost / MIB:,.0f} MiB/s"
+    return ["", "| ingest on all cores | a core: vectors | a core: small files | limit, s | limit / first backup | aim |",
+            "|---|---|---|---|---|---|",
+            f"| cut, name, compress, seal | {speed(large)} | {speed(small)} | {seconds(limit)} "
+            f"| {spread(shares, lambda share: f'{share:.0%}')} | 80% |"]
+
+
 def report(_):
     lines = [json.loads(line) for line in open(RESULTS)]
     # Of another machine, or another size, nothing can be said in the same table.
@@ -443,6 +479,7 @@ def report(_):
         best = min(statistics.median(of_tool(step, tool, "stored")) for tool in peers)
         share = statistics.median(of_tool(step, "icecore", "stored")) / best
         out.append(f"| stored after {step}, MiB | " + " | ".join(cells) + f" | {share:.1%} of the smallest | 98% |")
+    out += ingest(found["first backup", "icecore"])
     out += ["", "| step | tool | CPU, s | peak resident, MiB | read, MiB | written, MiB |", "|---|---|---|---|---|---|"]
     for step in STEPS:
         for tool in tools:
