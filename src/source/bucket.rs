@@ -413,29 +413,47 @@ impl Reading {
         }
         (listed.etag, listed.size) = (head.attributes.etag.clone(), head.size);
         let (pieces, arriving) = mpsc::channel(PIECES_AHEAD);
-        let (bucket, etag) = (self.bucket.clone(), head.attributes.etag.clone());
-        tokio::spawn(async move {
-            let mut answer = Some(answer);
-            let mut from = 0;
-            loop {
-                let piece = match answer.take() {
-                    Some(answer) => match bucket.collect(&of.key, answer).await {
-                        // It broke off in the middle.
-                        Err(Error::S3 { cause: Cause::Transient(_), .. }) if size > 0 => {
-                            bucket.piece(&of, 0, size.min(PIECE), &etag).await
-                        }
-                        piece => piece,
-                    },
-                    None => bucket.piece(&of, from, (from + PIECE).min(size), &etag).await,
-                };
-                from += piece.as_ref().map_or(size, |piece| piece.len() as u64);
-                let more = piece.is_ok() && from < size;
-                if pieces.send(piece).await.is_err() || !more {
-                    return;
-                }
-            }
-        });
+        let sending =
+            Sending { bucket: self.bucket.clone(), of, size, etag: head.attributes.etag.clone(), pieces };
+        match large {
+            true => drop(tokio::spawn(sending.send(answer))),
+            // A task of its own would cost a small object more than it takes.
+            false => sending.send(answer).await,
+        }
         Ok(Fetched::Object(Box::new(head), Body { pieces: arriving, left: size, _share: share }))
+    }
+}
+
+/// A body on its way to whoever cuts it.
+struct Sending {
+    bucket: Bucket,
+    of: Of,
+    size: u64,
+    etag: String,
+    pieces: mpsc::Sender<Result<Bytes>>,
+}
+
+impl Sending {
+    /// Sends the first piece, which `answer` has, and the others, until nobody wants more. One piece never
+    /// waits: there is room for it.
+    async fn send(self, answer: GetObjectOutput) {
+        let Sending { bucket, of, size, etag, pieces } = self;
+        let mut piece = match bucket.collect(&of.key, answer).await {
+            // It broke off in the middle.
+            Err(Error::S3 { cause: Cause::Transient(_), .. }) if size > 0 => {
+                bucket.piece(&of, 0, size.min(PIECE), &etag).await
+            }
+            piece => piece,
+        };
+        let mut from = 0;
+        loop {
+            from += piece.as_ref().map_or(size, |piece| piece.len() as u64);
+            let more = piece.is_ok() && from < size;
+            if pieces.send(piece).await.is_err() || !more {
+                return;
+            }
+            piece = bucket.piece(&of, from, (from + PIECE).min(size), &etag).await;
+        }
     }
 }
 
