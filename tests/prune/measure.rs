@@ -123,7 +123,7 @@ fn the_start_of_a_command_on_a_thousand_snapshots() {
     repository.view().unwrap();
     println!("what a view of {count} snapshots asks for: {}", requests(&repository, &mut last));
     started(&world, "a key that need not be stretched");
-    repository.change_passphrase("passphrase", KeyCost::default()).unwrap();
+    repository.change_passphrase("passphrase", KeyCost::of("passphrase")).unwrap();
     started(&world, "a passphrase");
 }
 
@@ -162,7 +162,7 @@ fn of_chunks(repository: &Repository, chunks: u64, step: usize) -> SessionId {
         for half in (0..2).filter(|_| session.parent.is_none()) {
             scope.spawn(move || {
                 for content in objects().skip(half).step_by(2).flat_map(contents) {
-                    writer.put(ChunkKind::Data, &content).unwrap();
+                    writer.put(ChunkKind::Data, &content[..]).unwrap();
                 }
             });
         }

@@ -199,7 +199,7 @@ pub fn try_store(
     let shape = repository.shape(repository.config().trees.objects);
     let mut builder = Builder::new(&nodes, shape);
     for (content, n) in contents.iter().zip(0u32..) {
-        let written = writer.put(ChunkKind::Data, content)?;
+        let written = writer.put(ChunkKind::Data, *content)?;
         chunks.push(written.id);
         new.push(written.new);
         let item = Item {
