@@ -126,8 +126,7 @@ impl Coder {
         }
         if plain.len() < WORDS_FROM {
             let begin = (plain.len() - SAMPLE) / 2;
-            let quick = self.size_in(Way::Quick, &plain[begin..begin + SAMPLE]);
-            return if quick * 100 > SAMPLE * HARDLY { Way::Quick } else { Way::Thorough };
+            return self.quick_where_enough(&plain[begin..begin + SAMPLE]);
         }
         let mut sample = Vec::with_capacity(SAMPLES * SAMPLE);
         for number in 0..SAMPLES {
@@ -138,7 +137,14 @@ impl Coder {
         if whole * 10 > sample.len() * 7 && self.size_in(Way::Words, &sample) * 100 < whole * 97 {
             return Way::Words;
         }
-        if whole * 100 > sample.len() * HARDLY { Way::Quick } else { Way::Thorough }
+        self.quick_where_enough(&sample)
+    }
+
+    /// Quick for what it shrinks hardly: a thorough search would hardly find more. Where it shrinks nothing,
+    /// single bytes may still be worth coding, as those of vectors are.
+    fn quick_where_enough(&mut self, sample: &[u8]) -> Way {
+        let quick = self.size_in(Way::Quick, sample);
+        if quick < sample.len() && quick * 100 > sample.len() * HARDLY { Way::Quick } else { Way::Thorough }
     }
 
     /// What a sample comes to; endless where it cannot be compressed.
