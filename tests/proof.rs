@@ -463,12 +463,9 @@ fn any_revision_comes_back_as_etcd_3_6_had_it() {
     prove("3.6.4");
 }
 
-/// Its servers are installed for the long run only.
 #[test]
-fn any_revision_comes_back_as_etcd_3_7_had_it_in_the_long_run() {
-    if soak().is_some() {
-        prove("3.7.3");
-    }
+fn any_revision_comes_back_as_etcd_3_7_had_it() {
+    prove("3.7.3");
 }
 
 /// A comparison that overlooks a difference proves nothing.

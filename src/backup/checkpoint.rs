@@ -29,7 +29,7 @@ impl Run<'_> {
         let what = format!("{}\0{place:?}", self.options.series);
         let name = self.repository.namer().name(ChunkKind::Data, what.as_bytes()).to_string();
         let mut log = self.repository.log(&name).ok().flatten();
-        let mut read = |log: &mut Log| log.read(|key, item| sorter.push(key.to_vec(), item.to_vec()));
+        let mut read = |log: &mut Log| log.read(|key, item| sorter.push(key, item));
         if let Some(error) = log.as_mut().and_then(|log| read(log).err()) {
             return Err(self.spool_error(error));
         }

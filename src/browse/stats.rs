@@ -174,7 +174,7 @@ impl<'a> Marks<'a> {
             }
             let kind = u8::from(reached.kind == ChunkKind::Node);
             let record = [&[kind][..], &number.to_le_bytes()].concat();
-            let pushed = chunks.push(reached.id.0.to_vec(), record);
+            let pushed = chunks.push(reached.id.0, record);
             pushed.map_err(|e| Marks::spool_failed(repository, e))?;
             Ok(true)
         };

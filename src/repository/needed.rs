@@ -203,7 +203,7 @@ impl Needed {
                         context.progress.advance(Amount { items: 1, bytes: 0 });
                     }
                     ChunkKind::Data if new => {
-                        contents.push(reached.id.0.to_vec(), Vec::new()).map_err(failed)?;
+                        contents.push(reached.id.0, Vec::new()).map_err(failed)?;
                     }
                     _ => {}
                 }

@@ -88,7 +88,7 @@ impl Run<'_> {
             for end in ends.chain((!directory.is_empty()).then_some(directory.len())) {
                 let known = above.len() >= end && above[..end] == directory[..end];
                 if !known || !matches!(above.get(end), None | Some(b'/')) {
-                    sorter.push(directory[..end].to_vec(), Vec::new()).map_err(failed)?;
+                    sorter.push(&directory[..end], Vec::new()).map_err(failed)?;
                 }
             }
             above = directory.to_vec();

@@ -20,7 +20,7 @@ fn prepared() -> (World, Vec<Made>) {
         [store(&repository, &[&noise(1, 3000), &noise(3, 500)]), store(&repository, &[&noise(4, 700)])];
     let session = begin(&repository);
     let writer = session.writer(Default::default());
-    writer.put(icecore::id::ChunkKind::Data, &noise(5, 5000)).unwrap();
+    writer.put(icecore::id::ChunkKind::Data, noise(5, 5000)).unwrap();
     writer.give_up().unwrap();
     drop(session);
     forget(&repository, &wasteful);
