@@ -500,21 +500,19 @@ bad_input() {
 
 # --- durability -----------------------------------------------------------
 
-# traced TRACE COMMAND…: with the calls that make files durable.
-traced() {
-  strace -f -y -qq -o "$1" -e trace=link,linkat,rename,renameat,renameat2,fsync,fdatasync,syncfs "${@:2}"
-}
+# Before TRACE COMMAND…: writes down the calls that make files durable.
+traced=(strace -f -y -qq -e 'trace=link,linkat,rename,renameat,renameat2,fsync,fdatasync,syncfs' -o)
 
 durable_steps() {
   section "durable steps"
   repository directory durable
-  expect 'durable: init, traced' 0 '' traced "$TMP/trace-init" "$icecore" init
-  expect 'durable: backup, traced' 0 '' traced "$TMP/trace-backup" "$icecore" backup --dir "$ORACLE"
+  expect 'durable: init, traced' 0 '' "${traced[@]}" "$TMP/trace-init" "$icecore" init
+  expect 'durable: backup, traced' 0 '' "${traced[@]}" "$TMP/trace-backup" "$icecore" backup --dir "$ORACLE"
   cat "$TMP/trace-init" "$TMP/trace-backup" >"$TMP/trace"
   expect 'durable: every file before its name, and its name before the next step' 0 'each written out' \
     "$PYTHON" "$ORACLE/durable.py" backup "$TMP/trace" "$STORED"
-  expect 'durable: restore, traced' 0 '' traced "$TMP/trace" "$icecore" restore latest --to-dir "$TMP/durable"
-  expect 'durable: what was restored is synced last' 0 'then one syncfs' \
+  expect 'durable: restore, traced' 0 '' "${traced[@]}" "$TMP/trace" "$icecore" restore latest --to-dir "$TMP/durable"
+  expect 'durable: what was restored is synced before it gets its names and after' 0 'after a syncfs' \
     "$PYTHON" "$ORACLE/durable.py" restore "$TMP/trace" "$TMP/durable"
 }
 

@@ -3,7 +3,7 @@
 TRACE is of `strace -f -y -e trace=link,linkat,rename,renameat,renameat2,fsync,fdatasync,syncfs`.
 
 backup: every file of the repository was written out before it got its name, and its directory after, by
-the thread that made it. restore: one syncfs, after the last file got its name.
+the thread that made it. restore: a syncfs before the files get their names, and one after.
 """
 import os
 import re
@@ -54,9 +54,9 @@ def backup(trace, repository):
 def restore(trace, directory):
     steps = [call for _, call, words in calls(trace) if call == "syncfs" or directory in words]
     named = sum(call.startswith(("rename", "link")) for call in steps)
-    if not named or steps.count("syncfs") != 1 or steps[-1] != "syncfs":
-        sys.exit(f"{named} files got their names; {steps.count('syncfs')} syncfs; last {steps[-1:]}")
-    print(f"{named} files got their names, then one syncfs")
+    if not named or steps[0] != "syncfs" or steps[-1] != "syncfs":
+        sys.exit(f"{named} files got their names; first {steps[:1]}, last {steps[-1:]}")
+    print(f"{named} files got their names, after a syncfs and before another")
 
 
 {"backup": backup, "restore": restore}[sys.argv[1]](*sys.argv[2:])
