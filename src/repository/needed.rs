@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use super::state::spool_failed;
 use super::{Reached, Repository, Result, for_each_chunk};
-use crate::format::{PackEntry, Snapshot};
+use crate::format::{PackEntry, PackedChunk, Snapshot};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::progress::Amount;
 use crate::sorter::Sorter;
@@ -74,13 +74,24 @@ struct OfPack {
     chosen: Bits,
     /// Chosen or not: valid segments list other copies as well.
     several: Bits,
-    /// A sum over the names and places of both.
-    sum: u64,
+    /// Of the chunk that was noted at each place; zero where none was.
+    tags: Vec<Tag>,
+    /// Two chunks were noted at one place: one of them is not there.
+    disputed: bool,
 }
 
+/// A keyed hash of a chunk's name, never zero.
+type Tag = u32;
+
 impl OfPack {
-    fn has(&self, position: u32) -> bool {
-        self.chosen.has(position) || self.several.has(position)
+    fn note(&mut self, position: u32, tag: Tag) {
+        let position = position as usize;
+        if self.tags.len() <= position {
+            self.tags.resize(position + 1, 0);
+        }
+        let noted = &mut self.tags[position];
+        self.disputed |= *noted != 0 && *noted != tag;
+        *noted = tag;
     }
 }
 
@@ -96,17 +107,15 @@ pub struct Needed {
 }
 
 impl Needed {
-    fn hash(&self, id: &ChunkId, position: u32) -> u64 {
-        self.hasher.hash_one((id, position))
+    fn tag(&self, id: &ChunkId) -> Tag {
+        self.hasher.hash_one(id) as Tag | 1
     }
 
     /// The pack of a copy that is needed now.
     fn pack_with(&mut self, id: &ChunkId, place: &Place) -> &mut OfPack {
-        let hash = self.hash(id, place.position);
+        let tag = self.tag(id);
         let pack = self.packs.entry(place.pack).or_default();
-        if !pack.has(place.position) {
-            pack.sum = pack.sum.wrapping_add(hash);
-        }
+        pack.note(place.position, tag);
         pack
     }
 
@@ -135,9 +144,10 @@ impl Needed {
     /// list something else.
     pub fn is_whole(&self, listing: &PackEntry) -> bool {
         let Some(pack) = self.packs.get(&listing.id) else { return true };
-        let noted = listing.chunks.iter().zip(0u32..).filter(|(_, position)| pack.has(*position));
-        let hashes = noted.map(|(chunk, position)| self.hash(&chunk.id, position));
-        hashes.fold(0, u64::wrapping_add) == pack.sum
+        let agrees = |(&tag, chunk): (&Tag, &PackedChunk)| tag == 0 || tag == self.tag(&chunk.id);
+        !pack.disputed
+            && pack.tags.len() <= listing.chunks.len()
+            && pack.tags.iter().zip(&listing.chunks).all(agrees)
     }
 
     /// What is needed of a pack.
@@ -266,5 +276,27 @@ mod tests {
         let needs = needs.map(|(pack, position)| needed.need(&pack, position));
         assert_eq!(needs, [Need::Only, Need::None, Need::Several, Need::Several, Need::None]);
         assert_eq!(needed.packs().collect::<Vec<_>>(), [&pack]);
+    }
+
+    #[test]
+    fn a_listing_is_whole_if_it_has_all_that_is_noted_and_nobody_says_otherwise() {
+        let mut needed = Needed::default();
+        let pack = PackId([1; 16]);
+        let place = |position| Place { pack, position, offset: 0, stored: 10, plain: 10 };
+        let packed = |n| PackedChunk { id: ChunkId([n; 32]), offset: 0, stored: 10, plain: 10 };
+        let listing = |ids: &[u8]| PackEntry {
+            id: pack,
+            kind: ChunkKind::Data,
+            size: 40,
+            chunks: ids.iter().copied().map(packed).collect(),
+        };
+        needed.choose(&ChunkId([1; 32]), &place(0));
+        needed.choose(&ChunkId([3; 32]), &place(2));
+        needed.choose(&ChunkId([3; 32]), &place(2));
+        let whole = |needed: &Needed, ids: &[u8]| needed.is_whole(&listing(ids));
+        assert!(whole(&needed, &[1, 2, 3]) && whole(&needed, &[1, 9, 3, 9]));
+        assert!(!whole(&needed, &[]) && !whole(&needed, &[1, 2]) && !whole(&needed, &[2, 2, 3]));
+        needed.choose(&ChunkId([3; 32]), &place(0));
+        assert!(!whole(&needed, &[1, 2, 3]) && !whole(&needed, &[3, 2, 3]));
     }
 }

@@ -264,8 +264,9 @@ fn a_prune_reads_a_record_once_and_walks_a_tree_once() {
 #[test]
 fn a_segment_that_lists_something_else_in_a_pack_than_is_needed_of_it_costs_nothing() {
     let less: fn(&mut PackEntry) = |pack| pack.chunks.clear();
-    let other: fn(&mut PackEntry) = |pack| pack.chunks[0].id = pack.chunks.last().unwrap().id;
-    for lie in [less, other] {
+    let first: fn(&mut PackEntry) = |pack| pack.chunks[0].id = pack.chunks.last().unwrap().id;
+    let last: fn(&mut PackEntry) = |pack| pack.chunks.last_mut().unwrap().id = pack.chunks[0].id;
+    for lie in [less, first, last] {
         let world = World::new();
         let repository = world.init();
         let made = store(&repository, &[b"a", b"b"]);
