@@ -186,21 +186,24 @@ impl<'a> Marks<'a> {
         let Marks { repository, reader, chunks, .. } = self;
         let failed = |e| Marks::spool_failed(repository, e);
         let mut sorted = chunks.finish().map_err(failed)?.peekable();
-        while let Some(record) = sorted.next() {
-            repository.context().cancel.check()?;
-            let (key, record) = record.map_err(failed)?;
-            let mut owner = number_of(&record);
-            while let Some(next) = sorted.next_if(|next| next.as_ref().map_or(true, |next| next.0 == key)) {
-                if number_of(&next.map_err(failed)?.1) != owner {
-                    owner = SEVERAL;
+        reader.look_up(|look_up| {
+            while let Some(record) = sorted.next() {
+                repository.context().cancel.check()?;
+                let (key, record) = record.map_err(failed)?;
+                let mut owner = number_of(&record);
+                while let Some(next) = sorted.next_if(|next| next.as_ref().map_or(true, |next| next.0 == key))
+                {
+                    if number_of(&next.map_err(failed)?.1) != owner {
+                        owner = SEVERAL;
+                    }
                 }
+                let id = ChunkId(<[u8; 32]>::try_from(key).unwrap_or_default());
+                let kind = if record.first() == Some(&1) { ChunkKind::Node } else { ChunkKind::Data };
+                let places = look_up.places(&id)?;
+                show(owner, places.first().ok_or(store::Error::Missing { kind, id })?);
             }
-            let id = ChunkId(<[u8; 32]>::try_from(key).unwrap_or_default());
-            let kind = if record.first() == Some(&1) { ChunkKind::Node } else { ChunkKind::Data };
-            let places = reader.places(&id)?;
-            show(owner, places.first().ok_or(store::Error::Missing { kind, id })?);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The size bound: how much stays for every cut between what is kept and what is not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::format::Name;
 use crate::id::SessionId;
@@ -54,7 +54,7 @@ pub fn curve(repository: &Repository, view: &View, order: &[&SnapshotInfo]) -> R
     })?;
     let (mut needed, mut kept, mut steps) = (Needed::default(), base, Vec::new());
     for info in order {
-        let added = needed.add(repository, &reader, &info.snapshot)?;
+        let added = needed.add(repository, &reader, &HashSet::new(), [&*info.snapshot])?;
         let record = records.get(&Name::Claim(info.id).to_string()).copied().unwrap_or(0);
         let (least, most) = cost(added, record);
         kept += least;

@@ -178,7 +178,7 @@ impl Run<'_> {
         let known = self.marked.take().filter(|marked| marked.holds(view, &all));
         let Marked { snapshots, mut needed, .. } = known.unwrap_or_default();
         let new = all.into_iter().filter(|info| !snapshots.contains(&info.id));
-        needed.add_all(self.repository, reader, &view.condemned, new.map(|info| &*info.snapshot))?;
+        needed.add(self.repository, reader, &view.condemned, new.map(|info| &*info.snapshot))?;
         Ok(needed)
     }
 }

@@ -149,7 +149,7 @@ pub(super) fn mark_and_plan(
     let mut marked = Marked { verdict: view.numbers.verdict, ..Marked::default() };
     let staying = || view.snapshots.iter().filter(|info| !without.contains(&info.id));
     let snapshots = staying().map(|info| &*info.snapshot);
-    marked.needed.add_all(repository, &reader, &HashSet::new(), snapshots)?;
+    marked.needed.add(repository, &reader, &HashSet::new(), snapshots)?;
     marked.snapshots.extend(staying().map(|info| info.id));
     let listings = reader.listings()?;
     let listed = listings.iter().flat_map(|segment| segment.packs.iter().copied()).collect();

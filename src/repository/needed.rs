@@ -57,6 +57,13 @@ pub struct Added {
     pub bytes: u64,
 }
 
+impl Added {
+    fn count(&mut self, place: Place) {
+        self.chunks += 1;
+        self.bytes += u64::from(place.stored);
+    }
+}
+
 /// How a stored copy of a chunk is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -171,15 +178,14 @@ impl Needed {
         self.met.insert(reached.id)
     }
 
-    /// Looks a chunk up and notes it; tells its place, and whether that was not needed before.
+    /// Notes a chunk; tells its place, and whether that was not needed before.
     fn note(
         &mut self,
-        reader: &Reader,
+        places: &[Place],
         avoided: &HashSet<PackId>,
         kind: ChunkKind,
         id: ChunkId,
     ) -> Result<(Place, bool)> {
-        let places = reader.places(&id)?;
         let safe = places.iter().find(|place| !avoided.contains(&place.pack));
         let place = *safe.or(places.first()).ok_or(store::Error::Missing { kind, id })?;
         let fresh = self.choose(&id, &place);
@@ -189,19 +195,20 @@ impl Needed {
         Ok((place, fresh))
     }
 
-    /// Adds all that snapshots refer to. Of several copies one is chosen, not in a pack of `avoided` where that can
-    /// be. A node that is needed already is not entered again. Chunks of content are looked up in the order of
-    /// their names: those that lie together in the index are looked up together, however large it is.
-    pub fn add_all<'s>(
+    /// Adds all that snapshots refer to; gives what was not needed before. Of several copies one is chosen, not
+    /// in a pack of `avoided` where that can be. A node that is needed already is not entered again. Chunks of
+    /// content are looked up in the order of their names.
+    pub fn add<'s>(
         &mut self,
         repository: &Repository,
         reader: &Reader,
         avoided: &HashSet<PackId>,
         snapshots: impl IntoIterator<Item = &'s Snapshot>,
-    ) -> Result<()> {
+    ) -> Result<Added> {
         let (context, spool) = (repository.context(), repository.spool());
         let failed = |error| spool_failed(&spool, error);
         let nodes = ReadWrite::new(reader, None);
+        let mut added = Added::default();
         let mut contents = Sorter::new(&spool, SORT_BYTES);
         for snapshot in snapshots {
             let mut enter = |reached: Reached| {
@@ -209,11 +216,12 @@ impl Needed {
                 let new = self.meets(&reached);
                 match reached.kind {
                     ChunkKind::Node if new => {
-                        self.note(reader, avoided, reached.kind, reached.id)?;
+                        let places = reader.places(&reached.id)?;
+                        added.count(self.note(&places, avoided, reached.kind, reached.id)?.0);
                         context.progress.advance(Amount { items: 1, bytes: 0 });
                     }
                     ChunkKind::Data if new => {
-                        contents.push(reached.id.0, Vec::new()).map_err(failed)?;
+                        contents.push(reached.id.0, []).map_err(failed)?;
                     }
                     _ => {}
                 }
@@ -221,38 +229,19 @@ impl Needed {
             };
             for_each_chunk(&nodes, snapshot, &mut enter, &mut |_, error| Err(error))?;
         }
-        for record in contents.finish().map_err(failed)? {
-            context.cancel.check()?;
-            let (id, _) = record.map_err(failed)?;
-            let id = ChunkId(<[u8; 32]>::try_from(id).unwrap_or_default());
-            self.note(reader, avoided, ChunkKind::Data, id)?;
-        }
-        Ok(())
-    }
-
-    /// Adds all that a snapshot refers to; gives what was not needed before.
-    pub fn add(&mut self, repository: &Repository, reader: &Reader, snapshot: &Snapshot) -> Result<Added> {
-        let context = repository.context();
-        let nodes = ReadWrite::new(reader, None);
-        let mut added = Added::default();
-        let mut enter = |reached: Reached| {
-            context.cancel.check()?;
-            if !self.meets(&reached) {
-                return Ok(false);
+        let contents = contents.finish().map_err(failed)?;
+        reader.look_up(|look_up| {
+            for record in contents {
+                context.cancel.check()?;
+                let (id, _) = record.map_err(failed)?;
+                let id = ChunkId(<[u8; 32]>::try_from(id).unwrap_or_default());
+                let (place, fresh) = self.note(&look_up.places(&id)?, avoided, ChunkKind::Data, id)?;
+                if fresh {
+                    added.count(place);
+                }
             }
-            let is_node = reached.kind == ChunkKind::Node;
-            let (place, fresh) = self.note(reader, &HashSet::new(), reached.kind, reached.id)?;
-            if fresh || is_node {
-                added.chunks += 1;
-                added.bytes += u64::from(place.stored);
-            }
-            if is_node {
-                context.progress.advance(Amount { items: 1, bytes: 0 });
-            }
-            Ok(true)
-        };
-        for_each_chunk(&nodes, snapshot, &mut enter, &mut |_, error| Err(error))?;
-        Ok(added)
+            Ok(added)
+        })
     }
 }
 

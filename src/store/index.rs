@@ -18,7 +18,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rocksdb::{DB, Direction, IteratorMode, MergeOperands, Options, WriteBatch};
+use rocksdb::{DB, DBRawIterator, Direction, IteratorMode, MergeOperands, Options, WriteBatch};
 use rustix::fs::{FlockOperation, flock};
 
 use super::table::blocks;
@@ -40,6 +40,8 @@ const IMPORTS: usize = 3;
 /// Up to so many chunks that came or went since the last import, none is made.
 const BESIDE: u64 = 10_000;
 const BLOCK_CACHE: usize = 64 << 20;
+/// Of look-ups in order: so many entries are stepped over before the next one is sought.
+const STEPS: usize = 8;
 /// A command's directory has beside it a lifeline of its name with this ending.
 pub(super) const ALIVE: &str = "alive";
 
@@ -368,9 +370,18 @@ impl Index {
     /// Every valid place of a chunk.
     pub fn find(&self, id: &ChunkId) -> Result<Vec<Place>> {
         let value = self.db.get_pinned(chunk_key(id)).map_err(|e| fail(&self.home, e))?;
-        let mut places = value.map_or(Ok(Vec::new()), |value| self.places(&value, false))?;
+        self.with_beside(id, value.as_deref())
+    }
+
+    fn with_beside(&self, id: &ChunkId, value: Option<&[u8]>) -> Result<Vec<Place>> {
+        let mut places = value.map_or(Ok(Vec::new()), |value| self.places(value, false))?;
         places.extend(self.beside.get(id).into_iter().flatten().map(|(place, _)| *place));
         Ok(places)
+    }
+
+    /// Looks many chunks up.
+    pub fn cursor(&self) -> Cursor<'_> {
+        Cursor { index: self, entries: self.db.raw_iterator(), last: chunk_key(&ChunkId([0; 32])) }
     }
 
     /// Whether a new snapshot may refer to a chunk without storing it again.
@@ -381,6 +392,39 @@ impl Index {
         let is_beside =
             |(place, reusable): &(Place, bool)| *reusable && !self.condemned.contains(&place.pack);
         Ok(!places.is_empty() || beside.any(is_beside))
+    }
+}
+
+/// Look-ups of many chunks, several times as fast as one by one if they come in the order of their names.
+pub struct Cursor<'a> {
+    index: &'a Index,
+    /// At the first entry that is not before `last`, or nowhere.
+    entries: DBRawIterator<'a>,
+    last: [u8; 33],
+}
+
+impl Cursor<'_> {
+    /// Every valid place of a chunk.
+    pub fn find(&mut self, id: &ChunkId) -> Result<Vec<Place>> {
+        let key = chunk_key(id);
+        self.go_to(key);
+        self.entries.status().map_err(|e| fail(&self.index.home, e))?;
+        let found = self.entries.item().filter(|(at, _)| *at == key);
+        self.index.with_beside(id, found.map(|(_, value)| value))
+    }
+
+    fn go_to(&mut self, key: [u8; 33]) {
+        let is_before = |entries: &DBRawIterator| entries.key().is_some_and(|at| at < &key[..]);
+        let ahead = key >= std::mem::replace(&mut self.last, key);
+        for _ in 0..STEPS {
+            if !ahead || !is_before(&self.entries) {
+                break;
+            }
+            self.entries.next();
+        }
+        if !ahead || !self.entries.valid() || is_before(&self.entries) {
+            self.entries.seek(key);
+        }
     }
 }
 
@@ -474,6 +518,30 @@ mod tests {
         let index = open(home.path(), &["b"], &[]);
         assert!(packs(&index, 1).is_empty());
         assert_eq!(packs(&index, 2), [2]);
+    }
+
+    #[test]
+    fn a_cursor_finds_what_single_look_ups_do_in_any_order() {
+        let home = tempfile::tempdir().unwrap();
+        let many: Vec<u8> = (10..200).step_by(3).collect();
+        let load = |name: &str| match name {
+            "many" => Ok(segment_of(&[(4, &many)])),
+            name => load(name),
+        };
+        let open =
+            || Index::open(home.path(), &wanted(&["a", "b", "many"]), HashSet::new(), &Seeded::new(1), &load);
+        let index = open().unwrap();
+        let orders: [Vec<u8>; 3] = [
+            (0..=255).collect(),
+            (0..=255).rev().flat_map(|n| [n, n]).collect(),
+            (0..=255).map(|n: u8| n.wrapping_mul(77)).collect(),
+        ];
+        for order in orders {
+            let mut cursor = index.cursor();
+            for id in order.into_iter().map(|n| ChunkId([n; 32])) {
+                assert_eq!(cursor.find(&id).unwrap(), index.find(&id).unwrap(), "{id}");
+            }
+        }
     }
 
     #[test]

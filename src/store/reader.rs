@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use bytes::Bytes;
 use lru::LruCache;
 
+use super::index::Cursor;
 use super::{Error, Index, Listing, PackCache, PackReader, Place, Result, unshared};
 use crate::format::{Malformed, Name, PackedChunk, Segment};
 use crate::id::{ChunkId, ChunkKind, PackId};
@@ -40,6 +41,21 @@ pub struct Reader {
     blocks: Mutex<LruCache<(PackId, u64), Bytes>>,
     /// Of packs that no segment lists yet.
     unlisted: HashMap<ChunkId, Place>,
+}
+
+/// Where many chunks are.
+pub struct LookUp<'a> {
+    cursor: Cursor<'a>,
+    unlisted: &'a HashMap<ChunkId, Place>,
+}
+
+impl LookUp<'_> {
+    /// Where a chunk is.
+    pub fn places(&mut self, id: &ChunkId) -> Result<Vec<Place>> {
+        let mut places = self.cursor.find(id)?;
+        places.extend(self.unlisted.get(id));
+        Ok(places)
+    }
 }
 
 impl Reader {
@@ -148,6 +164,12 @@ impl Reader {
     /// Where a chunk is.
     pub fn places(&self, id: &ChunkId) -> Result<Vec<Place>> {
         self.places_by(&self.index(), id)
+    }
+
+    /// Lets `look` look many chunks up, which is fast in the order of their names.
+    pub fn look_up<T>(&self, look: impl FnOnce(&mut LookUp) -> T) -> T {
+        let index = self.index();
+        look(&mut LookUp { cursor: index.cursor(), unlisted: &self.unlisted })
     }
 
     fn places_by(&self, index: &Index, id: &ChunkId) -> Result<Vec<Place>> {
