@@ -1,11 +1,9 @@
 //! What differs between two moments.
 
-use std::path::Path;
-
 use super::{Browser, Error, Prefix, Prefixes, Result, Side, check_objects, etcd_of};
 use crate::context::Nanos;
 use crate::format::{Attributes, Item, KeyState, Root};
-use crate::repository::{self, EtcdAt, Moment, for_each_event, objects, undated};
+use crate::repository::{EtcdAt, Moment, for_each_event, objects, undated};
 use crate::sorter::{Sorted, Sorter, paired};
 use crate::tree::{self, Nodes};
 
@@ -173,10 +171,6 @@ fn touched(sorted: Sorted) -> impl Iterator<Item = std::io::Result<Touched>> {
     })
 }
 
-fn spool_failed(spool: &Path, error: std::io::Error) -> Error {
-    repository::Error::File(spool.display().to_string(), error.to_string()).into()
-}
-
 /// Every key that may differ goes to a sorter: what differs in the bases, and what has an event.
 fn sort_touched(
     browser: &Browser,
@@ -184,12 +178,12 @@ fn sort_touched(
     (before, after): (&Parts, &Parts),
     prefix: &[u8],
 ) -> Result<Sorter> {
-    let spool = browser.repository.spool();
-    let mut sorter = Sorter::new(&spool, SORT_BYTES);
+    let mut sorter = Sorter::new(&browser.repository.spool(), SORT_BYTES);
     let cancel = &browser.repository.context().cancel;
-    let mut push = |key: Vec<u8>, kind: u8, event: &[u8]| {
+    let mut push = |key: Vec<u8>, kind: u8, event: &[u8]| -> Result<()> {
         cancel.check()?;
-        sorter.push(key, [&[kind], event].concat()).map_err(|e| spool_failed(&spool, e))
+        let pushed = sorter.push(key, [&[kind], event].concat());
+        Ok(pushed.map_err(|e| browser.repository.spool_failed(e))?)
     };
     tree::diff(nodes, before.base, after.base, |change| match change.key.starts_with(prefix) {
         true => push(change.key, BASES, &[]),
@@ -211,7 +205,7 @@ fn keys(
     let (before, after) = Parts::of(etcd_of(before)?, etcd_of(after)?);
     let nodes = browser.nodes();
     let sorter = sort_touched(browser, &nodes, (&before, &after), prefix)?;
-    let failed = |e| spool_failed(&browser.repository.spool(), e);
+    let failed = |e| browser.repository.spool_failed(e);
     let state = |event: Option<Vec<u8>>, base: Option<&Root>, key: &[u8]| -> Result<Option<KeyState>> {
         if let Some(event) = event {
             return Ok(undated(&event)?);

@@ -153,10 +153,6 @@ impl<'a> Marks<'a> {
         Marks { repository, reader, nodes: HashMap::new(), chunks }
     }
 
-    fn spool_failed(repository: &Repository, error: std::io::Error) -> repository::Error {
-        repository::Error::File(repository.spool().display().to_string(), error.to_string())
-    }
-
     /// Marks everything that the snapshot of this number refers to.
     fn mark(&mut self, snapshot: &Snapshot, number: u32) -> Result<()> {
         let Marks { repository, reader, nodes: owners, chunks } = self;
@@ -175,7 +171,7 @@ impl<'a> Marks<'a> {
             let kind = u8::from(reached.kind == ChunkKind::Node);
             let record = [&[kind][..], &number.to_le_bytes()].concat();
             let pushed = chunks.push(reached.id.0, record);
-            pushed.map_err(|e| Marks::spool_failed(repository, e))?;
+            pushed.map_err(|e| repository.spool_failed(e))?;
             Ok(true)
         };
         Ok(for_each_chunk(&nodes, snapshot, &mut enter, &mut |_, error| Err(error))?)
@@ -184,7 +180,7 @@ impl<'a> Marks<'a> {
     /// Shows where each chunk is, once, with the number of the one snapshot that refers to it.
     fn finish(self, mut show: impl FnMut(u32, &Place)) -> Result<()> {
         let Marks { repository, reader, chunks, .. } = self;
-        let failed = |e| Marks::spool_failed(repository, e);
+        let failed = |e| repository.spool_failed(e);
         let mut sorted = chunks.finish().map_err(failed)?.peekable();
         reader.look_up(|look_up| {
             while let Some(record) = sorted.next() {

@@ -7,16 +7,18 @@ mod packs;
 mod records;
 mod verify;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt::Display;
 
 use crate::context::Interrupted;
 use crate::fault::Kind;
-use crate::format::{Malformed, Name};
-use crate::id::{ChunkId, PackId};
+use crate::format::{Malformed, Name, Snapshot};
+use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::progress::{Amount, Phase};
-use crate::repository::{self, Repository, View, for_each_chunk};
+use crate::repository::{self, Met, Reached, Repository, View, for_each_chunk};
+use crate::sorter::{Record, Sorter};
 use crate::source;
-use crate::store::{self, Reader};
+use crate::store::{self, LookUp, Reader};
 use crate::tree::{self, ReadWrite};
 
 pub use against::{Against, Compared, Difference, Member, Since, Sources, verify_against};
@@ -95,6 +97,15 @@ fn damage(kind: &'static str, file: impl Into<String>, what: impl ToString) -> D
     Damage { kind, file: file.into(), what: what.to_string(), snapshots: BTreeSet::new() }
 }
 
+/// What is wrong, and with what that matters.
+fn needed_by(reached: Reached, what: impl Display) -> String {
+    let at = String::from_utf8_lossy(reached.key);
+    format!("{what}; {} {at:?} needs it", reached.tree)
+}
+
+/// Memory for sorting the chunks that are to be looked up.
+const SORT_BYTES: usize = 32 << 20;
+
 /// A running check.
 struct Run<'a> {
     repository: &'a Repository,
@@ -157,26 +168,38 @@ impl Run<'_> {
         self.report.damage.push(damage);
     }
 
-    /// Walks every snapshot's trees: nodes are read, content must be where the index says.
+    /// Walks every snapshot's trees: nodes are read, content must be where the index says, which is asked in the
+    /// order of names.
     fn trees(&mut self, view: &View, segments: &records::Segments) -> Result<()> {
-        let context = self.repository.context().clone();
+        let (repository, context) = (self.repository, self.repository.context());
+        let failed = |error| repository.spool_failed(error);
         context.progress.begin(Phase { name: "walking trees", unit: "nodes" });
         let reader = self.reader(view, segments)?;
-        let mut seen = HashSet::new();
+        let nodes = ReadWrite::new(&reader, None);
+        let (mut met, mut contents) = (Met::default(), Sorter::new(&repository.spool(), SORT_BYTES));
         for info in &view.snapshots {
-            let found = self.walk(&reader, &info.snapshot, &mut seen)?;
-            for mut damage in found {
-                damage.snapshots.insert(info.id.to_string());
-                self.note(damage);
-            }
+            let mut enter = |reached: Reached| {
+                context.cancel.check()?;
+                let new = met.add(&reached);
+                match reached.kind {
+                    ChunkKind::Node => context.progress.advance(Amount { items: 1, bytes: 0 }),
+                    ChunkKind::Data if new => contents.push(reached.id.0, []).map_err(failed)?,
+                    ChunkKind::Data => {}
+                }
+                Ok(new)
+            };
+            let mut broken = |reached: Reached, error| {
+                self.note(damage("node", reached.id.to_string(), needed_by(reached, error)));
+                Ok(())
+            };
+            for_each_chunk(&nodes, &info.snapshot, &mut enter, &mut broken)?;
         }
-        if self
-            .report
-            .damage
-            .iter()
-            .any(|damage| matches!(damage.kind, "node" | "chunk" | "pack" | "segment"))
-        {
-            self.name_snapshots(view, &reader)?;
+        let contents = contents.finish().map_err(failed)?;
+        let lost =
+            reader.look_up(|look_up| self.lost(look_up, contents.map(|record| record.map_err(failed))))?;
+        let concerns = |damage: &Damage| matches!(damage.kind, "node" | "chunk" | "pack" | "segment");
+        if !lost.is_empty() || self.report.damage.iter().any(concerns) {
+            self.name_snapshots(view, &reader, &lost)?;
         }
         Ok(())
     }
@@ -190,69 +213,37 @@ impl Run<'_> {
         }
     }
 
-    /// What is wrong with one snapshot's trees; nodes in `seen` are skipped.
-    fn walk(
+    /// Content chunks that cannot be read, and why; they come in the order of their names.
+    fn lost(
         &self,
-        reader: &Reader,
-        snapshot: &crate::format::Snapshot,
-        seen: &mut HashSet<ChunkId>,
-    ) -> Result<Vec<Damage>> {
-        let context = self.repository.context();
-        let nodes = ReadWrite::new(reader, None);
-        let (mut found, mut broken) = (Vec::new(), Vec::new());
-        for_each_chunk(
-            &nodes,
-            snapshot,
-            &mut |reached| {
-                context.cancel.check()?;
-                if reached.kind == crate::id::ChunkKind::Node {
-                    context.progress.advance(Amount { items: 1, bytes: 0 });
-                    return Ok(seen.insert(reached.id));
-                }
-                if let Some(what) = self.lost(reader, &reached.id)? {
-                    let at = String::from_utf8_lossy(reached.key);
-                    found.push(damage(
-                        "chunk",
-                        reached.id.to_string(),
-                        format!("{what}; {} {at:?} needs it", reached.tree),
-                    ));
-                }
-                Ok(true)
-            },
-            &mut |reached, error| {
-                let at = String::from_utf8_lossy(reached.key);
-                broken.push(damage(
-                    "node",
-                    reached.id.to_string(),
-                    format!("{error}; {} from {at:?} needs it", reached.tree),
-                ));
-                Ok(())
-            },
-        )?;
-        found.append(&mut broken);
-        Ok(found)
-    }
-
-    /// Why a content chunk cannot be read, if so.
-    fn lost(&self, reader: &Reader, id: &ChunkId) -> repository::Result<Option<&'static str>> {
-        let places = reader.places(id)?;
-        if places.is_empty() {
-            return Ok(Some("it is in no pack"));
+        look_up: &mut LookUp,
+        contents: impl Iterator<Item = repository::Result<Record>>,
+    ) -> Result<HashMap<ChunkId, &'static str>> {
+        let mut lost = HashMap::new();
+        for record in contents {
+            self.repository.context().cancel.check()?;
+            let id = ChunkId(<[u8; 32]>::try_from(record?.0).unwrap_or_default());
+            let places = look_up.places(&id)?;
+            if places.is_empty() {
+                lost.insert(id, "it is in no pack");
+            } else if places.iter().all(|place| self.bad_packs.contains(&place.pack)) {
+                lost.insert(id, "its pack is missing or damaged");
+            } else if self.bad_chunks.contains(&id) && places.len() == 1 {
+                lost.insert(id, "it is damaged");
+            }
         }
-        if places.iter().all(|place| self.bad_packs.contains(&place.pack)) {
-            return Ok(Some("its pack is missing or damaged"));
-        }
-        if self.bad_chunks.contains(id) && places.len() == 1 {
-            return Ok(Some("it is damaged"));
-        }
-        Ok(None)
+        Ok(lost)
     }
 
     /// Says for each damage which snapshots it concerns: each is walked by itself.
-    fn name_snapshots(&mut self, view: &View, reader: &Reader) -> Result<()> {
+    fn name_snapshots(
+        &mut self,
+        view: &View,
+        reader: &Reader,
+        lost: &HashMap<ChunkId, &'static str>,
+    ) -> Result<()> {
         for info in &view.snapshots {
-            let found = self.walk(reader, &info.snapshot, &mut HashSet::new())?;
-            for mut damage in found {
+            for mut damage in self.damage_of(reader, &info.snapshot, lost)? {
                 damage.snapshots.insert(info.id.to_string());
                 match self.report.damage.iter_mut().find(|d| d.kind == damage.kind && d.file == damage.file) {
                     Some(known) => known.snapshots.append(&mut damage.snapshots),
@@ -261,6 +252,31 @@ impl Run<'_> {
             }
         }
         self.blame_packs()
+    }
+
+    /// What is wrong with one snapshot's trees.
+    fn damage_of(
+        &self,
+        reader: &Reader,
+        snapshot: &Snapshot,
+        lost: &HashMap<ChunkId, &'static str>,
+    ) -> Result<Vec<Damage>> {
+        let nodes = ReadWrite::new(reader, None);
+        let (mut found, mut broken, mut met) = (Vec::new(), Vec::new(), Met::default());
+        let mut enter = |reached: Reached| {
+            self.repository.context().cancel.check()?;
+            let new = met.add(&reached);
+            if let Some(what) = lost.get(&reached.id).filter(|_| new) {
+                found.push(damage("chunk", reached.id.to_string(), needed_by(reached, what)));
+            }
+            Ok(new)
+        };
+        for_each_chunk(&nodes, snapshot, &mut enter, &mut |reached, error| {
+            broken.push(damage("node", reached.id.to_string(), needed_by(reached, error)));
+            Ok(())
+        })?;
+        found.append(&mut broken);
+        Ok(found)
     }
 
     /// A damaged pack concerns every snapshot that one of its chunks concerns.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::{Damage, Result, damage};
+use super::{Damage, Result, damage, needed_by};
 use crate::fault::Kind;
 use crate::format::Snapshot;
 use crate::id::{ChunkId, ChunkKind};
@@ -83,10 +83,6 @@ impl<'a> Verifying<'a> {
         let snapshots = std::iter::once((*self.moment.info.snapshot).clone()).chain(self.objects_before());
         let nodes = ReadWrite::new(reader, None);
         let mut broken = Vec::new();
-        let needs = |reached: Reached, error: &dyn std::fmt::Display| {
-            let at = String::from_utf8_lossy(reached.key);
-            format!("{error}; {} {at:?} needs it", reached.tree)
-        };
         let mut enter = |reached: Reached| {
             context.cancel.check()?;
             if self.seen.contains(&reached.id) {
@@ -102,7 +98,7 @@ impl<'a> Verifying<'a> {
                 Ok(_) => {}
                 Err(error) if error.kind() == Kind::Damage || error.kind() == Kind::NotFound => {
                     self.seen.insert(reached.id);
-                    self.note("chunk", reached.id.to_string(), needs(reached, &error));
+                    self.note("chunk", reached.id.to_string(), needed_by(reached, &error));
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -110,7 +106,7 @@ impl<'a> Verifying<'a> {
         };
         for snapshot in snapshots {
             for_each_chunk(&nodes, &snapshot, &mut enter, &mut |reached, error| {
-                broken.push((reached.id.to_string(), needs(reached, &error)));
+                broken.push((reached.id.to_string(), needed_by(reached, &error)));
                 Ok(())
             })?;
         }

@@ -3,8 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
-use super::state::spool_failed;
-use super::{Reached, Repository, Result, for_each_chunk};
+use super::{Met, Reached, Repository, Result, for_each_chunk};
 use crate::format::{PackEntry, PackedChunk, Snapshot};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::progress::Amount;
@@ -12,9 +11,6 @@ use crate::sorter::Sorter;
 use crate::store::{self, Place, Reader};
 use crate::tree::ReadWrite;
 
-/// Chunks of content that were met last: most of a new node's entries are the old one's, and need not be looked
-/// up again.
-const MET: usize = 200_000;
 /// Memory for sorting the chunks that are to be looked up.
 const SORT_BYTES: usize = 32 << 20;
 
@@ -106,9 +102,7 @@ impl OfPack {
 #[derive(Debug, Default)]
 pub struct Needed {
     packs: HashMap<PackId, OfPack>,
-    /// All nodes that were entered.
-    nodes: HashSet<ChunkId>,
-    met: HashSet<ChunkId>,
+    met: Met,
     /// With a key that nobody knows.
     hasher: RandomState,
 }
@@ -167,17 +161,6 @@ impl Needed {
         self.packs.iter().filter(|(_, pack)| pack.used.chunks > 0).map(|(id, _)| id)
     }
 
-    /// Whether a chunk is new here, as far as is remembered.
-    fn meets(&mut self, reached: &Reached) -> bool {
-        if reached.kind == ChunkKind::Node {
-            return self.nodes.insert(reached.id);
-        }
-        if self.met.len() >= MET {
-            self.met.clear();
-        }
-        self.met.insert(reached.id)
-    }
-
     /// Notes a chunk; tells its place, and whether that was not needed before.
     fn note(
         &mut self,
@@ -205,15 +188,15 @@ impl Needed {
         avoided: &HashSet<PackId>,
         snapshots: impl IntoIterator<Item = &'s Snapshot>,
     ) -> Result<Added> {
-        let (context, spool) = (repository.context(), repository.spool());
-        let failed = |error| spool_failed(&spool, error);
+        let context = repository.context();
+        let failed = |error| repository.spool_failed(error);
         let nodes = ReadWrite::new(reader, None);
         let mut added = Added::default();
-        let mut contents = Sorter::new(&spool, SORT_BYTES);
+        let mut contents = Sorter::new(&repository.spool(), SORT_BYTES);
         for snapshot in snapshots {
             let mut enter = |reached: Reached| {
                 context.cancel.check()?;
-                let new = self.meets(&reached);
+                let new = self.met.add(&reached);
                 match reached.kind {
                     ChunkKind::Node if new => {
                         let places = reader.places(&reached.id)?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::keys::{self, KeyCost};
+use super::state::spool_failed;
 use super::{Error, Result};
 use crate::context::Context;
 use crate::format::{
@@ -290,6 +291,11 @@ impl Repository {
     /// Where large intermediate files go.
     pub fn spool(&self) -> PathBuf {
         self.cache.join("spool")
+    }
+
+    /// What a failure there is told as.
+    pub fn spool_failed(&self, error: std::io::Error) -> Error {
+        spool_failed(&self.spool(), error)
     }
 
     pub(super) fn pack_cache(&self) -> Option<Arc<PackCache>> {

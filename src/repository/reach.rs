@@ -1,5 +1,7 @@
 //! Everything a snapshot refers to.
 
+use std::collections::HashSet;
+
 use super::Result;
 use crate::format::{Content, Event, Item, KeyState, Root, Snapshot};
 use crate::id::{ChunkId, ChunkKind};
@@ -16,6 +18,29 @@ pub struct Reached<'a> {
     pub tree: &'static str,
     /// The key of the entry that refers to it; a node's first key.
     pub key: &'a [u8],
+}
+
+/// Chunks of content that are remembered: most of a new node's entries are the old one's.
+const MET: usize = 200_000;
+
+/// What was reached before: every node, and the content that was met last.
+#[derive(Debug, Default)]
+pub struct Met {
+    nodes: HashSet<ChunkId>,
+    contents: HashSet<ChunkId>,
+}
+
+impl Met {
+    /// False where it was met before. Content may be forgotten, and be taken for new again.
+    pub fn add(&mut self, reached: &Reached) -> bool {
+        if reached.kind == ChunkKind::Node {
+            return self.nodes.insert(reached.id);
+        }
+        if self.contents.len() >= MET {
+            self.contents.clear();
+        }
+        self.contents.insert(reached.id)
+    }
 }
 
 /// Where an entry's content is, by the kind of its tree.
