@@ -4,7 +4,7 @@
 #   benches/collection.sh restic      # beside restic: FILES=50000 SNAPSHOTS=20 CHANGED=2500 ROUNDS=3
 #   benches/collection.sh snapshots   # 1,000 snapshots, in a directory and on MinIO
 #   benches/collection.sh start       # the shortest command on 1,000 snapshots
-#   benches/collection.sh chunks      # CHUNKS=10000000: 10 million chunks
+#   benches/collection.sh chunks      # CHUNKS=10000000: 10 million chunks, in a directory and on MinIO
 #   benches/collection.sh year        # DAYS=365: a backup every five minutes, the clock a value
 #
 # What is measured lies below TMPDIR. restic is the one in the PATH.
@@ -83,7 +83,11 @@ case ${1:-} in
 restic) beside_restic ;;
 snapshots) figures a_thousand_snapshots ;;
 start) figures the_start_of_a_command ;;
-chunks) CHUNKS=${CHUNKS:-10000000} figures millions_of_chunks ;;
+chunks)
+  export CHUNKS=${CHUNKS:-10000000}
+  figures millions_of_chunks
+  figures requests_for_millions
+  ;;
 year) DAYS=${DAYS:-365} figures a_backup_every_five_minutes ;;
 *)
   sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2

@@ -214,6 +214,8 @@ done
 wait $churn || not_ok 'changes went on' "$(tail -n 1 "$TMP/churn.log")"
 expect "all ${#points[@]} of them are" 0 'complete' "$icecore" milvus check "${points[@]}"
 "${milvus[@]}" record "$TMP/churned.json"
+expect 'milvus.yaml may name the bucket' 0 'objects that it needs are here' \
+  "$icecore" backup --etcd "${URL[etcd]}" --s3 "${URL[minio]}" --milvus-config "${DIR[milvus]}/configs/milvus.yaml"
 expect 'a last backup' 0 'snapshot' "$icecore" backup "${sources[@]}" --name churned
 
 section "a second Milvus in the same etcd and bucket"

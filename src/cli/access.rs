@@ -9,6 +9,7 @@ use icecore::fault::Kind;
 use icecore::format::CapturePath;
 use icecore::guard;
 use icecore::memory::Memory;
+use icecore::milvus;
 use icecore::repository::{Access, KeyCost, Repository};
 use icecore::selection::Selection;
 use icecore::source::{BucketOptions, DirectoryOptions, MilvusAccess};
@@ -295,11 +296,18 @@ impl Session {
         }))
     }
 
+    /// What its `milvus.yaml` says, where one is named.
+    pub fn milvus_config(&self, flag: Option<&Path>) -> Result<Option<milvus::Config>, Failure> {
+        let file = || self.settings.get("milvus", "config").map(PathBuf::from);
+        let path = flag.map(Path::to_owned).or_else(file);
+        path.map(|path| super::milvus::read_config(&path)).transpose()
+    }
+
     /// How a Milvus is treated by a backup.
     pub fn milvus(&self, arguments: &Backup) -> Result<guard::Options, Failure> {
         let file = |key: &str| self.settings.get("milvus", key);
-        let config = arguments.milvus_config.clone().or_else(|| file("config").map(PathBuf::from));
-        let bucket_root = config.map(|config: PathBuf| super::milvus::read_root(&config)).transpose()?;
+        let config = self.milvus_config(arguments.milvus_config.as_deref())?;
+        let bucket_root = config.and_then(|config| config.root);
         let management = arguments.milvus_management.clone().or_else(|| file("management"));
         let flush = self.milvus_flush(arguments)?;
         Ok(guard::Options { check: !arguments.no_milvus_check, bucket_root, management, flush })
@@ -319,19 +327,28 @@ impl Session {
         Ok(Some(MilvusAccess { url, user: user.read()?, ca: path(&arguments.milvus_ca, "ca") }))
     }
 
+    /// The bucket to back up: that of the flags, of the configuration, or of a `milvus.yaml`.
     pub fn bucket_source(
         &self,
         arguments: &Sources,
         selection: Selection,
+        milvus_config: Option<&Path>,
     ) -> Result<Option<BucketOptions>, Failure> {
         // A flag for a directory takes the place of the file's bucket.
         let file = |key: &str| self.settings.get("objects", key).filter(|_| arguments.dir.is_none());
         let endpoint = arguments.s3.clone().or_else(|| file("s3"));
-        let bucket = arguments.bucket.clone().or_else(|| file("bucket"));
+        let bucket = match arguments.bucket.clone().or_else(|| file("bucket")) {
+            None if endpoint.is_some() => self.milvus_config(milvus_config)?.and_then(|config| config.bucket),
+            bucket => bucket,
+        };
         let (endpoint, bucket) = match (endpoint, bucket) {
             (Some(endpoint), Some(bucket)) => (endpoint, bucket),
             (None, None) => return Ok(None),
-            (Some(_), None) => return Err(Failure::usage("--s3 needs the --bucket to back up")),
+            (Some(_), None) => {
+                return Err(Failure::usage(
+                    "--s3 needs the --bucket to back up, or a --milvus-config that names it",
+                ));
+            }
             (None, Some(_)) => {
                 return Err(Failure::usage("--bucket needs the --s3 server it is on (aws for AWS)"));
             }

@@ -443,7 +443,7 @@ pub struct Backup {
     /// Where a Milvus is found: do not look whether every object that it needs is there
     #[arg(long)]
     pub no_milvus_check: bool,
-    /// The milvus.yaml that says the root path in the bucket; else it is found from the objects
+    /// The milvus.yaml that says the bucket and the root path in it; else --bucket is needed, and the root path is found from the objects
     #[arg(long, value_name = "FILE")]
     pub milvus_config: Option<PathBuf>,
     /// Pause Milvus's garbage collector during the backup: its management port, http://host:9091 (2.4 and later)

@@ -7,7 +7,7 @@ use std::path::Path;
 use icecore::browse::{Browser, Changed, Listed, Milvus, Totals, milvus_diff};
 use icecore::fault::Kind;
 use icecore::guard;
-use icecore::milvus::{Checked, Lack, Missing, bucket_root};
+use icecore::milvus::{Checked, Config, Lack, Missing};
 use icecore::repository::{self, Moment, Repository};
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ use super::{Outcome, Session};
 const NAMED: usize = 20;
 
 pub fn run(session: &Session, config: Option<&Path>, command: &args::Milvus) -> Result<Outcome, Failure> {
-    let root = config.map(read_root).transpose()?;
+    let root = config.map(read_config).transpose()?.and_then(|config| config.root);
     let repository = session.open()?;
     let look = Look { session, repository: &repository, browser: Browser::open(&repository)?, root };
     match command {
@@ -35,12 +35,15 @@ pub fn run(session: &Session, config: Option<&Path>, command: &args::Milvus) -> 
     }
 }
 
-/// The root path in the bucket that a `milvus.yaml` says.
-pub fn read_root(path: &Path) -> Result<String, Failure> {
+/// Reads a `milvus.yaml`.
+pub fn read_config(path: &Path) -> Result<Config, Failure> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|e| Failure::usage(format!("cannot read {}: {e}", path.display())))?;
-    bucket_root(&text)
-        .ok_or_else(|| Failure::usage(format!("{} has no rootPath below minio", path.display())))
+    let config = Config::parse(&text);
+    match config.root {
+        Some(_) => Ok(config),
+        None => Err(Failure::usage(format!("{} has no rootPath below minio", path.display()))),
+    }
 }
 
 /// What every command looks through.

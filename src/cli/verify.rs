@@ -41,7 +41,7 @@ pub fn verify(session: &Session, arguments: &Verify) -> Result<Outcome, Failure>
 fn sources(session: &Session, sources: &Sources) -> Result<check::Sources, Failure> {
     let etcd = session.etcd_source(sources)?.map(|etcd| (etcd.access, etcd.prefix));
     // The snapshot says what was selected.
-    let bucket = session.bucket_source(sources, Selection::default())?;
+    let bucket = session.bucket_source(sources, Selection::default(), None)?;
     let directory = session.directory_source(sources, Selection::default())?;
     if etcd.is_none() && bucket.is_none() && directory.is_none() {
         return Err(Failure::usage(

@@ -47,7 +47,8 @@ pub fn backup(session: &Session, arguments: &Backup) -> Result<Outcome, Failure>
     let selection = session.selection(&arguments.include, &arguments.exclude)?;
     let capture = session.etcd_capture(arguments.etcd_capture)?;
     let etcd = session.etcd_source(&arguments.sources)?;
-    let mut objects = session.bucket_source(&arguments.sources, selection.clone())?;
+    let config = arguments.milvus_config.as_deref();
+    let mut objects = session.bucket_source(&arguments.sources, selection.clone(), config)?;
     match &mut objects {
         Some(bucket) => bucket.versions |= arguments.versions,
         None if arguments.versions => {

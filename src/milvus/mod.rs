@@ -23,7 +23,7 @@ pub use catalog::{
     Catalog, Checkpoint, Collection, Database, Field, Index, Listing, Role, Segment, SegmentState,
 };
 pub use checked::{Checked, Held, Lack, Missing};
-pub use config::bucket_root;
+pub use config::Config;
 pub use key::{counters_prefix, metadata_prefix, session_prefix};
 pub use manifest::{File, Index as ManifestIndex, Manifest, Place, read as read_manifest};
 pub use objects::Objects;

@@ -1,5 +1,6 @@
 //! Not tests: figures for docs/performance.md. `benches/collection.sh` runs them.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -8,10 +9,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use icecore::backup;
+use icecore::check;
 use icecore::context::FixedClock;
 use icecore::forget::{self, Period, Policy};
 use icecore::format::{Attributes, Content, Item, ItemState};
 use icecore::id::{ChunkId, ChunkKind, SessionId};
+use icecore::prune;
 use icecore::repository::{KeyCost, Repository};
 use icecore::source::DirectoryOptions;
 use icecore::store::Tuning;
@@ -19,6 +22,7 @@ use icecore::tree::{Builder, ReadWrite};
 
 use crate::bound::options;
 use crate::common::Server;
+use crate::now;
 use crate::world::{World, begin, bytes_of, files, noise, snapshot, store};
 
 /// A number that whoever measures may set.
@@ -220,6 +224,35 @@ fn millions_of_chunks_of_which_every_second_object_is_forgotten() {
     println!("{}", size(&world));
     timed(&world, &["prune"]);
     timed(&world, &["check"]);
+}
+
+/// The same on MinIO, in this process, which counts requests.
+#[test]
+#[ignore = "prints figures"]
+fn requests_for_millions_of_chunks_on_minio() {
+    let chunks = setting("CHUNKS", 1_000_000);
+    let world = World::on(Server::minio());
+    let repository = world.init();
+    let all = of_chunks(&repository, chunks, 1);
+    of_chunks(&repository, chunks, 2);
+    let mut last = [0; 4];
+    requests(&repository, &mut last);
+    let mut told = |what: &str, began: Instant| {
+        let seconds = began.elapsed().as_secs_f64();
+        println!("{what} of {chunks} chunks: {seconds:.1} s, {}", requests(&repository, &mut last));
+    };
+    let tight = prune::Options { max_unused: 0.0, ..now() };
+    let began = Instant::now();
+    prune::plan(&repository, &tight, &HashSet::new()).unwrap();
+    told("the plan", began);
+    let mut forgotten = options(Policy::default(), None);
+    (forgotten.named, forgotten.prune) = (vec![all], Some(tight));
+    let began = Instant::now();
+    forget::run(&repository, &forgotten).unwrap();
+    told("forget and prune", began);
+    let began = Instant::now();
+    assert!(check::run(&repository, check::Options::default()).unwrap().damage.is_empty());
+    told("check", began);
 }
 
 /// Every five minutes a backup of a directory of 200 files, of which two change; once a day forget and prune.
