@@ -15,10 +15,9 @@ use crate::fault::Kind;
 use crate::format::{Malformed, Name, Snapshot};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::progress::{Amount, Phase};
-use crate::repository::{self, Met, Reached, Repository, View, for_each_chunk};
-use crate::sorter::{Record, Sorter};
+use crate::repository::{self, Contents, Met, Reached, Repository, View, for_each_chunk};
 use crate::source;
-use crate::store::{self, LookUp, Reader};
+use crate::store::{self, Place, Reader};
 use crate::tree::{self, ReadWrite};
 
 pub use against::{Against, Compared, Difference, Member, Since, Sources, verify_against};
@@ -97,14 +96,14 @@ fn damage(kind: &'static str, file: impl Into<String>, what: impl ToString) -> D
     Damage { kind, file: file.into(), what: what.to_string(), snapshots: BTreeSet::new() }
 }
 
-/// What is wrong, and with what that matters.
+/// What is wrong, and with what that matters: an entry, or all from a node's first key on.
 fn needed_by(reached: Reached, what: impl Display) -> String {
-    let at = String::from_utf8_lossy(reached.key);
-    format!("{what}; {} {at:?} needs it", reached.tree)
+    let (tree, at) = (reached.tree, String::from_utf8_lossy(reached.key));
+    match reached.kind {
+        ChunkKind::Node => format!("{what}; {tree} from {at:?} needs it"),
+        ChunkKind::Data => format!("{what}; {tree} {at:?} needs it"),
+    }
 }
-
-/// Memory for sorting the chunks that are to be looked up.
-const SORT_BYTES: usize = 32 << 20;
 
 /// A running check.
 struct Run<'a> {
@@ -172,18 +171,17 @@ impl Run<'_> {
     /// order of names.
     fn trees(&mut self, view: &View, segments: &records::Segments) -> Result<()> {
         let (repository, context) = (self.repository, self.repository.context());
-        let failed = |error| repository.spool_failed(error);
         context.progress.begin(Phase { name: "walking trees", unit: "nodes" });
         let reader = self.reader(view, segments)?;
         let nodes = ReadWrite::new(&reader, None);
-        let (mut met, mut contents) = (Met::default(), Sorter::new(&repository.spool(), SORT_BYTES));
+        let (mut met, mut contents) = (Met::default(), Contents::new(repository));
         for info in &view.snapshots {
             let mut enter = |reached: Reached| {
                 context.cancel.check()?;
                 let new = met.add(&reached);
                 match reached.kind {
                     ChunkKind::Node => context.progress.advance(Amount { items: 1, bytes: 0 }),
-                    ChunkKind::Data if new => contents.push(reached.id.0, []).map_err(failed)?,
+                    ChunkKind::Data if new => contents.add(&reached.id)?,
                     ChunkKind::Data => {}
                 }
                 Ok(new)
@@ -194,9 +192,11 @@ impl Run<'_> {
             };
             for_each_chunk(&nodes, &info.snapshot, &mut enter, &mut broken)?;
         }
-        let contents = contents.finish().map_err(failed)?;
-        let lost =
-            reader.look_up(|look_up| self.lost(look_up, contents.map(|record| record.map_err(failed))))?;
+        let mut lost = HashMap::new();
+        contents.look_up(&reader, |id, places| {
+            lost.extend(self.why_lost(&id, places).map(|what| (id, what)));
+            Ok(())
+        })?;
         let concerns = |damage: &Damage| matches!(damage.kind, "node" | "chunk" | "pack" | "segment");
         if !lost.is_empty() || self.report.damage.iter().any(concerns) {
             self.name_snapshots(view, &reader, &lost)?;
@@ -213,26 +213,15 @@ impl Run<'_> {
         }
     }
 
-    /// Content chunks that cannot be read, and why; they come in the order of their names.
-    fn lost(
-        &self,
-        look_up: &mut LookUp,
-        contents: impl Iterator<Item = repository::Result<Record>>,
-    ) -> Result<HashMap<ChunkId, &'static str>> {
-        let mut lost = HashMap::new();
-        for record in contents {
-            self.repository.context().cancel.check()?;
-            let id = ChunkId(<[u8; 32]>::try_from(record?.0).unwrap_or_default());
-            let places = look_up.places(&id)?;
-            if places.is_empty() {
-                lost.insert(id, "it is in no pack");
-            } else if places.iter().all(|place| self.bad_packs.contains(&place.pack)) {
-                lost.insert(id, "its pack is missing or damaged");
-            } else if self.bad_chunks.contains(&id) && places.len() == 1 {
-                lost.insert(id, "it is damaged");
-            }
+    /// Why a content chunk cannot be read, if so.
+    fn why_lost(&self, id: &ChunkId, places: &[Place]) -> Option<&'static str> {
+        if places.is_empty() {
+            return Some("it is in no pack");
         }
-        Ok(lost)
+        if places.iter().all(|place| self.bad_packs.contains(&place.pack)) {
+            return Some("its pack is missing or damaged");
+        }
+        (self.bad_chunks.contains(id) && places.len() == 1).then_some("it is damaged")
     }
 
     /// Says for each damage which snapshots it concerns: each is walked by itself.
@@ -242,13 +231,15 @@ impl Run<'_> {
         reader: &Reader,
         lost: &HashMap<ChunkId, &'static str>,
     ) -> Result<()> {
+        let of = |damage: &Damage| (damage.kind, damage.file.clone());
+        let mut known: HashMap<_, usize> = self.report.damage.iter().map(of).zip(0..).collect();
         for info in &view.snapshots {
-            for mut damage in self.damage_of(reader, &info.snapshot, lost)? {
-                damage.snapshots.insert(info.id.to_string());
-                match self.report.damage.iter_mut().find(|d| d.kind == damage.kind && d.file == damage.file) {
-                    Some(known) => known.snapshots.append(&mut damage.snapshots),
-                    None => self.report.damage.push(damage),
+            for damage in self.damage_of(reader, &info.snapshot, lost)? {
+                let place = *known.entry(of(&damage)).or_insert(self.report.damage.len());
+                if place == self.report.damage.len() {
+                    self.report.damage.push(damage);
                 }
+                self.report.damage[place].snapshots.insert(info.id.to_string());
             }
         }
         self.blame_packs()

@@ -1,5 +1,6 @@
 //! A repository: what the verbs speak with.
 
+mod contents;
 mod kept;
 mod keys;
 mod keyspace;
@@ -22,6 +23,7 @@ use crate::format::Malformed;
 use crate::id::SessionId;
 use crate::{storage, store, tree};
 
+pub use contents::Contents;
 pub use keys::{KeyCost, KeyInfo, generate_passphrase};
 pub use keyspace::{Alive, Kept, Keyspace, Living, checksum};
 pub use link::{first_name, unlinked};

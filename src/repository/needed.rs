@@ -3,16 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
-use super::{Met, Reached, Repository, Result, for_each_chunk};
+use super::{Contents, Met, Reached, Repository, Result, for_each_chunk};
 use crate::format::{PackEntry, PackedChunk, Snapshot};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::progress::Amount;
-use crate::sorter::Sorter;
 use crate::store::{self, Place, Reader};
 use crate::tree::ReadWrite;
-
-/// Memory for sorting the chunks that are to be looked up.
-const SORT_BYTES: usize = 32 << 20;
 
 /// What is needed of one pack.
 #[derive(Debug, Clone, Copy, Default)]
@@ -189,10 +185,8 @@ impl Needed {
         snapshots: impl IntoIterator<Item = &'s Snapshot>,
     ) -> Result<Added> {
         let context = repository.context();
-        let failed = |error| repository.spool_failed(error);
         let nodes = ReadWrite::new(reader, None);
-        let mut added = Added::default();
-        let mut contents = Sorter::new(&repository.spool(), SORT_BYTES);
+        let (mut added, mut contents) = (Added::default(), Contents::new(repository));
         for snapshot in snapshots {
             let mut enter = |reached: Reached| {
                 context.cancel.check()?;
@@ -203,28 +197,21 @@ impl Needed {
                         added.count(self.note(&places, avoided, reached.kind, reached.id)?.0);
                         context.progress.advance(Amount { items: 1, bytes: 0 });
                     }
-                    ChunkKind::Data if new => {
-                        contents.push(reached.id.0, []).map_err(failed)?;
-                    }
+                    ChunkKind::Data if new => contents.add(&reached.id)?,
                     _ => {}
                 }
                 Ok(new)
             };
             for_each_chunk(&nodes, snapshot, &mut enter, &mut |_, error| Err(error))?;
         }
-        let contents = contents.finish().map_err(failed)?;
-        reader.look_up(|look_up| {
-            for record in contents {
-                context.cancel.check()?;
-                let (id, _) = record.map_err(failed)?;
-                let id = ChunkId(<[u8; 32]>::try_from(id).unwrap_or_default());
-                let (place, fresh) = self.note(&look_up.places(&id)?, avoided, ChunkKind::Data, id)?;
-                if fresh {
-                    added.count(place);
-                }
+        contents.look_up(reader, |id, places| {
+            let (place, fresh) = self.note(places, avoided, ChunkKind::Data, id)?;
+            if fresh {
+                added.count(place);
             }
-            Ok(added)
-        })
+            Ok(())
+        })?;
+        Ok(added)
     }
 }
 
