@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Browser, Error, Result};
 use crate::context::Nanos;
 use crate::format::{EtcdCapture, KeyState, Root, history_key, parse_history_key};
-use crate::repository::{self, EtcdAt, Line, Marks, SnapshotInfo, events, lines, outcome, state};
+use crate::repository::{self, EtcdAt, Line, Marks, SnapshotInfo, events, key_of, lines, outcome, state};
 use crate::sorter::{Sorter, paired};
 use crate::tree::{self, Nodes};
 
@@ -164,8 +164,9 @@ impl Log<'_> {
         for event in events(self.nodes, leg.capture.history.as_ref(), leg.after, leg.capture.revision)? {
             browser.repository.context().cancel.check()?;
             let tree::Entry { key: at, value } = event?;
-            let (key, state) = outcome(self.nodes, &at, &value)?;
-            if self.keys.have(&key) {
+            // Most are of other keys, and need not be decoded whole.
+            if self.keys.have(&key_of(self.nodes, &value)?) {
+                let (key, state) = outcome(self.nodes, &at, &value)?;
                 self.show(key, parse_history_key(&at)?.0, Logged::of(state.as_ref()))?;
             }
         }

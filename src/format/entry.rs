@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Malformed, decode, encode, encode_to};
+use super::{Malformed, decode, decode_beginning, encode, encode_to};
 use crate::context::Nanos;
 use crate::id::ChunkId;
 
@@ -93,6 +93,20 @@ pub enum Event {
         /// The key.
         key: Content,
     },
+}
+
+impl Event {
+    /// The key of an encoded event; the rest is not looked at.
+    pub fn key_of(bytes: &[u8]) -> Result<Content, Malformed> {
+        /// How both kinds begin.
+        #[derive(Deserialize)]
+        enum Beginning {
+            Put { key: Content },
+            Delete { key: Content },
+        }
+        let (Beginning::Put { key } | Beginning::Delete { key }, _) = decode_beginning(bytes)?;
+        Ok(key)
+    }
 }
 
 /// How much of an item is here.
@@ -351,6 +365,20 @@ mod tests {
         for (key, bytes) in keys.iter().zip(&encoded) {
             assert_eq!(parse_history_key(bytes), Ok(*key));
         }
+    }
+
+    #[test]
+    fn the_key_of_an_event_is_read_without_the_rest() {
+        let key = Content::Inline(b"a key".to_vec());
+        let chunks = Content::Chunks(vec![(ChunkId([7; 32]), 600)]);
+        for key in [key, chunks] {
+            let value = Content::Inline(vec![1; 300]);
+            let put = Event::Put { key: key.clone(), create_revision: 1, version: 2, lease: 3, value };
+            let delete = Event::Delete { key: key.clone() };
+            assert_eq!(Event::key_of(&put.encode()), Ok(key.clone()));
+            assert_eq!(Event::key_of(&delete.encode()), Ok(key));
+        }
+        assert!(Event::key_of(&[]).is_err() && Event::key_of(&[9, 0]).is_err());
     }
 
     #[test]

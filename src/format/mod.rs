@@ -83,7 +83,12 @@ pub(crate) fn encode_to<T: Serialize>(value: &T, bytes: &mut Vec<u8>) {
 
 /// The reverse of [`encode`]; every byte must be used.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed> {
-    let decoded = bincode::serde::decode_from_slice(bytes, configuration());
-    let (value, used) = decoded.map_err(|e| Malformed::Decode(e.to_string()))?;
+    let (value, used) = decode_beginning(bytes)?;
     if used == bytes.len() { Ok(value) } else { Err(Malformed::Length(bytes.len())) }
+}
+
+/// What `bytes` begin with, and how many of them that is.
+pub(crate) fn decode_beginning<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), Malformed> {
+    let decoded = bincode::serde::decode_from_slice(bytes, configuration());
+    decoded.map_err(|e| Malformed::Decode(e.to_string()))
 }

@@ -35,7 +35,7 @@ pub use open::{Access, Repository};
 pub use point::{BadPoint, Point, check_name};
 pub use reach::{Met, Reached, for_each_chunk, for_each_chunk_of};
 pub use session::{ReadSession, WriteSession};
-pub use state::{content_bytes, dated, events, for_each_event, keys_at, outcome, state, undated};
+pub use state::{content_bytes, dated, events, for_each_event, key_of, keys_at, outcome, state, undated};
 pub use versions::{VersionsOf, versions};
 pub use view::{SnapshotInfo, View};
 

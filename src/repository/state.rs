@@ -38,6 +38,11 @@ pub(super) fn bytes_of(nodes: &dyn Nodes, content: Content) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The key an event is about.
+pub fn key_of(nodes: &dyn Nodes, event: &[u8]) -> Result<Vec<u8>> {
+    bytes_of(nodes, Event::key_of(event)?)
+}
+
 /// The key an event is about, and its state after it; `None` where it was deleted.
 pub fn outcome(nodes: &dyn Nodes, at: &[u8], event: &[u8]) -> Result<(Vec<u8>, Option<KeyState>)> {
     let (mod_revision, sub) = parse_history_key(at)?;
