@@ -269,6 +269,76 @@ fn an_object_that_could_not_be_read_or_has_another_size_is_named() {
     assert_eq!(check(&mut only(&keys()), &short, None).missing[0].lack, Lack::Size { recorded, found: 7 });
 }
 
+/// What etcd has of the logs of "words", as `FieldBinlog`s of one log: its id, its size and what it takes in
+/// memory.
+fn log(id: u8, size: u8, memory: u8) -> Vec<u8> {
+    vec![0x12, 8, 0x08, 3, 0x28, size, 0x30, id, 0x38, memory]
+}
+
+fn ids_of_words(keys: &Keys) -> String {
+    let place = format!("/s/{WORDS}/");
+    keys.keys()
+        .find_map(|key| Some(key.split_once("/s/")?.1.to_owned()).filter(|_| key.contains(&place)))
+        .unwrap()
+}
+
+#[test]
+fn sizes_that_milvus_does_not_mean_are_not_required() {
+    let (mut keys, mut objects) = (keys(), sizes());
+    let ids = ids_of_words(&keys);
+    objects.insert(format!("files/delta_log/{ids}/77"), 300);
+    objects.insert(format!("files/insert_log/{ids}/0/78"), 300);
+    let (deletes, inserts) = (
+        format!("by-dev/meta/datacoord-meta/deltalog/{ids}/0"),
+        format!("by-dev/meta/datacoord-meta/binlog/{ids}/199"),
+    );
+    keys.insert(deletes, log(77, 60, 70));
+    // What was the memory in old versions stands in both places where a later one wrote it again.
+    keys.insert(inserts.clone(), log(78, 60, 60));
+    assert!(check(&mut only(&keys), &objects, None).is_complete());
+    keys.insert(inserts, log(78, 60, 70));
+    let lack = check(&mut only(&keys), &objects, None).missing[0].lack;
+    assert_eq!(lack, Lack::Size { recorded: 60, found: 300 });
+}
+
+#[test]
+fn logs_may_stand_in_the_segment_itself() {
+    let (mut keys, objects) = (keys(), sizes());
+    let ids = ids_of_words(&keys);
+    let value = keys.get_mut(&format!("by-dev/meta/datacoord-meta/s/{ids}")).unwrap();
+    for (field, id) in [(11, 71), (12, 72), (13, 73)] {
+        value.extend([&[field << 3 | 2, 10][..], &log(id, 1, 2)].concat());
+    }
+    let missing = check(&mut only(&keys), &objects, None).missing;
+    let names: Vec<&str> = missing.iter().map(|missing| &missing.key[..]).collect();
+    let expected = [
+        format!("files/delta_log/{ids}/73"),
+        format!("files/insert_log/{ids}/0/71"),
+        format!("files/stats_log/{ids}/0/72"),
+    ];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn a_segment_of_which_something_is_not_understood_is_never_called_complete() {
+    let kinds = ["s/{}", "binlog/{}/100", "statslog/{}/100"].map(|kind| format!("datacoord-meta/{kind}"));
+    let ids = ids_of_words(&keys());
+    let segment = ids.rsplit('/').next().unwrap().parse().unwrap();
+    let cut = |rest: &str, value: &[u8]| {
+        let rest = rest.replace("{}", &ids);
+        let mut keys = keys();
+        keys.insert(format!("by-dev/meta/{rest}"), value.to_vec());
+        let checked = check(&mut only(&keys), &sizes(), None);
+        let why = format!("what etcd has under by-dev/meta/{rest} is not understood");
+        assert_eq!(checked.unchecked.get(&segment), Some(&why));
+        assert!(!checked.is_complete());
+    };
+    kinds.iter().for_each(|kind| cut(kind, b"\x0a\xff"));
+    cut("segment-index/{}/9", b"\x0a\xff");
+    cut("datacoord-meta/a-new-log/{}/1", b"");
+    cut("datacoord-meta/s/{}", b"");
+}
+
 #[test]
 fn values_that_are_cut_off_are_counted_and_hide_nothing_else() {
     let whole = only(&keys()).catalog;
@@ -470,6 +540,63 @@ fn the_files_of_an_index_are_those_of_etcd_or_of_the_manifest() {
     let missing = whole.check().missing;
     assert_eq!(missing.len(), 1);
     assert!(missing[0].key.starts_with("files/index_files/9/4/"), "{missing:?}");
+}
+
+/// `SegmentInfo` with statistics of a field, as an entry of one of its maps: 26 of texts, 29 of JSONs.
+fn statistics(map: i64, field: i64, files: &[&str], format: i64) -> Vec<u8> {
+    let inside =
+        |tag: i64, bytes: &[u8]| [varint(tag << 3 | 2), varint(bytes.len() as i64), bytes.to_vec()].concat();
+    let number = |tag: i64, number: i64| [varint(tag << 3), varint(number)].concat();
+    let files = files.iter().map(|file| inside(3, file.as_bytes())).collect::<Vec<_>>().concat();
+    let stats = [number(1, field), number(2, 4), files, number(6, 9), number(7, format)].concat();
+    inside(map, &[number(1, field), inside(2, &stats)].concat())
+}
+
+#[test]
+fn files_of_text_and_json_statistics_must_be_there() {
+    let mut keys = keys();
+    let place = format!("/s/{WORDS}/");
+    let (key, value) = keys.iter_mut().find(|(key, _)| key.contains(&place)).unwrap();
+    let ids = key.split_once("/s/").unwrap().1.to_owned();
+    let whole = format!("files/text_log/8/4/{ids}/102/b.pos");
+    value.extend(statistics(26, 101, &["a.pos", "a.term"], 0));
+    value.extend(statistics(26, 102, &[&whole], 0));
+    value.extend(statistics(29, 103, &["shared_key_index/a", "b"], 3));
+    let mut needed = vec![
+        format!("files/json_stats/3/9/4/{ids}/103/b"),
+        format!("files/json_stats/3/9/4/{ids}/103/shared_key_index/a"),
+        whole,
+        format!("files/text_log/9/4/{ids}/101/a.pos"),
+        format!("files/text_log/9/4/{ids}/101/a.term"),
+    ];
+    let missing = |keys: &Keys, objects: &Sizes| {
+        let checked = check(&mut only(keys), objects, None);
+        assert!(checked.unchecked.is_empty());
+        checked.missing.into_iter().map(|missing| missing.key).collect::<Vec<_>>()
+    };
+    assert_eq!(missing(&keys, &sizes()), needed);
+    let mut objects = sizes();
+    objects.extend(needed.iter().map(|key| (key.clone(), 1)));
+    assert_eq!(missing(&keys, &objects), Vec::<String>::new());
+
+    // Statistics of JSONs in an older format are neither loaded nor kept by Milvus.
+    let (_, value) = keys.iter_mut().find(|(key, _)| key.contains("/s/") && !key.contains(&ids)).unwrap();
+    value.extend(statistics(29, 103, &["b"], 2));
+    assert_eq!(missing(&keys, &objects), Vec::<String>::new());
+    objects.retain(|key, _| !key.contains("/json_stats/"));
+    needed.truncate(2);
+    assert_eq!(missing(&keys, &objects), needed);
+}
+
+#[test]
+fn json_statistics_of_the_first_format_lie_in_a_folder_of_their_own() {
+    let mut keys = keys();
+    let place = format!("/s/{WORDS}/");
+    let (key, value) = keys.iter_mut().find(|(key, _)| key.contains(&place)).unwrap();
+    let ids = key.split_once("/s/").unwrap().1.to_owned();
+    value.extend(statistics(29, 103, &["a"], 1));
+    let checked = check(&mut only(&keys), &sizes(), None);
+    assert_eq!(checked.missing[0].key, format!("files/json_key_index_log/9/4/{ids}/103/a"));
 }
 
 fn varint(number: i64) -> Vec<u8> {

@@ -203,6 +203,8 @@ pub struct Catalog {
     pub resource_groups: BTreeSet<String>,
     /// Checkpoints by virtual channel.
     pub checkpoints: BTreeMap<String, Checkpoint>,
+    /// The newest format of JSON statistics that a segment has.
+    pub(super) json_format: i64,
     /// Privileges by the id under which a role has them.
     grantees: BTreeMap<String, BTreeSet<String>>,
     /// (role, object, id of privileges).
@@ -385,6 +387,8 @@ impl Catalog {
     }
 
     pub(super) fn add_segment(&mut self, info: SegmentInfo) {
+        let formats = info.json_stats.values().map(|stats| stats.json_format());
+        self.json_format = formats.fold(self.json_format, i64::max);
         let segment = Segment {
             collection: info.collection,
             partition: info.partition,

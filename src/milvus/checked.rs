@@ -89,7 +89,9 @@ impl Catalog {
         let index = |collection: &super::Collection, id| collection.indexes.contains_key(&id);
         match reference.part {
             // Of a segment with a manifest they are what that lists.
-            Part::Inserts => segment.listing == Listing::Keys,
+            Part::Inserts | Part::Text => segment.listing == Listing::Keys,
+            // Older formats are not loaded any more, and the garbage collector deletes them.
+            Part::Json(format) => segment.listing == Listing::Keys && format == self.json_format,
             Part::Index(id) => {
                 self.collections.get(&reference.collection).is_some_and(|collection| index(collection, id))
             }
@@ -132,6 +134,12 @@ impl Instance {
             None => choose_root(nodes, objects, &sample)?,
         };
         let mut checked = Checked { bucket_root: root.clone(), ..Checked::default() };
+        for (&id, key) in &self.unread {
+            if catalog.segments.get(&id).is_none_or(|segment| segment.state.is_live()) {
+                checked
+                    .uncheck(id, format!("what etcd has under {}/meta/{key} is not understood", self.root));
+            }
+        }
         for (id, _) in live(catalog).filter(|(_, segment)| segment.elsewhere) {
             checked.uncheck(id, "an index of it lies in a place that is not known".into());
         }

@@ -139,14 +139,51 @@ pub struct SegmentInfo {
     pub state: i32,
     #[prost(int64, tag = "7")]
     pub most_rows: i64,
+    /// Logs of inserts, of statistics and of deletes: here in old versions, later each under a key of its own.
+    #[prost(message, repeated, tag = "11")]
+    pub binlogs: Vec<FieldBinlog>,
+    #[prost(message, repeated, tag = "12")]
+    pub statslogs: Vec<FieldBinlog>,
+    #[prost(message, repeated, tag = "13")]
+    pub deltalogs: Vec<FieldBinlog>,
     #[prost(bool, tag = "17")]
     pub importing: bool,
     #[prost(int32, tag = "20")]
     pub level: i32,
     #[prost(int64, tag = "21")]
     pub storage: i64,
+    /// By field.
+    #[prost(map = "int64, message", tag = "26")]
+    pub text_stats: HashMap<i64, FieldStats>,
+    /// By field.
+    #[prost(map = "int64, message", tag = "29")]
+    pub json_stats: HashMap<i64, FieldStats>,
     #[prost(string, tag = "32")]
     pub manifest: String,
+}
+
+/// `TextIndexStats` and `JsonKeyStats`.
+#[derive(Clone, PartialEq, Message)]
+pub struct FieldStats {
+    #[prost(int64, tag = "1")]
+    pub field: i64,
+    #[prost(int64, tag = "2")]
+    pub version: i64,
+    /// Names, in some versions whole keys.
+    #[prost(string, repeated, tag = "3")]
+    pub files: Vec<String>,
+    #[prost(int64, tag = "6")]
+    pub build: i64,
+    /// Of JSON only: of texts this is another number.
+    #[prost(int64, tag = "7")]
+    format: i64,
+}
+
+impl FieldStats {
+    /// The format of statistics of JSONs, which has a small number.
+    pub fn json_format(&self) -> i64 {
+        self.format.clamp(0, 1 << 16)
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -1,7 +1,7 @@
 //! Objects that keys refer to.
 
 use super::manifest::Place;
-use super::proto::{Binlog, SegmentIndex, SegmentInfo};
+use super::proto::{Binlog, FieldStats, SegmentIndex, SegmentInfo};
 
 /// What an object is of its segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,14 @@ pub(super) enum Part {
     Named,
     /// A part of an index.
     Index(i64),
+    /// A part of the index by which words of a text are found.
+    Text,
+    /// A part of what is known of the keys of a JSON, in a format of this number.
+    Json(i64),
 }
+
+/// Formats of JSON statistics are counted down from here.
+const JSON: i64 = -6;
 
 impl Part {
     fn number(self) -> i64 {
@@ -29,6 +36,8 @@ impl Part {
             Part::Listed => -3,
             Part::Named => -4,
             Part::Index(id) => id,
+            Part::Text => -5,
+            Part::Json(format) => JSON - format,
         }
     }
 
@@ -39,6 +48,8 @@ impl Part {
             -2 => Part::Manifest,
             -3 => Part::Listed,
             -4 => Part::Named,
+            -5 => Part::Text,
+            ..=JSON => Part::Json(JSON - number),
             id => Part::Index(id),
         }
     }
@@ -98,18 +109,56 @@ impl Object {
             "statslog" => "stats_log",
             _ => "bm25_stats",
         };
-        // Where the memory is not recorded, the size of an insert log is what it takes in memory.
-        let size = if log.memory > 0 || kind != "binlog" { log.size.max(0) as u64 } else { 0 };
-        let at = log.path.rfind(&format!("{folder}/"));
-        if let Some(at) = at.filter(|&at| at == 0 || log.path.as_bytes()[at - 1] == b'/') {
-            let root = log.path[..at].trim_end_matches('/').to_owned();
-            return Object { key: log.path[at..].to_owned(), root: Some(root), size };
+        let size = match kind {
+            // Some versions note a quarter of what the deletes take in memory.
+            "deltalog" => 0,
+            // Before 2.4.3 it was the memory; later versions copied it there.
+            "binlog" if log.memory <= 0 || log.memory == log.size => 0,
+            _ => log.size.max(0) as u64,
+        };
+        if let Some((root, key)) = split(&log.path, folder) {
+            return Object { key, root: Some(root), size };
         }
         let key = match kind {
             "deltalog" => format!("{folder}/{collection}/{partition}/{segment}/{}", log.id),
             _ => format!("{folder}/{collection}/{partition}/{segment}/{field}/{}", log.id),
         };
         Object { key, root: None, size }
+    }
+
+    /// The files of a segment's statistics of texts and of JSONs.
+    ///
+    /// Where they lie is said in Milvus' `pkg/util/metautil` (`BuildTextIndexPrefix`, `BuildJSONKeyStatsPrefix`)
+    /// and, for the formats before the second, in its garbage collector.
+    pub fn of_statistics(info: &SegmentInfo) -> Vec<(Object, Reference)> {
+        let SegmentInfo { collection, id: segment, .. } = *info;
+        let mut all = Vec::new();
+        let mut add = |folder: &str, format: Option<i64>, stats: &FieldStats, part| {
+            let format = format.map(|format| format!("/{format}")).unwrap_or_default();
+            let FieldStats { build, version, field, .. } = *stats;
+            let place = format!(
+                "{folder}{format}/{build}/{version}/{collection}/{}/{segment}/{field}",
+                info.partition
+            );
+            let reference = Reference { collection, segment, part, size: 0 };
+            for file in &stats.files {
+                let (root, key) = match split(file, folder) {
+                    Some((root, key)) => (Some(root), key),
+                    None => (None, format!("{place}/{file}")),
+                };
+                all.push((Object { key, root, size: 0 }, reference));
+            }
+        };
+        info.text_stats.values().for_each(|stats| add("text_log", None, stats, Part::Text));
+        for stats in info.json_stats.values() {
+            let format = stats.json_format();
+            let part = Part::Json(format);
+            match format {
+                ..2 => add("json_key_index_log", None, stats, part),
+                _ => add("json_stats", Some(format), stats, part),
+            }
+        }
+        all
     }
 
     /// The manifest of a segment whose files are listed in one.
@@ -138,4 +187,10 @@ impl Object {
         let reference = Reference { collection, segment, part: Part::Index(index), size };
         built.files.iter().map(|file| (name(file), reference)).collect()
     }
+}
+
+/// The root path before a folder of Milvus in a key, and the key below it.
+fn split(path: &str, folder: &str) -> Option<(String, String)> {
+    let at = path.rfind(&format!("{folder}/")).filter(|&at| at == 0 || path.as_bytes()[at - 1] == b'/')?;
+    Some((path[..at].trim_end_matches('/').to_owned(), path[at..].to_owned()))
 }

@@ -22,6 +22,8 @@ pub(super) const SORT_BYTES: usize = 16 << 20;
 const MOST_ROOTS: usize = 16;
 /// Parts that are not known, and values that cannot be read, named for each Milvus; more are counted.
 const NAMED: usize = 20;
+/// Segments of which not everything can be read.
+const MOST_UNREAD: usize = 1000;
 
 /// One Milvus, as its keys say.
 pub struct Instance {
@@ -37,8 +39,12 @@ pub struct Instance {
     pub unreadable: Vec<String>,
     /// How many there are.
     pub unreadable_count: u64,
+    /// Segments of which a key cannot be read, or is of a kind of logs that is not known; and that key.
+    pub(super) unread: BTreeMap<i64, String>,
     /// Keys that its servers keep for as long as they run.
     pub sessions: BTreeSet<Vec<u8>>,
+    /// Keys of what was loaded when it last stopped, with places in its queue. It goes without them.
+    pub targets: BTreeSet<Vec<u8>>,
     /// The root path in the bucket, where its keys say so.
     pub bucket_root: Option<String>,
     /// Whether it keeps its own places in a write-ahead log (2.6).
@@ -142,7 +148,9 @@ impl Instance {
             unknown: BTreeMap::new(),
             unreadable: Vec::new(),
             unreadable_count: 0,
+            unread: BTreeMap::new(),
             sessions: BTreeSet::new(),
+            targets: BTreeSet::new(),
             bucket_root: None,
             write_ahead: false,
             references: Sorter::new(spool, SORT_BYTES),
@@ -167,8 +175,14 @@ impl Instance {
                     pushed.map_err(|e| Error::File(spool.display().to_string(), e.to_string()))?;
                 }
             }
-            Ok(None) => self.note_unknown(&parts),
+            Ok(None) => {
+                if matches!(parts[..], ["datacoord-meta", kind, _, _, _, ..] if kind.ends_with("log")) {
+                    self.note_unread(&parts);
+                }
+                self.note_unknown(&parts);
+            }
             Err(_) => {
+                self.note_unread(&parts);
                 self.unreadable_count += 1;
                 if self.unreadable.len() < NAMED {
                     self.unreadable.push(format!("{}/meta/{}", key.root, key.rest));
@@ -176,6 +190,21 @@ impl Instance {
             }
         }
         Ok(())
+    }
+
+    /// Of the segment of a key not every file can be told.
+    fn note_unread(&mut self, parts: &[&str]) {
+        let segment = match parts {
+            ["datacoord-meta", _, _, _, segment, ..] | ["segment-index", _, _, segment, ..] => {
+                segment.parse()
+            }
+            _ => return,
+        };
+        if let Ok(segment) = segment.map_err(drop)
+            && self.unread.len() < MOST_UNREAD
+        {
+            self.unread.entry(segment).or_insert_with(|| parts.join("/"));
+        }
     }
 
     fn note_unknown(&mut self, parts: &[&str]) {
@@ -199,11 +228,12 @@ impl Instance {
                 let known = self.catalog.add_root_coord(rest, value)?;
                 return Ok(known.then(Vec::new));
             }
-            ["datacoord-meta", "s", _, _, _] => {
+            ["datacoord-meta", "s", _, _, segment] => {
                 let info = SegmentInfo::decode(value)?;
-                let manifest = Object::of_manifest(&info);
-                self.catalog.add_segment(info);
-                return Ok(Some(self.noted(manifest)));
+                if segment.parse() != Ok(info.id) {
+                    self.note_unread(parts);
+                }
+                return Ok(Some(self.segment(info)));
             }
             ["datacoord-meta", kind @ ("binlog" | "deltalog" | "statslog" | "bm25log"), c, p, s, _] => {
                 let place = [c, p, s].map(|id| id.parse().unwrap_or(0));
@@ -243,12 +273,12 @@ impl Instance {
                 self.catalog.add_load(CollectionLoadInfo::decode(value)?)
             }
             ["queryCoord-ResourceGroup", group] => drop(self.catalog.resource_groups.insert((*group).into())),
-            ["querycoord-partition-loadinfo" | "querycoord-replica" | "queryCoord-Collection-Target", ..] => {
-            }
+            ["querycoord-partition-loadinfo" | "querycoord-replica", ..] => {}
+            ["queryCoord-Collection-Target", ..] => drop(self.targets.insert(self.key_of(parts))),
             // The last id that was given to a server; an id that comes twice is taken for the old server.
             ["session", "id"] => {}
             ["session", ..] => {
-                self.sessions.insert(key::of(&self.root, &format!("meta/{}", parts.join("/"))));
+                self.sessions.insert(self.key_of(parts));
                 self.read_session(value);
             }
             ["streamingcoord-meta" | "streamingnode-meta" | "wal-meta", ..] => self.write_ahead = true,
@@ -256,6 +286,10 @@ impl Instance {
             _ => return Ok(None),
         }
         nothing
+    }
+
+    fn key_of(&self, parts: &[&str]) -> Vec<u8> {
+        key::of(&self.root, &format!("meta/{}", parts.join("/")))
     }
 
     /// Running servers say their version, in a JSON of many fields.
@@ -267,11 +301,28 @@ impl Instance {
         }
     }
 
+    fn segment(&mut self, mut info: SegmentInfo) -> Vec<(String, Reference)> {
+        let place = [info.collection, info.partition, info.id];
+        let inside = [
+            ("binlog", std::mem::take(&mut info.binlogs)),
+            ("statslog", std::mem::take(&mut info.statslogs)),
+            ("deltalog", std::mem::take(&mut info.deltalogs)),
+        ];
+        let manifest = Object::of_manifest(&info).into_iter();
+        let mut objects = self.noted(manifest.chain(Object::of_statistics(&info)));
+        for (kind, logs) in inside {
+            objects.extend(logs.into_iter().flat_map(|logs| self.logs(kind, place, logs)));
+        }
+        self.catalog.add_segment(info);
+        objects
+    }
+
     fn logs(&mut self, kind: &str, place: [i64; 3], logs: FieldBinlog) -> Vec<(String, Reference)> {
         let [collection, partition, segment] = place;
         if kind == "deltalog" {
-            let deletes: i64 = logs.binlogs.iter().map(|log| log.entries.max(0)).sum();
-            *self.deletes.entry(segment).or_default() += deletes.unsigned_abs();
+            let deletes = self.deletes.entry(segment).or_default();
+            let logs = logs.binlogs.iter().map(|log| log.entries.max(0).unsigned_abs());
+            *deletes = logs.fold(*deletes, u64::saturating_add);
         }
         let field = logs.field;
         let part = if kind == "binlog" { Part::Inserts } else { Part::Log };

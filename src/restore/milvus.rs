@@ -37,6 +37,15 @@ impl Run<'_> {
                 self.left_out.extend(instance.sessions.iter().cloned());
             }
             self.look_at_queue(&instance)?;
+            if self.options.new_queue && !instance.targets.is_empty() {
+                self.notes.push(format!(
+                    "left out: {} keys of what Milvus at {:?} had loaded when it stopped, with places in the old queue; \
+                     it makes them anew",
+                    instance.targets.len(),
+                    instance.root
+                ));
+                self.left_out.extend(instance.targets.iter().cloned());
+            }
             if self.options.new_queue || self.moves_objects() {
                 self.say_unreadable(&instance);
                 self.rewritten.push(metadata_prefix(&instance.root));
