@@ -33,6 +33,8 @@ use crate::lifeline::{Lifeline, is_cut};
 const PLACE_LEN: usize = 24;
 /// Places written at once.
 const BATCH: usize = 20_000;
+/// Under this key stands how many places are dead.
+const DEAD: &[u8] = b"d";
 /// Dead places are swept out by starting anew once there are more of them than of live ones.
 const SWEEP_FROM: u64 = 100_000;
 /// Imports before a command gives up against others that keep changing the table.
@@ -243,11 +245,13 @@ impl Opening<'_> {
         let known = known_segments(db, self.home)?;
         let (live, gone): (Vec<_>, Vec<_>) =
             known.iter().partition(|(name, _)| wanted.contains(name.as_str()));
+        let chunks = |list: &[(&String, &Known)]| list.iter().map(|(_, known)| known.chunks).sum::<u64>();
+        let before = db.get(DEAD).map_err(|e| fail(self.home, e))?.unwrap_or_default();
+        let dead = before.try_into().map_or(0, u64::from_le_bytes).saturating_add(chunks(&gone));
         let mut batch = WriteBatch::default();
         gone.iter().for_each(|(name, _)| batch.delete([b"s", name.as_bytes()].concat()));
+        batch.put(DEAD, dead.to_le_bytes());
         db.write(batch).map_err(|e| fail(self.home, e))?;
-        let chunks = |list: &[(&String, &Known)]| list.iter().map(|(_, known)| known.chunks).sum::<u64>();
-        let dead = chunks(&gone);
         Ok(dead < SWEEP_FROM || dead < chunks(&live))
     }
 
@@ -617,6 +621,20 @@ mod tests {
         all[0].segment = Some(&much);
         let index = Index::open(home.path(), &all, HashSet::new(), &Seeded::new(1), &load).unwrap();
         assert_eq!((index.known.len(), index.beside.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_table_is_made_anew_once_most_of_it_is_dead_however_little_dies_at_once() {
+        let home = tempfile::tempdir().unwrap();
+        let chunks: Vec<u8> = vec![7; SWEEP_FROM as usize / 3 + 1];
+        let much = segment_of(&[(9, &chunks)]);
+        let open = |name: &str| {
+            let mut all = wanted(&[name]);
+            all[0].segment = Some(&much);
+            let index = Index::open(home.path(), &all, HashSet::new(), &Seeded::new(1), &load).unwrap();
+            index.known[name].number
+        };
+        assert_eq!(["1", "2", "3", "4", "5"].map(open), [0, 1, 2, 0, 1]);
     }
 
     #[test]
