@@ -96,6 +96,15 @@ fn damage(kind: &'static str, file: impl Into<String>, what: impl ToString) -> D
     Damage { kind, file: file.into(), what: what.to_string(), snapshots: BTreeSet::new() }
 }
 
+/// A node or a chunk that cannot be read.
+fn unread(reached: Reached, error: impl Display) -> Damage {
+    let kind = match reached.kind {
+        ChunkKind::Node => "node",
+        ChunkKind::Data => "chunk",
+    };
+    damage(kind, reached.id.to_string(), needed_by(reached, error))
+}
+
 /// What is wrong, and with what that matters: an entry, or all from a node's first key on.
 fn needed_by(reached: Reached, what: impl Display) -> String {
     let (tree, at) = (reached.tree, String::from_utf8_lossy(reached.key));
@@ -187,7 +196,7 @@ impl Run<'_> {
                 Ok(new)
             };
             let mut broken = |reached: Reached, error| {
-                self.note(damage("node", reached.id.to_string(), needed_by(reached, error)));
+                self.note(unread(reached, error));
                 Ok(())
             };
             for_each_chunk(&nodes, &info.snapshot, &mut enter, &mut broken)?;
@@ -258,12 +267,12 @@ impl Run<'_> {
             self.repository.context().cancel.check()?;
             let new = met.add(&reached);
             if let Some(what) = lost.get(&reached.id).filter(|_| new) {
-                found.push(damage("chunk", reached.id.to_string(), needed_by(reached, what)));
+                found.push(unread(reached, what));
             }
             Ok(new)
         };
         for_each_chunk(&nodes, snapshot, &mut enter, &mut |reached, error| {
-            broken.push(damage("node", reached.id.to_string(), needed_by(reached, error)));
+            broken.push(unread(reached, error));
             Ok(())
         })?;
         found.append(&mut broken);

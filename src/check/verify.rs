@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::{Damage, Result, damage, needed_by};
+use super::{Damage, Result, damage, needed_by, unread};
 use crate::fault::Kind;
 use crate::format::Snapshot;
 use crate::id::{ChunkId, ChunkKind};
@@ -106,12 +106,15 @@ impl<'a> Verifying<'a> {
         };
         for snapshot in snapshots {
             for_each_chunk(&nodes, &snapshot, &mut enter, &mut |reached, error| {
-                broken.push((reached.id.to_string(), needed_by(reached, &error)));
+                broken.push(unread(reached, &error));
                 Ok(())
             })?;
         }
-        for (id, what) in broken {
-            self.note("node", id, what);
+        for damage in broken {
+            // Of an entry that stands in a chunk the chunk was read as well.
+            if !self.verified.damage.iter().any(|known| known.file == damage.file) {
+                self.note(damage.kind, damage.file, damage.what);
+            }
         }
         Ok(())
     }

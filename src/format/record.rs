@@ -100,7 +100,7 @@ pub struct KeySecrets {
 }
 
 /// One chunk in a pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PackedChunk {
     /// Its name.
     pub id: ChunkId,
@@ -113,7 +113,7 @@ pub struct PackedChunk {
 }
 
 /// One pack, as an index segment lists it. A chunk's position is its place in the list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PackEntry {
     /// Its name.
     pub id: PackId,

@@ -27,11 +27,13 @@ impl Run<'_> {
         let before = (self.report.packs, self.report.records);
         let progress = &self.repository.context().progress;
         progress.begin(Phase { name: "deleting", unit: "files" });
-        self.delete_sessions(&validity)?;
-        let sid = |name: &str| name.parse::<SessionId>().ok();
-        for folder in ["snapshots/", "forgotten/"] {
-            self.delete(folder, |name| sid(name).is_some_and(|sid| validity.dooms_claim(&sid)))?;
-        }
+        let ended = self.repository.storage().names("snapshots/")?;
+        let ended: HashSet<SessionId> = ended.iter().filter_map(|name| name.parse().ok()).collect();
+        self.delete_sessions(&validity, &ended)?;
+        let dooms = |name: &str| name.parse().ok().filter(|sid| validity.dooms_claim(sid));
+        // A session that has ended since stays, and would look open without its claim.
+        self.delete("snapshots/", |name| dooms(name).is_some_and(|sid| ended.contains(&sid)))?;
+        self.delete("forgotten/", |name| dooms(name).is_some())?;
         self.delete("index/", |name| {
             name.parse::<SegmentName>().is_ok_and(|name| validity.dooms_segment(&name))
         })?;
@@ -55,9 +57,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn delete_sessions(&mut self, validity: &Validity) -> Result<()> {
-        let ended = self.repository.storage().names("snapshots/")?;
-        let ended: HashSet<SessionId> = ended.iter().filter_map(|name| name.parse().ok()).collect();
+    /// Sessions that have ended, and writers that nobody waits for.
+    fn delete_sessions(&mut self, validity: &Validity, ended: &HashSet<SessionId>) -> Result<()> {
         let repository = self.repository;
         self.delete("sessions/", |name| {
             let Ok(sid) = name.parse::<SessionId>() else { return false };

@@ -1,6 +1,7 @@
 //! Judging: what is needed is marked, copied out of packs that go, and listed in segments that stay.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex};
 
 use super::copy::{Copier, Group, read_back};
@@ -34,15 +35,17 @@ struct Merger<'a> {
     repository: &'a Repository,
     number: u64,
     open: Segment,
-    listed: HashSet<PackId>,
+    /// Keyed hashes of listings that stand in a segment already.
+    listed: HashSet<u64>,
+    hasher: RandomState,
     names: Vec<SegmentName>,
     bytes: u64,
 }
 
 impl Merger<'_> {
-    /// Adds a pack; once, if the listing is whole.
-    fn add(&mut self, pack: PackEntry, whole: bool) -> Result<()> {
-        if !whole || self.listed.insert(pack.id) {
+    /// Adds a listing of a pack, once. Where two say something else of it both stay: which is true is not known.
+    fn add(&mut self, pack: PackEntry) -> Result<()> {
+        if self.listed.insert(self.hasher.hash_one(&pack)) {
             self.open.packs.push(pack);
         }
         if self.open.chunks() as u64 >= SEGMENT_CHUNKS { self.flush() } else { Ok(()) }
@@ -79,18 +82,15 @@ impl Run<'_> {
     /// Steps 3 to 5. Marks, copies, lists, and puts the verdict.
     pub(super) fn judge(&mut self, number: u64) -> Result<Step> {
         let repository = self.repository;
-        let mut view = repository.view_to_judge()?;
+        let view = repository.view_to_judge()?;
         if let Some(step) = Step::marked(number, view.numbers) {
             return Ok(step);
         }
-        if let Some(damaged) = view.damaged.pop() {
+        if let Some(damaged) = view.unsure().pop() {
             return Err(damaged.into());
         }
         let pinned = self.pinned(&view)?;
-        let index = match repository.index(&view, None) {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(Step::Look),
-            index => Arc::new(index?),
-        };
+        let index = Arc::new(repository.index(&view, None)?);
         let needed = self.mark(&view, &pinned, &repository.reader_over(index.clone()))?;
         let there: HashMap<PackId, u64> =
             repository.packs()?.into_iter().map(|(_, id, size)| (id, size)).collect();
@@ -143,7 +143,7 @@ impl Run<'_> {
         let finished = writer.finish()?;
         let names = std::mem::take(&mut *written.lock().unwrap_or_else(|e| e.into_inner()));
         read_back(self.repository, &names, &finished.segment)?;
-        finished.segment.packs.into_iter().try_for_each(|pack| merger.add(pack, true))?;
+        finished.segment.packs.into_iter().try_for_each(|pack| merger.add(pack))?;
         merger.flush()?;
         segments.extend(names.into_iter().chain(merger.names));
         let all =
@@ -224,8 +224,15 @@ impl<'r> Judgement<'_, 'r> {
     /// Has what is needed copied out of packs that go, and lists what stays.
     fn decide(mut self, listings: &[Listing]) -> Result<Decided<'r>> {
         let (repository, number) = (self.repository, self.number);
-        let (listed, names) = (HashSet::new(), Vec::new());
-        let mut merger = Merger { repository, number, open: Segment::default(), listed, names, bytes: 0 };
+        let mut merger = Merger {
+            repository,
+            number,
+            open: Segment::default(),
+            listed: HashSet::new(),
+            hasher: RandomState::new(),
+            names: Vec::new(),
+            bytes: 0,
+        };
         let merged = tiers(listings);
         let mut segments = Vec::new();
         for listing in listings.iter().filter(|listing| is_covered(number, &listing.name)) {
@@ -241,7 +248,7 @@ impl<'r> Judgement<'_, 'r> {
                 let lives =
                     if whole { self.lives(&pack)? } else { *self.fates.entry(pack.id).or_insert(true) };
                 if lives {
-                    merger.add(pack, whole)?;
+                    merger.add(pack)?;
                 }
             }
         }

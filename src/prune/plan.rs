@@ -15,6 +15,9 @@ const TIER_FACTOR: u64 = 4;
 /// One collection rewrites at most this much, so that a repository near its bound needs little room.
 const BATCH: u64 = 8 << 30;
 
+/// A plan is made again this often where other prunes go on meanwhile.
+const TRIES: usize = 4;
+
 /// Why a pack goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
@@ -131,6 +134,13 @@ impl Marked {
 
 /// A plan for what the repository holds, as if the snapshots `without` were forgotten.
 pub fn plan(repository: &Repository, options: &Options, without: &HashSet<SessionId>) -> Result<Plan> {
+    for _ in 1..TRIES {
+        let numbers = repository.numbers()?;
+        match mark_and_plan(repository, options, without) {
+            Err(error) if error.is_of_the_past(|| Ok(repository.numbers()? != numbers))? => {}
+            planned => return Ok(planned?.0),
+        }
+    }
     Ok(mark_and_plan(repository, options, without)?.0)
 }
 
@@ -140,7 +150,7 @@ pub(super) fn mark_and_plan(
     without: &HashSet<SessionId>,
 ) -> Result<(Plan, Marked)> {
     let view = repository.view()?;
-    if let Some(damaged) = view.damaged.into_iter().next() {
+    if let Some(damaged) = view.unsure().pop() {
         return Err(damaged.into());
     }
     let view = View { damaged: vec![], ..view };

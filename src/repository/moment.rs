@@ -279,7 +279,8 @@ impl Marks {
     fn when(&self, revision: i64) -> Option<When> {
         let place = self.0.partition_point(|mark| mark.revision < revision);
         let (before, after) = (self.0.get(place.checked_sub(1)?)?, self.0.get(place)?);
-        let (from, to) = (before.from, after.to);
+        // A clock that was set back may have made the later mark's time the earlier one.
+        let (from, to) = (before.from.min(after.to), after.to.max(before.from));
         let share = (revision - before.revision) as f64 / (after.revision - before.revision) as f64;
         let likely = from + ((to - from) as f64 * share) as Nanos;
         Some(When { from, to, likely })

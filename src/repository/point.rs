@@ -81,7 +81,7 @@ impl Point {
         let missing = |what: String| Error::PointNotFound(format!("{what} in series {series:?}"));
         let found = match self {
             Point::Latest(back) => {
-                let place = own.len().checked_sub(back + 1);
+                let place = own.len().checked_sub(back.saturating_add(1));
                 place.map(|place| own[place]).ok_or_else(|| match own.len() {
                     0 => missing("there is no snapshot".into()),
                     n => missing(format!("there are only {n} snapshots")),

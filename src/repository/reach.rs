@@ -66,7 +66,8 @@ fn no_contents(_: &[u8]) -> Result<Vec<Content>> {
 }
 
 /// Shows every chunk that `snapshot` refers to. `enter` is asked before a node's entries are looked at:
-/// whoever has seen the node before says no. A node that cannot be read is shown to `broken`.
+/// whoever has seen the node before says no. A node that cannot be read is shown to `broken`, and so is an entry
+/// that stands in a chunk of its own: what they lead to is not shown.
 pub fn for_each_chunk(
     nodes: &dyn Nodes,
     snapshot: &Snapshot,
@@ -146,11 +147,12 @@ impl Walk<'_> {
         let value = match value {
             Value::Here(value) => value.clone(),
             Value::Chunk(id, _) => {
-                self.data(*id, key)?;
+                let reached = self.data(*id, key)?;
                 match self.nodes.get(ChunkKind::Data, id) {
                     Ok(value) => value.to_vec(),
-                    // Said when the chunk itself is looked at.
-                    Err(error) if error.kind() == crate::fault::Kind::Damage => return Ok(()),
+                    Err(error) if error.kind() == crate::fault::Kind::Damage => {
+                        return (self.broken)(reached, error.into());
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -161,7 +163,7 @@ impl Walk<'_> {
     fn content(&mut self, content: &Content, key: &[u8]) -> Result<()> {
         match content {
             Content::Inline(_) => Ok(()),
-            Content::Chunks(chunks) => chunks.iter().try_for_each(|(id, _)| self.data(*id, key)),
+            Content::Chunks(chunks) => chunks.iter().try_for_each(|(id, _)| self.data(*id, key).map(drop)),
             Content::Tree(root) => self.content_node(root.node, root.level, key),
         }
     }
@@ -195,7 +197,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn data(&mut self, id: ChunkId, key: &[u8]) -> Result<()> {
-        (self.enter)(Reached { kind: ChunkKind::Data, id, tree: self.tree, key }).map(|_| ())
+    fn data<'k>(&mut self, id: ChunkId, key: &'k [u8]) -> Result<Reached<'k>> {
+        let reached = Reached { kind: ChunkKind::Data, id, tree: self.tree, key };
+        (self.enter)(reached).map(|_| reached)
     }
 }

@@ -14,7 +14,7 @@ use super::open::Ended;
 use super::{Error, Moment, Point, Repository, Result};
 use crate::collection::{CHOOSE, Folder, LOOK, MARK, Numbers, Reuse, Validity};
 use crate::context::Nanos;
-use crate::format::{Claim, Condemned, Name, Segment, SegmentName, Snapshot, Verdict};
+use crate::format::{Claim, Condemned, Malformed, Name, Segment, SegmentName, Snapshot, Verdict};
 use crate::id::{PackId, SessionId};
 use crate::store::{self, Index, Reader, Wanted};
 
@@ -55,6 +55,9 @@ pub struct View {
     pub segments: Vec<SegmentName>,
     /// Snapshot records that could not be read.
     pub damaged: Vec<Error>,
+    /// Snapshots that the verdict names and the listing did not: their records are lost, unless a collection went
+    /// on meanwhile.
+    pub absent: Vec<SessionId>,
     /// Sessions that have a claim, whatever it says.
     pub ended: HashSet<SessionId>,
     /// Sessions, where they were listed.
@@ -77,7 +80,14 @@ impl View {
     /// Whether the record of this snapshot could not be read.
     pub fn is_damaged(&self, sid: &SessionId) -> bool {
         let name = Name::Claim(*sid).to_string();
-        self.damaged.iter().any(|error| matches!(error, Error::Damaged { file, .. } if *file == name))
+        let mut files =
+            self.damaged.iter().map(|error| matches!(error, Error::Damaged { file, .. } if *file == name));
+        files.any(|same| same) || self.absent.contains(sid)
+    }
+
+    /// Why it cannot be told what is needed: records that cannot be read, or are not there.
+    pub fn unsure(&self) -> Vec<Error> {
+        self.damaged.iter().cloned().chain(self.absent.iter().map(missing)).collect()
     }
 
     /// What the point means, of `series`. Beside a record that cannot be read only an id or a name
@@ -89,6 +99,10 @@ impl View {
             (Some(damage), ..) => Err(Error::Unclear { damage: Box::new(damage.clone()) }),
         }
     }
+}
+
+fn missing(sid: &SessionId) -> Error {
+    Error::Damaged { file: Name::Claim(*sid).to_string(), what: Malformed::Missing }
 }
 
 fn oldest_first(info: &SnapshotInfo) -> (Nanos, SessionId) {
@@ -168,27 +182,43 @@ impl Repository {
         }
         let Collections { numbers, validity, condemned } =
             collections.map_or_else(|| self.collections(), Ok)?;
-        let ended = claims.iter().copied().collect();
+        let ended: HashSet<SessionId> = claims.iter().copied().collect();
         let forgotten: HashSet<SessionId> = tombstones.into_iter().collect();
         claims.retain(|sid| validity.snapshot(sid));
-        let (mut all, mut damaged) = (Vec::new(), Vec::new());
+        let (mut all, mut damaged, mut vanished) = (Vec::new(), Vec::new(), Vec::new());
         for (id, claim) in self.claims(&claims) {
             match claim {
                 Ok(Some(snapshot)) => all.push(SnapshotInfo { id, snapshot }),
                 Ok(None) => {}
-                // Deleted since it was listed, by a collection that we have not seen.
-                Err(Error::Storage(error)) if error.is_not_found() => {}
                 // Nobody wants it any more, whatever it was.
                 Err(Error::Damaged { .. }) if forgotten.contains(&id) => {}
+                Err(Error::Storage(error)) if error.is_not_found() => vanished.push(id),
                 Err(error @ Error::Damaged { .. }) => damaged.push(error),
                 Err(error) => return Err(error),
             }
         }
+        // What is valid is deleted only once there is a newer verdict.
+        if !vanished.is_empty() && self.numbers()?.verdict == validity.verdict {
+            damaged.extend(vanished.iter().filter(|sid| !forgotten.contains(sid)).map(missing));
+        }
+        let absent = validity.snapshots.iter().filter(|sid| !ended.contains(sid) && !forgotten.contains(sid));
+        let absent = absent.copied().collect();
         all.sort_by_key(oldest_first);
         let (forgotten, snapshots) = all.into_iter().partition(|info| forgotten.contains(&info.id));
         let segments = segments.iter().filter_map(|name| name.parse().ok());
         let segments = segments.filter(|name| validity.segment(name)).collect();
-        Ok(View { numbers, validity, condemned, snapshots, forgotten, segments, damaged, ended, sessions })
+        Ok(View {
+            numbers,
+            validity,
+            condemned,
+            snapshots,
+            forgotten,
+            segments,
+            damaged,
+            absent,
+            ended,
+            sessions,
+        })
     }
 
     /// How these sessions ended. Claims are write-once: what the last look has read is not read again, and this

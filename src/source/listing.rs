@@ -181,7 +181,14 @@ impl Lister {
             .interceptor(keep.clone())
             .mutate_request(extension(self.extended));
         request.send().await.map_err(|e| self.fail(classify(&e, false)))?;
-        self.parsed(&keep.body())
+        let page = self.parsed(&keep.body())?;
+        match page.objects.iter().find(|object| !object.key.starts_with(prefix)) {
+            None => Ok(page),
+            Some(other) => Err(self.fail(Cause::Transient(format!(
+                "a broken answer: {:?} does not begin with {prefix:?}, which was asked for",
+                other.key
+            )))),
+        }
     }
 
     /// Everything below `prefix`, page by page.

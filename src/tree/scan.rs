@@ -31,12 +31,17 @@ pub fn get(nodes: &dyn Nodes, root: Option<&Root>, key: &[u8]) -> Result<Option<
     let Some(root) = root else { return Ok(None) };
     let mut node = nodes.node(&root.node)?;
     while node.level > 0 {
-        node = child(nodes, &node.cells[node.find(key)], node.level - 1)?;
+        node = child(nodes, below(&node, node.find(key), root)?, node.level - 1)?;
     }
     match node.cells.get(node.find(key)) {
         Some(cell) if cell.key == key => resolve(nodes, cell.payload.clone()).map(Some),
         _ => Ok(None),
     }
+}
+
+/// A cell of a node on the way from the root, which itself may be empty where somebody made it up.
+fn below<'n>(node: &'n Node, at: usize, root: &Root) -> Result<&'n Cell> {
+    node.cells.get(at).ok_or(Error::Node { id: root.node, what: Malformed::Content })
 }
 
 /// The entries from `from` on, in order.
@@ -46,9 +51,9 @@ pub fn scan<'a>(nodes: &'a dyn Nodes, root: Option<&Root>, from: &[u8]) -> Resul
     let mut node = nodes.node(&root.node)?;
     while node.level > 0 {
         let at = node.find(from);
-        let below = child(nodes, &node.cells[at], node.level - 1)?;
+        let next = child(nodes, below(&node, at, root)?, node.level - 1)?;
         scan.path.push((node, at + 1));
-        node = below;
+        node = next;
     }
     let at = node.cells.partition_point(|cell| cell.key.as_slice() < from);
     scan.path.push((node, at));

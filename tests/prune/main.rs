@@ -13,12 +13,15 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use icecore::check;
 use icecore::fault::Kind;
-use icecore::format::{Claim, Condemned, Name, PackEntry, SegmentName};
-use icecore::id::ChunkKind;
+use icecore::format::{Attributes, Claim, Condemned, Content, Item, ItemState, Name, PackEntry, SegmentName};
+use icecore::id::{ChunkKind, PackId};
 use icecore::prune::{self, Options, Reason};
-use icecore::storage::{Faulty, Operation};
-use world::{Made, World, begin, bytes_of, files, forget, noise, store, store_with, try_store};
+use icecore::storage::{Cause, Faulty, Injected, Operation};
+use icecore::store::Tuning;
+use icecore::tree::{Builder, ReadWrite};
+use world::{Made, World, begin, bytes_of, files, forget, noise, snapshot, store, store_with, try_store};
 
 pub fn now() -> Options {
     Options { patience: Some(Duration::ZERO), ..Options::default() }
@@ -266,7 +269,11 @@ fn a_segment_that_lists_something_else_in_a_pack_than_is_needed_of_it_costs_noth
     let less: fn(&mut PackEntry) = |pack| pack.chunks.clear();
     let first: fn(&mut PackEntry) = |pack| pack.chunks[0].id = pack.chunks.last().unwrap().id;
     let last: fn(&mut PackEntry) = |pack| pack.chunks.last_mut().unwrap().id = pack.chunks[0].id;
-    for lie in [less, first, last] {
+    let elsewhere: fn(&mut PackEntry) = |pack| pack.chunks.iter_mut().for_each(|chunk| chunk.offset += 1);
+    let longer: fn(&mut PackEntry) = |pack| pack.chunks.iter_mut().for_each(|chunk| chunk.plain += 1);
+    let lies = [less, first, last, elsewhere, longer];
+    // The packs may go; or they stay, and the segment is written anew for one that nobody has.
+    for (lie, condemned) in lies.into_iter().flat_map(|lie| [(lie, true), (lie, false)]) {
         let world = World::new();
         let repository = world.init();
         let made = store(&repository, &[b"a", b"b"]);
@@ -275,15 +282,128 @@ fn a_segment_that_lists_something_else_in_a_pack_than_is_needed_of_it_costs_noth
         let session = begin(&repository);
         let mut segment = snapshot.segment.clone();
         segment.packs.iter_mut().for_each(lie);
+        let nowhere = PackId([9; 16]);
+        segment.packs.push(PackEntry { id: nowhere, chunks: vec![], ..segment.packs[0].clone() });
         let name = Name::Segment(SegmentName::Session(session.sid, 0)).to_string();
         repository.put_record(&name, &segment).unwrap();
         session.give_up("it is a thief's").unwrap();
-        let packs = snapshot.segment.packs.iter().map(|pack| pack.id).collect();
+        let packs = match condemned {
+            true => snapshot.segment.packs.iter().map(|pack| pack.id).collect(),
+            false => vec![nowhere],
+        };
         repository.put_record(&Name::Condemned(1).to_string(), &Condemned { packs }).unwrap();
         prune::run(&repository, &now()).unwrap();
         made.reads_back(&world.open(2));
-        world.is_whole(3);
+        // Nothing more is made of it.
+        prune::run(&world.open(3), &now()).unwrap();
+        made.reads_back(&world.open(4));
     }
+}
+
+/// A long list of chunks stands in a chunk of its own; where that cannot be read, nobody knows what it leads to.
+#[test]
+fn a_damaged_entry_stops_a_prune_and_a_check_names_it() {
+    let world = World::new();
+    let repository = world.init();
+    let first = store(&repository, &[b"content"]);
+    let session = begin(&repository);
+    let (writer, reader) = (session.writer(Tuning::default()), session.reader());
+    let nodes = ReadWrite::new(&reader, Some(&writer));
+    let mut builder = Builder::new(&nodes, repository.shape(repository.config().trees.objects));
+    let item = Item {
+        state: ItemState::Present,
+        size: 7 * 1000,
+        modified: 0,
+        content: Content::Chunks(vec![(first.chunks[0], 7); 1000]),
+        attributes: Attributes::Object(Box::default()),
+    };
+    builder.push(b"object".to_vec(), item.encode(), item.size).unwrap();
+    let root = builder.finish().unwrap();
+    let segment = writer.finish().unwrap().segment;
+    let entry = segment.packs.iter().find(|pack| pack.kind == ChunkKind::Data).unwrap().clone();
+    session.commit(snapshot(root, None, segment, 1000)).unwrap();
+    forget(&repository, &first);
+    let path = world.repository_path().join(Name::Pack(entry.kind, entry.id).to_string());
+    let whole = std::fs::read(&path).unwrap();
+    let mut damaged = whole.clone();
+    damaged[entry.chunks[0].offset as usize + 20] ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+    let before = files(&world.repository_path());
+    assert_eq!(prune::run(&world.open(2), &now()).unwrap_err().kind(), Kind::Damage);
+    assert_eq!(files(&world.repository_path()), before);
+    let found = check::run(&world.open(3), check::Options { read_data: false }).unwrap().damage;
+    let named = found.iter().map(|damage| (damage.kind, &damage.file[..], damage.snapshots.len()));
+    assert_eq!(named.collect::<Vec<_>>(), [("chunk", &entry.chunks[0].id.to_string()[..], 1)]);
+    std::fs::write(&path, whole).unwrap();
+    prune::run(&world.open(2), &now()).unwrap();
+    world.is_whole(4);
+}
+
+/// A store that has lost a file, or shows another state of itself, has not deleted a snapshot.
+#[test]
+fn a_record_that_is_listed_and_not_there_stops_a_prune() {
+    let world = World::new();
+    let repository = world.init();
+    let (first, second) = (store(&repository, &[b"first"]), store(&repository, &[b"second"]));
+    forget(&repository, &second);
+    let lost = Name::Claim(first.sid).to_string();
+    let plan = move |operation, name: &str| {
+        let hits = operation == Operation::Get && name == lost;
+        hits.then(|| Injected::Instead(Cause::NotFound))
+    };
+    let before = files(&world.repository_path());
+    let failing = world.open_on(2, Arc::new(Faulty::new(world.local(), plan)));
+    let error = prune::run(&failing, &now()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Damage);
+    assert!(error.to_string().contains(&first.sid.to_string()), "{error}");
+    assert_eq!(files(&world.repository_path()), before);
+    prune::run(&repository, &now()).unwrap();
+    first.reads_back(&repository);
+}
+
+#[test]
+fn a_snapshot_that_the_verdict_names_and_that_is_lost_stops_a_prune_until_it_is_forgotten() {
+    let world = World::new();
+    let repository = world.init();
+    let (lost, kept) = (store(&repository, &[b"lost"]), store(&repository, &[b"kept"]));
+    prune::run(&repository, &now()).unwrap();
+    std::fs::remove_file(world.repository_path().join(Name::Claim(lost.sid).to_string())).unwrap();
+    let before = files(&world.repository_path());
+    assert_eq!(prune::run(&world.open(2), &now()).unwrap_err().kind(), Kind::Damage);
+    assert_eq!(files(&world.repository_path()), before);
+    let told = world.program().args(["forget", &lost.sid.to_string(), "--prune"]).output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    kept.reads_back(&world.open(3));
+    world.is_whole(3);
+}
+
+#[test]
+fn a_restore_that_ends_while_a_verdict_is_carried_out_has_ended() {
+    let world = World::new();
+    let repository = world.init();
+    let (first, kept) = (store(&repository, &[b"first"]), store(&repository, &[b"kept"]));
+    let reading = world.open(2);
+    std::mem::forget(reading.begin_read(first.sid).unwrap());
+    let names = files(&world.repository_path());
+    let mut sessions = names.iter().filter_map(|name| name.strip_prefix("sessions/"));
+    let open = sessions.find(|sid| !names.contains(&format!("snapshots/{sid}"))).unwrap();
+    let (sid, other) = (open.parse().unwrap(), reading.clone());
+    forget(&repository, &first);
+    let closing = move |operation, name: &str| {
+        if operation == Operation::Delete && name.starts_with("sessions/") {
+            other.close(sid, "it has ended").unwrap();
+        }
+        None
+    };
+    let pruning = world.open_on(3, Arc::new(Faulty::new(world.local(), closing)));
+    prune::run(&pruning, &now()).unwrap();
+    let names = files(&world.repository_path());
+    let (session, claim) = (Name::Session(sid).to_string(), Name::Claim(sid).to_string());
+    assert!(!names.contains(&session) || names.contains(&claim), "it looks open: {names:?}");
+    prune::run(&repository, &now()).unwrap();
+    let names = files(&world.repository_path());
+    assert!(!names.contains(&session) && !names.contains(&claim), "{names:?}");
+    kept.reads_back(&repository);
 }
 
 #[test]
