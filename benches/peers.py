@@ -422,8 +422,8 @@ def cost(benchmark):
     return estimates["mean"]["point_estimate"] / 1e9 / about["throughput"]["Bytes"]
 
 
-LARGE = ("content/cut", "content/name large chunks", "pack/encode floats")
-SMALL = ("content/name small files", "pack/encode small files")
+LARGE = ("content/cut 16 MiB", "content/name 1 MiB", "pack/encode floats, 1 MiB")
+SMALL = ("content/name 4 KiB", "pack/encode JSON, 4 KiB")
 
 
 def ingest(lines):

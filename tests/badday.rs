@@ -21,7 +21,7 @@ use icecore::format::Name;
 use icecore::repository::{Access, Point, Repository};
 use icecore::storage::{
     Cause, CredentialVars, Faulty, Injected, Local, Location, Operation, Patience, Requests, Retried,
-    S3Address, Storage,
+    S3Address, Storage, connect,
 };
 use icecore::store::Tuning;
 
@@ -378,6 +378,50 @@ fn a_source_that_is_restarted_in_the_middle_is_waited_for() {
     backup::run(&world.open_with(&context), &options).unwrap();
     world.holds(fill);
     world.is_whole();
+}
+
+/// As a garbage collector does.
+#[test]
+fn objects_that_are_deleted_between_listing_and_reading_are_recorded_as_gone() {
+    const ALL: usize = 600;
+    let world = World::new();
+    world.fill(objects(ALL));
+    let mut last: Vec<String> = objects(ALL).map(|(key, _)| key).collect();
+    last.sort();
+    let deleted = last.split_off(ALL - 20);
+    let (access, bucket, keys) = (world.minio.access(), world.bucket.clone(), deleted.clone());
+    let mut context = world.context();
+    let once = AtomicUsize::new(0);
+    context.progress = After::new(20, move || {
+        if once.fetch_add(1, Ordering::SeqCst) > 0 {
+            return;
+        }
+        let (access, bucket, keys) = (access.clone(), bucket.clone(), keys.clone());
+        // What reads objects is a runtime, which must not wait for another.
+        let deleting = std::thread::spawn(move || {
+            let runtime = common::runtime();
+            let client = runtime.block_on(connect(&access)).unwrap();
+            for key in keys {
+                runtime.block_on(client.delete_object().bucket(&bucket).key(key).send()).unwrap();
+            }
+        });
+        deleting.join().unwrap();
+    });
+    let report = backup::run(&world.open_with(&context), &world.options()).unwrap();
+    let info = world.open().view().unwrap().snapshots.remove(0);
+    assert_eq!(info.snapshot.objects.as_ref().unwrap().gone, 20, "{:?}", report.warnings);
+    let repository = world.open();
+    let browser = Browser::open(&repository).unwrap();
+    for (key, body) in objects(ALL) {
+        let mut found = Vec::new();
+        let shown = browser.cat(&info.clone().into(), Side::Objects, key.as_bytes(), None, &mut found);
+        assert_eq!(shown.is_ok() && found == body, !deleted.contains(&key), "{key}");
+    }
+    world.is_whole();
+    // They are not listed any more.
+    let report = world.backup().unwrap();
+    assert_eq!(report.objects.unwrap().0.gone, 0);
+    world.holds(objects(ALL).filter(|(key, _)| !deleted.contains(key)));
 }
 
 // A repository in a bucket.
