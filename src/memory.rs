@@ -4,7 +4,7 @@
 //! ```text
 //! of 256 MiB
 //! packs     37 MiB each: one is filled while two are put; with less than 192 MiB one is put at a time
-//! bodies    3/16, what is read of objects and not yet cut
+//! bodies    1/8, what is read of objects and not yet cut
 //! sorted    1/32 for each sorter, three of which may be full at once
 //! ids       1/8 of a kibibyte each, chunks that the run has stored itself
 //! ```
@@ -42,7 +42,7 @@ impl Memory {
 
     /// Bytes of objects that are read and not yet cut.
     pub fn bodies(self) -> usize {
-        self.share(3, 16)
+        self.share(1, 8)
     }
 
     /// Bytes that one sorter holds before it spills.
@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(Memory::of(100 << 20), None);
         let (least, usual, large) = (Memory::LEAST, Memory::USUAL, Memory::of(1 << 30).unwrap());
         assert_eq!((least.uploads(), usual.uploads(), large.uploads()), (1, 2, 4));
-        assert_eq!((usual.bodies(), usual.sorted(), usual.ids()), (48 << 20, 8 << 20, 256 << 10));
+        assert_eq!((usual.bodies(), usual.sorted(), usual.ids()), (32 << 20, 8 << 20, 256 << 10));
         assert!(least.sorted() < usual.sorted() && usual.sorted() < large.sorted());
     }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::{ByteStream, ByteStreamError};
 use aws_sdk_s3::types::{ObjectAttributes as Asked, ObjectLockLegalHoldStatus};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -486,9 +487,12 @@ impl Bucket {
     async fn collect(&self, key: &str, answer: GetObjectOutput) -> Result<Bytes> {
         let broken = |why: String| self.fail("read", key, Cause::Transient(why));
         let expected = answer.content_length();
-        let body = tokio::time::timeout(STILL, answer.body.collect()).await;
+        let body = tokio::time::timeout(STILL, whole(answer.body, expected)).await;
         let body = body.map_err(|_| broken("the body did not arrive in time".into()))?;
-        let bytes = body.map_err(|e| broken(chain(&e)))?.into_bytes();
+        let bytes = body.map_err(|e| broken(chain(&e)))?;
+        if bytes.len() as u64 > PIECE {
+            return Err(broken("more came than was asked for".into()));
+        }
         if expected.is_some_and(|expected| expected != bytes.len() as i64) {
             return Err(broken(format!(
                 "{} bytes came instead of {}",
@@ -498,6 +502,20 @@ impl Bucket {
         }
         Ok(bytes)
     }
+}
+
+/// A body of at most a piece, put together as it arrives: what has been received is held once only. Of a longer one
+/// a little more than a piece.
+async fn whole(mut body: ByteStream, expected: Option<i64>) -> std::result::Result<Bytes, ByteStreamError> {
+    let expected = expected.and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+    let mut bytes = BytesMut::with_capacity(expected.min(PIECE as usize));
+    while let Some(more) = body.try_next().await? {
+        bytes.extend_from_slice(&more);
+        if bytes.len() as u64 > PIECE {
+            break;
+        }
+    }
+    Ok(bytes.freeze())
 }
 
 /// Why this one object cannot be read, where that is no failure of the whole source.

@@ -349,7 +349,7 @@ fn a_record_that_is_listed_and_not_there_stops_a_prune() {
     let lost = Name::Claim(first.sid).to_string();
     let plan = move |operation, name: &str| {
         let hits = operation == Operation::Get && name == lost;
-        hits.then(|| Injected::Instead(Cause::NotFound))
+        hits.then_some(Injected::Instead(Cause::NotFound))
     };
     let before = files(&world.repository_path());
     let failing = world.open_on(2, Arc::new(Faulty::new(world.local(), plan)));
