@@ -25,7 +25,8 @@ test: rocksdb ## all tests, then the acceptance tests against real servers (FULL
 soak: rocksdb ## what takes long: SOAK revisions (1000) of each etcd version brought back, the collection protocol in large, 500 kills, commands beside each other for long
 	scripts/servers.sh etcd-3.5 etcd-3.6 etcd-3.7
 	export SOAK=$${SOAK:-1000}; $(cargo) test --release --locked --test proof -- --nocapture --test-threads=1
-	export ICECORE_SOAK=1; $(cargo) test --release --locked --test collection --test kill --test beside
+	export ICECORE_SOAK=1; $(cargo) test --release --locked --test kill --test beside
+	export ICECORE_SOAK=1; $(cargo) test --release --locked --test collection
 
 test-milvus: build ## a real Milvus, backed up, wiped and brought back
 	scripts/servers.sh etcd-3.5 minio python milvus kafka
