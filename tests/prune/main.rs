@@ -18,6 +18,7 @@ use icecore::fault::Kind;
 use icecore::format::{Attributes, Claim, Condemned, Content, Item, ItemState, Name, PackEntry, SegmentName};
 use icecore::id::{ChunkKind, PackId};
 use icecore::prune::{self, Options, Reason};
+use icecore::repository::Repository;
 use icecore::storage::{Cause, Faulty, Injected, Operation};
 use icecore::store::Tuning;
 use icecore::tree::{Builder, ReadWrite};
@@ -29,6 +30,15 @@ pub fn now() -> Options {
 
 pub fn later() -> Options {
     Options { patience: None, ..Options::default() }
+}
+
+/// A prune finds damage, which it gives, and changes nothing.
+fn stops(world: &World, repository: &Repository) -> prune::Error {
+    let before = files(&world.repository_path());
+    let error = prune::run(repository, &now()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Damage);
+    assert_eq!(files(&world.repository_path()), before);
+    error
 }
 
 #[test]
@@ -328,9 +338,7 @@ fn a_damaged_entry_stops_a_prune_and_a_check_names_it() {
     let mut damaged = whole.clone();
     damaged[entry.chunks[0].offset as usize + 20] ^= 1;
     std::fs::write(&path, damaged).unwrap();
-    let before = files(&world.repository_path());
-    assert_eq!(prune::run(&world.open(2), &now()).unwrap_err().kind(), Kind::Damage);
-    assert_eq!(files(&world.repository_path()), before);
+    stops(&world, &world.open(2));
     let found = check::run(&world.open(3), check::Options { read_data: false }).unwrap().damage;
     let named = found.iter().map(|damage| (damage.kind, &damage.file[..], damage.snapshots.len()));
     assert_eq!(named.collect::<Vec<_>>(), [("chunk", &entry.chunks[0].id.to_string()[..], 1)]);
@@ -351,12 +359,9 @@ fn a_record_that_is_listed_and_not_there_stops_a_prune() {
         let hits = operation == Operation::Get && name == lost;
         hits.then_some(Injected::Instead(Cause::NotFound))
     };
-    let before = files(&world.repository_path());
     let failing = world.open_on(2, Arc::new(Faulty::new(world.local(), plan)));
-    let error = prune::run(&failing, &now()).unwrap_err();
-    assert_eq!(error.kind(), Kind::Damage);
+    let error = stops(&world, &failing);
     assert!(error.to_string().contains(&first.sid.to_string()), "{error}");
-    assert_eq!(files(&world.repository_path()), before);
     prune::run(&repository, &now()).unwrap();
     first.reads_back(&repository);
 }
@@ -368,9 +373,7 @@ fn a_snapshot_that_the_verdict_names_and_that_is_lost_stops_a_prune_until_it_is_
     let (lost, kept) = (store(&repository, &[b"lost"]), store(&repository, &[b"kept"]));
     prune::run(&repository, &now()).unwrap();
     std::fs::remove_file(world.repository_path().join(Name::Claim(lost.sid).to_string())).unwrap();
-    let before = files(&world.repository_path());
-    assert_eq!(prune::run(&world.open(2), &now()).unwrap_err().kind(), Kind::Damage);
-    assert_eq!(files(&world.repository_path()), before);
+    stops(&world, &world.open(2));
     let told = world.program().args(["forget", &lost.sid.to_string(), "--prune"]).output().unwrap();
     assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
     kept.reads_back(&world.open(3));
@@ -417,9 +420,7 @@ fn a_damaged_record_stops_a_prune() {
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let before = files(&world.repository_path());
-    assert_eq!(prune::run(&world.open(2), &now()).unwrap_err().kind(), Kind::Damage);
-    assert_eq!(files(&world.repository_path()), before);
+    stops(&world, &world.open(2));
 }
 
 #[test]
