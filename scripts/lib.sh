@@ -10,7 +10,8 @@
 #   stop src                        # start_etcd src 3.5 again: same data, same port
 #   start_weed other                # SeaweedFS, a second S3 implementation
 #   start_moto third                # moto, S3 in memory
-#   start_kafka queue               # ${URL[queue]} has no scheme; has_kafka says whether there is one
+#   start_kafka queue               # ${URL[queue]} has no scheme; "has kafka" says whether there is one
+#   start_pulsar queue              # the same, and ${MANAGEMENT[queue]}
 #   start_milvus milvus 2.3.5 etcd-NAME minio-NAME bucket   # on etcd and MinIO started before
 #
 # All that was started is stopped, by its own pid, and the temporary directory is
@@ -20,7 +21,7 @@
 #
 # Variables for the caller: TMP (temporary directory), CACHE, PYTHON (has boto3),
 # ORACLE (tests/oracle), ACCESS_KEY and SECRET_KEY (of every S3 server here),
-# URL, PID, DIR, CA by server name, and PORT (set by free_port).
+# URL, PID, DIR, CA, MANAGEMENT by server name, and PORT (set by free_port).
 # shellcheck disable=SC2034 # many are for the caller
 
 [[ -n ${BASH_VERSION:-} ]] || { echo "lib.sh needs bash" >&2; return 1; }
@@ -30,7 +31,7 @@ PYTHON=$CACHE/venv/bin/python
 ORACLE=$(cd "$(dirname "${BASH_SOURCE[0]}")/../tests/oracle" && pwd)
 ACCESS_KEY=icecore-test
 SECRET_KEY=icecore-test-secret
-declare -gA URL=() PID=() DIR=() CA=()
+declare -gA URL=() PID=() DIR=() CA=() MANAGEMENT=()
 # Not for the caller: the ports of a server, kept for its restart, and the etcdctl
 # of its version.
 declare -gA _PORTS=() _ETCDCTL=()
@@ -313,15 +314,16 @@ start_moto() {
   _await "$name" curl -fsS "${URL[$name]}/moto-api/"
 }
 
-# kafka_dir: prints where Kafka's jars lie.
-kafka_dir() { compgen -G "$CACHE/servers/kafka-*" | head -n 1; }
-has_kafka() { command -v java >/dev/null && [[ -n $(kafka_dir) ]]; }
+# jars kafka|pulsar: prints where its jars lie.
+jars() { compgen -G "$CACHE/servers/$1-*" | head -n 1; }
+# has kafka|pulsar
+has() { command -v java >/dev/null && [[ -n $(jars "$1") ]]; }
 
 # start_kafka NAME: one server that is broker and controller.
 start_kafka() {
   local name=$1 jars port controller java=(java -Xmx512m -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp)
-  jars="$(kafka_dir)/*"
-  has_kafka || die "Kafka is not there: scripts/servers.sh kafka"
+  has kafka || die "Kafka is not there: scripts/servers.sh kafka"
+  jars="$(jars kafka)/*"
   _place "$name" 2
   read -r port controller <<<"${_PORTS[$name]}"
   URL[$name]=127.0.0.1:$port
@@ -337,13 +339,35 @@ start_kafka() {
   _await "$name" bash -c ": <'/dev/tcp/127.0.0.1/$port'"
 }
 
+# start_pulsar NAME: broker, bookie and ZooKeeper in one process.
+start_pulsar() {
+  local name=$1 port web keeper bookie package opens=()
+  has pulsar || die "Pulsar is not there: scripts/servers.sh pulsar"
+  _place "$name" 4
+  read -r port web keeper bookie <<<"${_PORTS[$name]}"
+  URL[$name]=127.0.0.1:$port
+  MANAGEMENT[$name]=http://127.0.0.1:$web
+  printf '%s\n' zookeeperServers= configurationStoreServers= clusterName=standalone "brokerServicePort=$port" \
+    "webServicePort=$web" bindAddress=127.0.0.1 advertisedAddress=127.0.0.1 allowAutoTopicCreationType=non-partitioned \
+    managedLedgerDefaultEnsembleSize=1 managedLedgerDefaultWriteQuorum=1 managedLedgerDefaultAckQuorum=1 \
+    brokerDeleteInactiveTopicsEnabled=false >"${DIR[$name]}/properties"
+  # It looks into Java itself, which later versions of Java want to be told.
+  for package in java.base/{java.lang,java.nio,java.util.zip,jdk.internal.loader,jdk.internal.misc,sun.net} java.management/sun.management; do
+    opens+=(--add-opens "$package=ALL-UNNAMED")
+  done
+  _launch "$name" java -Xmx1g -Dio.netty.tryReflectionSetAccessible=true "${opens[@]}" -cp "$(jars pulsar)/*" \
+    org.apache.pulsar.PulsarStandaloneStarter -c "${DIR[$name]}/properties" --no-functions-worker --no-stream-storage \
+    -a 127.0.0.1 --zookeeper-port "$keeper" --zookeeper-dir "${DIR[$name]}/data/zookeeper" \
+    --bookkeeper-port "$bookie" --bookkeeper-dir "${DIR[$name]}/data/bookkeeper"
+  _await "$name" curl -fsS "${MANAGEMENT[$name]}/admin/v2/persistent/public/default"
+}
+
 # start_milvus NAME VERSION ETCD MINIO BUCKET [SETTING=VALUE…]: a standalone Milvus on an
 # etcd and a MinIO started before. Its message queue and local files are in
 # DIR[NAME]/local. Settings are Milvus's own, as environment variables
 # (COMMON_SECURITY_AUTHORIZATIONENABLED=true); ROOT=by-dev and FILES=files are the root
 # paths in etcd and in the bucket. URL[NAME] is where clients connect, MANAGEMENT[NAME]
 # its HTTP port.
-declare -gA MANAGEMENT=()
 start_milvus() {
   local name=$1 version=$2 etcd=$3 minio=$4 bucket=$5 root=by-dev files=files home p names script=() i setting=()
   shift 5

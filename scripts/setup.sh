@@ -2,7 +2,9 @@
 # Installs what building and testing icecore needs and this system lacks.
 # Changes nothing, and takes a moment, when all of it is there.
 #
-#   scripts/setup.sh
+#   scripts/setup.sh            # what everything needs
+#   scripts/setup.sh java       # and Java with Maven, for Kafka and Pulsar
+#   scripts/setup.sh peers      # and restic, and what borg is built with
 #
 # The servers that the tests talk to are a separate step: scripts/servers.sh.
 set -euo pipefail
@@ -46,6 +48,20 @@ have openssl || missing+=(openssl)
 have curl || missing+=(curl)
 have strace || missing+=(strace)
 have_venv || missing+=(python3-venv)
+for also; do
+  case $also in
+    java)
+      have java || missing+=(default-jre-headless)
+      have mvn || missing+=(maven)
+      ;;
+    peers)
+      have restic || missing+=(restic)
+      pkg-config --exists liblz4 libzstd libxxhash libcrypto 2>/dev/null && [[ -e /usr/include/sys/acl.h ]] ||
+        missing+=(liblz4-dev libzstd-dev libxxhash-dev libssl-dev libacl1-dev python3-dev)
+      ;;
+    *) echo "setup: $also is not known: java, peers" >&2; exit 2 ;;
+  esac
+done
 
 if ((${#missing[@]})); then
   if ! have apt-get; then
