@@ -4,7 +4,7 @@ use super::{Error, Found, Options, Result};
 use crate::browse::{Browser, Milvus};
 use crate::etcd::Etcd;
 use crate::format::{Attributes, Item, ItemState};
-use crate::milvus::{Instance, Survey};
+use crate::milvus::{Instance, Survey, Woodpecker};
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, Moment, Repository, objects};
 use crate::restore;
@@ -143,8 +143,12 @@ impl Proof {
             let (key, value, _) = entry?;
             Ok::<_, Error>((key, Item::decode(&value).map_err(repository::Error::from)?))
         });
-        let wanted =
-            wanted.filter(|entry| entry.as_ref().map_or(true, |(_, item)| item.state == ItemState::Present));
+        let etcd = moment.etcd();
+        let logs = etcd.map(|etcd| Woodpecker::at(&nodes, etcd, &repository.spool())).transpose()?.flatten();
+        let later = |key: &[u8]| logs.as_ref().is_some_and(|logs| logs.is_later(key));
+        let wanted = wanted.filter(|entry| {
+            entry.as_ref().map_or(true, |(key, item)| item.state == ItemState::Present && !later(key))
+        });
         for pair in paired(wanted, listed) {
             context.cancel.check().map_err(repository::Error::from)?;
             context.progress.advance(Amount { items: 1, bytes: 0 });

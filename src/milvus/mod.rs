@@ -17,6 +17,7 @@ mod reference;
 mod rewrite;
 mod root;
 mod survey;
+mod woodpecker;
 
 pub use avro::Error as ManifestError;
 pub use catalog::{
@@ -30,3 +31,4 @@ pub use objects::Objects;
 pub use queue::Queue;
 pub use rewrite::Rewrite;
 pub use survey::{Found, Instance, Survey, survey};
+pub use woodpecker::{Woodpecker, log_folder};

@@ -6,7 +6,9 @@ use super::mapping::Scope;
 use super::{Error, Result, Run};
 use crate::etcd::Etcd;
 use crate::format::{Content, KeyState};
-use crate::milvus::{Instance, Queue, Rewrite, counters_prefix, metadata_prefix, session_prefix, survey};
+use crate::milvus::{
+    Instance, Queue, Rewrite, Woodpecker, counters_prefix, metadata_prefix, session_prefix, survey,
+};
 use crate::repository::{self, content_bytes, state};
 use crate::target::{self, EtcdTarget};
 
@@ -52,6 +54,21 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Finds what must not come back of the write-ahead log, also where only objects are restored: etcd may be,
+    /// by another command.
+    pub(super) fn look_at_logs(&mut self) -> Result<()> {
+        if let Some(etcd) = self.moment.etcd() {
+            self.logs = Woodpecker::at(&self.nodes, etcd, &self.repository.spool())?;
+        }
+        Ok(())
+    }
+
+    /// Whether an object of the snapshot is not restored, because etcd knows its segment of the log only later.
+    pub(super) fn is_later(&self, key: &[u8]) -> bool {
+        let named = self.options.object_keys.contains(key);
+        !named && self.logs.as_ref().is_some_and(|logs| logs.is_later(key))
     }
 
     /// Under servers that run nothing is restored; and nothing lets ids and timestamps go backwards.

@@ -23,6 +23,7 @@ use crate::context::Interrupted;
 use crate::fault::{Kind, on_this_machine};
 use crate::format::Malformed;
 use crate::id::SessionId;
+use crate::milvus::Woodpecker;
 use crate::repository::{self, Moment, Repository, When, line_of};
 use crate::selection::Selection;
 use crate::source;
@@ -237,6 +238,8 @@ struct Run<'a> {
     notes: Vec<String>,
     /// Keys that are not restored.
     left_out: BTreeSet<Vec<u8>>,
+    /// Logs of which later segments are not restored.
+    logs: Option<Woodpecker>,
     /// Beginnings of keys whose values may change.
     rewritten: Vec<Vec<u8>>,
     /// Settings that were set.
@@ -266,6 +269,7 @@ impl<'a> Run<'a> {
             warnings,
             notes,
             left_out,
+            logs: None,
             rewritten,
             settings,
             nearest,
@@ -396,6 +400,7 @@ pub fn run(
     let mut run = Run::new(repository, moment, options, nodes, show);
     let line = line_of(&view.snapshots, &moment.info);
     run.look_at_milvus()?;
+    run.look_at_logs()?;
     // All targets answer before any is written to.
     let _more_sessions = run.plan_file(&line)?;
     let etcd = run.plan_etcd()?;

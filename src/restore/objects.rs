@@ -165,7 +165,7 @@ impl Run<'_> {
     /// Counts objects that are only the nearest, and warns of those that have no content.
     pub(super) fn look_at_chosen(&mut self) -> Result<()> {
         let (mut absent, mut nearest, mut by_version) = (Listed::default(), 0, 0);
-        self.for_each_chosen(|key, value, certainty| {
+        let later = self.for_each_chosen(|key, value, certainty| {
             if Item::decode(&value)?.state == ItemState::Unreadable {
                 absent.add(|| text(&key));
             }
@@ -177,6 +177,11 @@ impl Run<'_> {
             Ok(())
         })?;
         (self.nearest, self.by_version) = (nearest, by_version);
+        if later > 0 {
+            self.notes.push(format!(
+                "left out: {later} objects of the write-ahead log, in segments that were begun after the revision"
+            ));
+        }
         let what = "objects could not be read when the snapshot was taken and were not restored";
         self.warnings.extend(absent.warning(what));
         Ok(())
@@ -190,19 +195,22 @@ impl Run<'_> {
         Ok(format!("{to_prefix}{key}"))
     }
 
-    /// Shows every object of the snapshot that is restored, in order.
+    /// Shows every object of the snapshot that is restored, in order. How many were left out as later than etcd.
     pub(super) fn for_each_chosen(
         &self,
         mut show: impl FnMut(Vec<u8>, Vec<u8>, Certainty) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let scope = self.options.objects_scope();
+        let mut later = 0;
         for entry in objects(&self.nodes, self.moment, &scope.beginning())? {
             let (key, value, certainty) = entry?;
-            if scope.takes(&key) {
-                show(key, value, certainty)?;
+            match scope.takes(&key) {
+                true if self.is_later(&key) => later += 1,
+                true => show(key, value, certainty)?,
+                false => {}
             }
         }
-        Ok(())
+        Ok(later)
     }
 
     /// A key that was named and is not there is a mistake to be told before anything is written.

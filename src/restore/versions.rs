@@ -163,7 +163,7 @@ impl Run<'_> {
         for entry in versions(&self.nodes, root.as_ref(), &scope.beginning())? {
             let (key, all) = entry?;
             self.repository.context().cancel.check()?;
-            if !scope.takes(&key) {
+            if !scope.takes(&key) || self.is_later(&key) {
                 continue;
             }
             let key = self.target_key(&key)?;
