@@ -380,6 +380,91 @@ fn a_source_that_is_restarted_in_the_middle_is_waited_for() {
     world.is_whole();
 }
 
+/// Does something to the bucket while it is read.
+trait Meanwhile {
+    /// A context with which `act` is done once 20 objects are read: then, or whenever one is read from then on.
+    fn meanwhile(
+        &self,
+        once: bool,
+        act: impl Fn(&tokio::runtime::Runtime, &aws_sdk_s3::Client, &str) + Send + Sync + 'static,
+    ) -> Context;
+}
+
+impl Meanwhile for World {
+    fn meanwhile(
+        &self,
+        once: bool,
+        act: impl Fn(&tokio::runtime::Runtime, &aws_sdk_s3::Client, &str) + Send + Sync + 'static,
+    ) -> Context {
+        let (access, bucket, act) = (self.minio.access(), self.bucket.clone(), Arc::new(act));
+        let done = AtomicBool::new(false);
+        let progress = After::new(20, move || {
+            if done.swap(true, Ordering::SeqCst) && once {
+                return;
+            }
+            let (access, bucket, act) = (access.clone(), bucket.clone(), act.clone());
+            // What reads objects is a runtime, which must not wait for another.
+            let acting = std::thread::spawn(move || {
+                let runtime = common::runtime();
+                act(&runtime, &runtime.block_on(connect(&access)).unwrap(), &bucket);
+            });
+            acting.join().unwrap();
+        });
+        Context { progress, ..self.context() }
+    }
+}
+
+/// Blocks of a segment of a write-ahead log.
+fn blocks(count: usize) -> impl Iterator<Item = (String, Vec<u8>)> {
+    (0..count).map(|n| (format!("files/wp/1/7/{n}.blk"), content(n, 900)))
+}
+
+/// As Woodpecker compacts a segment.
+#[test]
+fn a_segment_of_a_log_that_is_compacted_while_it_is_read_is_captured_as_it_is_afterwards() {
+    let world = World::new();
+    let others = || objects(30).chain([("files/wp/1/6/0.blk".to_owned(), content(6, 700))]);
+    let footer = ("files/wp/1/7/footer.blk".to_owned(), b"of blocks".to_vec());
+    world.fill(blocks(600).chain(others()).chain([footer.clone()]));
+    let merged: Vec<_> = [("files/wp/1/7/m_0.blk", 70), ("files/wp/1/7/m_1.blk", 71)]
+        .map(|(key, seed)| (key.to_owned(), content(seed, 90_000)))
+        .into_iter()
+        .chain([(footer.0.clone(), b"of merged blocks".to_vec())])
+        .collect();
+    let put = merged.clone();
+    let context = world.meanwhile(true, move |runtime, client, bucket| {
+        for (key, body) in put.clone() {
+            let request = client.put_object().bucket(bucket).key(key).body(body.into());
+            runtime.block_on(request.send()).unwrap();
+        }
+        for (key, _) in blocks(600) {
+            runtime.block_on(client.delete_object().bucket(bucket).key(key).send()).unwrap();
+        }
+    });
+    let report = backup::run(&world.open_with(&context), &world.options()).unwrap();
+    let (capture, counts) = report.objects.unwrap();
+    assert_eq!((capture.gone, counts.count), (0, 34), "{:?}", report.warnings);
+    world.holds(others().chain(merged));
+    world.is_whole();
+}
+
+#[test]
+fn a_segment_of_a_log_that_never_rests_is_told() {
+    let world = World::new();
+    world.fill(blocks(60));
+    let round = AtomicUsize::new(0);
+    let context = world.meanwhile(false, move |runtime, client, bucket| {
+        let body = content(round.fetch_add(1, Ordering::SeqCst), 100).into();
+        let request = client.put_object().bucket(bucket).key("files/wp/1/7/0.blk").body(body);
+        runtime.block_on(request.send()).unwrap();
+    });
+    let report = backup::run(&world.open_with(&context), &world.options()).unwrap();
+    let told = |warning: &String| warning.contains("1 segments of the write-ahead log changed whenever");
+    assert!(report.warnings.iter().any(told), "{:?}", report.warnings);
+    assert_eq!(report.objects.unwrap().1.count, 60);
+    world.is_whole();
+}
+
 /// As a garbage collector does.
 #[test]
 fn objects_that_are_deleted_between_listing_and_reading_are_recorded_as_gone() {
@@ -389,23 +474,11 @@ fn objects_that_are_deleted_between_listing_and_reading_are_recorded_as_gone() {
     let mut last: Vec<String> = objects(ALL).map(|(key, _)| key).collect();
     last.sort();
     let deleted = last.split_off(ALL - 20);
-    let (access, bucket, keys) = (world.minio.access(), world.bucket.clone(), deleted.clone());
-    let mut context = world.context();
-    let once = AtomicUsize::new(0);
-    context.progress = After::new(20, move || {
-        if once.fetch_add(1, Ordering::SeqCst) > 0 {
-            return;
+    let keys = deleted.clone();
+    let context = world.meanwhile(true, move |runtime, client, bucket| {
+        for key in &keys {
+            runtime.block_on(client.delete_object().bucket(bucket).key(key).send()).unwrap();
         }
-        let (access, bucket, keys) = (access.clone(), bucket.clone(), keys.clone());
-        // What reads objects is a runtime, which must not wait for another.
-        let deleting = std::thread::spawn(move || {
-            let runtime = common::runtime();
-            let client = runtime.block_on(connect(&access)).unwrap();
-            for key in keys {
-                runtime.block_on(client.delete_object().bucket(&bucket).key(key).send()).unwrap();
-            }
-        });
-        deleting.join().unwrap();
     });
     let report = backup::run(&world.open_with(&context), &world.options()).unwrap();
     let info = world.open().view().unwrap().snapshots.remove(0);

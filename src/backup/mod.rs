@@ -8,6 +8,7 @@ mod content;
 mod etcd;
 mod files;
 mod forecast;
+mod logs;
 mod objects;
 mod prove;
 mod settings;

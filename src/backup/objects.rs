@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::checkpoint::{Checkpoint, Earlier};
 use super::content::Storing;
 use super::forecast::Waiting;
+use super::logs::Logs;
 use super::{Error, Result, Run};
 use crate::format::{
     Attributes, Content, Item, ItemState, MAX_INLINE_VALUE, ObjectAttributes, ObjectCapture, Place, Root,
@@ -71,9 +72,11 @@ pub(super) struct Work<'a, 'r> {
     edits: Mutex<Sorter>,
     /// What was read, once more, where versions are captured too: the current ones among them.
     read: Option<Mutex<Sorter>>,
+    /// What was captured of logs, where these are captured a segment at a time.
+    pub logs: Option<Logs>,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
-    gone: AtomicU64,
+    pub gone: AtomicU64,
     read_bytes: AtomicU64,
     unreadable: Mutex<Vec<String>>,
 }
@@ -93,6 +96,8 @@ pub(super) struct Worked {
     pub gone: u64,
     /// Why objects could not be read.
     pub unreadable: Vec<String>,
+    /// Folders of logs that changed whenever they were captured.
+    pub restless: Vec<String>,
     /// See [`Work`].
     pub read: Option<Sorter>,
 }
@@ -100,7 +105,7 @@ pub(super) struct Worked {
 /// Unreadable objects named in the warnings; more are counted.
 const NAMED: usize = 20;
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
@@ -121,6 +126,7 @@ impl Run<'_> {
         let mut work = Work::new(self, bucket);
         work.checkpoint = Some(&checkpoint);
         let versions = self.options.objects.as_ref().is_some_and(|options| options.versions);
+        work.logs = Some(Logs::new(self));
         work.read = versions.then(|| Mutex::new(self.sorter()));
         let worked = work.run(before, |work, wanted| work.compare(before.as_ref(), earlier, wanted))?;
         let mut capture = ObjectCapture {
@@ -137,6 +143,7 @@ impl Run<'_> {
         };
         self.settle_settings(settings, &mut capture);
         self.warn_about(worked.unreadable, "objects");
+        self.warn_about_logs(&worked.restless);
         self.warn_about_nothing(&capture, &prefix);
         let versions = self.versions(bucket, parent, &mut capture, worked.read)?;
         Ok(Objects { capture, counts: worked.counts, versions, checkpoint })
@@ -209,6 +216,7 @@ impl<'a, 'r> Work<'a, 'r> {
             checkpoint: None,
             edits: Mutex::new(run.sorter()),
             read: None,
+            logs: None,
             failure: Mutex::default(),
             failed: AtomicBool::new(false),
             gone: AtomicU64::new(0),
@@ -224,6 +232,7 @@ impl<'a, 'r> Work<'a, 'r> {
         compare: impl FnOnce(&Self, mpsc::Sender<Wish>) -> Result<Counts>,
     ) -> Result<Worked> {
         let mut counts = self.all(|wanted| compare(&self, wanted))?;
+        let restless = self.settle(&mut counts)?;
         let Work { run, edits, gone, read_bytes, unreadable, read, .. } = self;
         let edits = edits.into_inner().unwrap_or_else(|e| e.into_inner());
         let root = run.apply_objects(before, edits)?;
@@ -234,6 +243,7 @@ impl<'a, 'r> Work<'a, 'r> {
             counts,
             gone: gone.into_inner(),
             unreadable: unreadable.into_inner().unwrap_or_else(|e| e.into_inner()),
+            restless,
             read: read.map(|read| read.into_inner().unwrap_or_else(|e| e.into_inner())),
         })
     }
@@ -253,7 +263,7 @@ impl<'a, 'r> Work<'a, 'r> {
     }
 
     /// Has everything read that `compare` wants.
-    fn all(&self, compare: impl FnOnce(mpsc::Sender<Wish>) -> Result<Counts>) -> Result<Counts> {
+    pub fn all(&self, compare: impl FnOnce(mpsc::Sender<Wish>) -> Result<Counts>) -> Result<Counts> {
         let runtime = &self.run.repository.context().runtime;
         let (wanted, mut wishes) = mpsc::channel::<Wish>(QUEUE);
         let (arrived, arrivals) = mpsc::channel::<Arrival>(QUEUE);
@@ -286,10 +296,10 @@ impl<'a, 'r> Work<'a, 'r> {
         }
     }
 
-    /// The objects that are to be backed up.
-    fn list(&self) -> Result<impl Iterator<Item = source::Result<Listed>>> {
+    /// The objects that are to be backed up, and whose keys begin so.
+    pub fn list(&self, beginning: &str) -> Result<impl Iterator<Item = source::Result<Listed>>> {
         let takes = |listed: &Listed| self.takes(&listed.key);
-        Ok(self.bucket.list()?.filter(move |listed| listed.as_ref().map_or(true, takes)))
+        Ok(self.bucket.list_below(beginning)?.filter(move |listed| listed.as_ref().map_or(true, takes)))
     }
 
     /// Whether the key was chosen.
@@ -311,7 +321,7 @@ impl<'a, 'r> Work<'a, 'r> {
         let mut counts = Counts::default();
         let mut old = tree::scan(&self.run.nodes, before, &[])?.peekable();
         let mut expected = Amount::default();
-        for listed in self.list()? {
+        for listed in self.list("")? {
             let listed = listed?;
             self.check()?;
             while let Some(entry) =
@@ -326,6 +336,7 @@ impl<'a, 'r> Work<'a, 'r> {
             match same_key.transpose()? {
                 Some(entry) if listed.shows(&Item::decode(&entry.value)?) => {
                     counts.unchanged += 1;
+                    self.note_log(&entry.key, &entry.value, false)?;
                     progress.advance(Amount { items: 1, bytes: listed.size });
                     continue;
                 }
@@ -349,7 +360,7 @@ impl<'a, 'r> Work<'a, 'r> {
         for entry in old {
             self.removed(entry?.key, &mut counts)?;
         }
-        self.confirm(before, &counts, || self.list())?;
+        self.confirm(before, &counts, || self.list(""))?;
         Ok(counts)
     }
 
@@ -362,6 +373,9 @@ impl<'a, 'r> Work<'a, 'r> {
         let spool = |e| self.run.spool_error(e);
         if let Some(read) = self.read.as_ref().filter(|_| !value.is_empty()) {
             lock(read).push(key.clone(), value.clone()).map_err(spool)?;
+        }
+        if !value.is_empty() {
+            self.note_log(&key, &value, true)?;
         }
         lock(&self.edits).push(key, value).map_err(spool)
     }

@@ -79,9 +79,9 @@ impl Woodpecker {
 }
 
 /// The folder (with its slash) of the segment of a log that an object is of.
-pub fn log_folder(key: &str) -> Option<&str> {
-    let (folder, ..) = segment_of(key.as_bytes())?;
-    key.get(..folder)
+pub fn log_folder(key: &[u8]) -> Option<&str> {
+    let (folder, ..) = segment_of(key)?;
+    std::str::from_utf8(&key[..folder]).ok()
 }
 
 /// The length of an object's folder, its log and its segment, where it is of one.
@@ -105,14 +105,14 @@ mod tests {
 
     #[test]
     fn only_files_of_segments_belong_to_a_log() {
-        assert_eq!(log_folder("files/wp/1/20/m_3.blk"), Some("files/wp/1/20/"));
-        assert_eq!(log_folder("wp/1/2/write.lock"), Some("wp/1/2/"));
+        assert_eq!(log_folder(b"files/wp/1/20/m_3.blk"), Some("files/wp/1/20/"));
+        assert_eq!(log_folder(b"wp/1/2/write.lock"), Some("wp/1/2/"));
         for other in
             ["files/wp/1/2", "files/wp/1/x/0.blk", "files/wp/-1/2/0.blk", "files/wq/1/2/0.blk", "0.blk"]
         {
-            assert_eq!(log_folder(other), None, "{other}");
+            assert_eq!(log_folder(other.as_bytes()), None, "{other}");
         }
-        assert_eq!(log_folder("files/wp/1/2/0.txt"), None);
+        assert_eq!(log_folder(b"files/wp/1/2/0.txt"), None);
     }
 
     #[test]

@@ -216,7 +216,13 @@ impl Bucket {
 
     /// All objects, in order of key.
     pub fn list(&self) -> Result<Listing> {
-        Listing::begin(&self.runtime, &self.lister(), &self.prefix)
+        self.list_below("")
+    }
+
+    /// All objects whose keys begin so, in order of key.
+    pub fn list_below(&self, beginning: &str) -> Result<Listing> {
+        let prefix = if beginning.starts_with(&self.prefix) { beginning } else { &self.prefix };
+        Listing::begin(&self.runtime, &self.lister(), prefix)
     }
 
     /// Every version and delete marker, key by key in order.
