@@ -12,7 +12,9 @@ use icecore::format::{
     history_key,
 };
 use icecore::id::{ChunkId, ChunkKind};
-use icecore::milvus::{self, Checked, Found, Instance, Lack, Objects, SegmentState, Survey};
+use icecore::milvus::{
+    self, Checked, Found, Instance, Lack, Lacking, Objects, SegmentState, Survey, Woodpecker,
+};
 use icecore::repository::EtcdAt;
 use icecore::secret::{ChunkNamer, ContentSecret};
 use icecore::store;
@@ -697,6 +699,59 @@ fn a_milvus_is_found_among_the_keys_of_others_whether_they_are_old_or_new() {
         let found = milvus::survey(&nodes, EtcdAt::whole(&capture), &std::env::temp_dir()).unwrap();
         assert!(found.instances.is_empty());
     }
+}
+
+/// Keys and objects of a write-ahead log with one segment.
+fn log_of_one_segment() -> (Keys, Sizes) {
+    let keys = [
+        ("woodpecker/logidgen", b"1".to_vec()),
+        ("woodpecker/logs/by-dev-rootcoord-dml_0", vec![8, 1]),
+        ("woodpecker/logs/by-dev-rootcoord-dml_0/segments/0", vec![]),
+    ];
+    let objects = [("files/wp/1/0/0.blk", 100), ("files/wp/1/0/write.lock", 10)];
+    (
+        keys.map(|(key, value)| (key.into(), value)).into(),
+        objects.map(|(key, size)| (key.into(), size)).into(),
+    )
+}
+
+#[test]
+fn a_write_ahead_log_lacks_its_keys_or_its_objects_only_where_it_has_the_other() {
+    let (log_keys, log_objects) = log_of_one_segment();
+    let mut keys = keys();
+    let lacks = |keys: &Keys, with_keys: bool, with_objects: bool| {
+        let mut all = (keys.clone(), sizes());
+        all.0.extend(log_keys.clone().into_iter().filter(|_| with_keys));
+        all.1.extend(log_objects.clone().into_iter().filter(|_| with_objects));
+        let nodes = memory();
+        let (tree, capture) = (tree(&nodes, &all.1, &Contents::new()), capture(&nodes, &all.0, &Keys::new()));
+        let logs = Woodpecker::at(&nodes, EtcdAt::whole(&capture), &std::env::temp_dir()).unwrap();
+        assert_eq!(logs.is_some(), with_keys);
+        let objects = Objects::Tree(tree.as_ref());
+        only(&all.0).lacks_of_log(logs.as_ref(), &nodes, objects, "files").unwrap()
+    };
+    assert_eq!(lacks(&keys, true, false), None, "a Milvus before 2.6 has none");
+    keys.insert("by-dev/meta/streamingcoord-meta/pchannel/by-dev-rootcoord-dml_0".into(), vec![]);
+    assert_eq!(lacks(&keys, true, false), Some(Lacking::Objects));
+    assert_eq!(lacks(&keys, false, true), Some(Lacking::Keys));
+    assert_eq!(lacks(&keys, true, true), None);
+    assert_eq!(lacks(&keys, false, false), None, "the log may be Kafka or Pulsar");
+}
+
+#[test]
+fn segments_that_etcd_does_not_know_yet_are_later() {
+    let (log_keys, _) = log_of_one_segment();
+    let later: Keys = [("woodpecker/logs/by-dev-rootcoord-dml_0/segments/1".to_owned(), vec![])].into();
+    let nodes = memory();
+    let capture = capture(&nodes, &log_keys, &later);
+    let at = |revision| {
+        let etcd = EtcdAt { revision, ..EtcdAt::whole(&capture) };
+        Woodpecker::at(&nodes, etcd, &std::env::temp_dir()).unwrap().unwrap()
+    };
+    let (before, after) = (at(2), at(3));
+    assert!(before.is_later(b"files/wp/1/1/0.blk") && !before.is_later(b"files/wp/1/0/0.blk"));
+    assert!(!after.is_later(b"files/wp/1/1/0.blk") && after.is_later(b"files/wp/1/2/0.blk"));
+    assert!(after.is_later(b"files/wp/2/0/0.blk"), "of a log that is made later");
 }
 
 #[test]

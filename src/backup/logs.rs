@@ -69,7 +69,7 @@ impl Logs {
         if read && captured.read.len() < MOST_FOLDERS && !captured.read.contains(folder) {
             captured.read.insert(folder.into());
         }
-        captured.objects.push(key.to_vec(), value.to_vec()).map_err(|e| run.spool_error(e))
+        captured.objects.push(key, value).map_err(|e| run.spool_error(e))
     }
 }
 

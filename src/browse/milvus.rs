@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Browser, Result};
-use crate::milvus::{Catalog, Checked, Collection, Held, Instance, Objects, SegmentState, survey};
+use crate::milvus::{
+    Catalog, Checked, Collection, Held, Instance, Objects, SegmentState, Woodpecker, survey,
+};
 use crate::repository::Moment;
 
 /// A Milvus in a snapshot.
@@ -49,13 +51,16 @@ impl Browser<'_> {
     pub fn milvus(&self, moment: &Moment, bucket_root: Option<&str>) -> Result<Vec<Milvus>> {
         let (nodes, spool) = (self.nodes(), self.repository.spool());
         let instances = survey(&nodes, super::etcd_of(moment)?, &spool)?.instances;
+        let logs = Woodpecker::at(&nodes, super::etcd_of(moment)?, &spool)?;
         let check = |mut instance: Instance| {
             let objects = Objects::At(moment);
-            let checked = match moment.info.snapshot.objects.is_some() {
-                true => Some(instance.check(&nodes, objects, bucket_root, &spool)?),
-                false => None,
-            };
-            Ok(Milvus { instance, checked })
+            if moment.info.snapshot.objects.is_none() {
+                return Ok(Milvus { instance, checked: None });
+            }
+            let mut checked = instance.check(&nodes, objects, bucket_root, &spool)?;
+            let root = &checked.bucket_root;
+            checked.lacks_of_log = instance.lacks_of_log(logs.as_ref(), &nodes, objects, root)?;
+            Ok(Milvus { instance, checked: Some(checked) })
         };
         instances.into_iter().map(check).collect()
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use icecore::browse::{Browser, Changed, Listed, Milvus, Totals, milvus_diff};
 use icecore::fault::Kind;
 use icecore::guard;
-use icecore::milvus::{Checked, Config, Lack, Missing};
+use icecore::milvus::{Checked, Config, Lack, Lacking, Missing};
 use icecore::repository::{self, Moment, Repository};
 use serde_json::{Value, json};
 
@@ -350,6 +350,9 @@ pub fn found_text(found: &guard::Found) -> String {
     let (missing, unchecked) = (found.checked.missing_count, found.checked.unchecked.len() as u64);
     let here = number(objects_of(&found.checked));
     let complete = match (missing, unchecked) {
+        (0, _) if found.checked.lacks_of_log.is_some() => {
+            "INCOMPLETE, its write-ahead log is not whole".into()
+        }
         (0, 0) => format!("all {here} objects that it needs are here"),
         (0, segments) => {
             format!("{here} objects that it needs are here; {} segments were NOT CHECKED", number(segments))
@@ -375,7 +378,11 @@ fn print_checked(
     let at = moment.revision.unwrap_or_default();
     let root = &milvus.instance.root;
     if checked.missing_count == 0 {
-        let verdict = if checked.is_complete() { "complete" } else { "NOT ALL CHECKED" };
+        let verdict = match (checked.is_complete(), checked.lacks_of_log) {
+            (true, _) => "complete",
+            (false, Some(_)) => "INCOMPLETE",
+            (false, None) => "NOT ALL CHECKED",
+        };
         writeln!(
             out,
             "{id}  rev:{at}  {root}: {verdict}: {} objects of {} segments are there",
@@ -392,6 +399,13 @@ fn print_checked(
             let (name, segment) = (milvus.name_of(missing.collection), missing.segment);
             writeln!(out, "  {name}, segment {segment}: {} {}", missing.key, lack_text(missing.lack))?;
         }
+    }
+    if let Some(lacking) = checked.lacks_of_log {
+        let what = match lacking {
+            Lacking::Keys => "keys of its write-ahead log, below woodpecker/ in etcd,",
+            Lacking::Objects => "objects of its write-ahead log",
+        };
+        writeln!(out, "  the {what} are not in the snapshot")?;
     }
     for (segment, why) in checked.unchecked.iter().take(NAMED) {
         writeln!(out, "  segment {segment} was NOT CHECKED: {why}")?;

@@ -8,7 +8,7 @@ use crate::backup;
 use crate::browse::{self, Browser, Milvus};
 use crate::fault::Kind;
 use crate::forget;
-use crate::milvus::{Checked, Lack, Missing, SegmentState};
+use crate::milvus::{Checked, Lack, Lacking, Missing, SegmentState};
 use crate::progress::Phase;
 use crate::repository::{self, Moment, Repository};
 use crate::restore;
@@ -213,7 +213,21 @@ fn lacking(found: &[Milvus]) -> Vec<String> {
             first.segment
         ))
     };
-    found.iter().filter_map(say).collect()
+    let log = |milvus: &Milvus| {
+        let root = &milvus.instance.root;
+        Some(match milvus.checked.as_ref()?.lacks_of_log? {
+            Lacking::Keys => format!(
+                "Milvus at {root:?} keeps a write-ahead log in the bucket whose keys, below woodpecker/ in etcd, are not \
+                 in this snapshot: restored without them it has lost what it had not flushed. Back up the whole etcd, \
+                 without --etcd-prefix"
+            ),
+            Lacking::Objects => format!(
+                "Milvus at {root:?} keeps a write-ahead log that is not in the bucket (woodpecker.storage.type): what it \
+                 had not flushed is not in this snapshot"
+            ),
+        })
+    };
+    found.iter().filter_map(say).chain(found.iter().filter_map(log)).collect()
 }
 
 impl From<&Milvus> for Found {

@@ -9,6 +9,7 @@ use super::manifest::{self, Manifest};
 use super::objects::{Objects, below};
 use super::reference::{Part, Reference};
 use super::survey::{Instance, SORT_BYTES};
+use super::woodpecker::Lacking;
 use crate::format::{Item, ItemState};
 use crate::repository::{Error, Result, content_bytes};
 use crate::sorter::{Sorted, Sorter};
@@ -78,6 +79,8 @@ pub struct Checked {
     pub missing_count: u64,
     /// Live segments of which not all was looked for, and why.
     pub unchecked: BTreeMap<i64, String>,
+    /// What the snapshot lacks of the write-ahead log, where it has the rest.
+    pub lacks_of_log: Option<Lacking>,
 }
 
 impl Catalog {
@@ -300,7 +303,7 @@ fn choose_root(nodes: &dyn Nodes, objects: Objects, sample: &[Entry]) -> Result<
 impl Checked {
     /// Whether all is there: nothing is missing, and nothing was not looked for.
     pub fn is_complete(&self) -> bool {
-        self.missing_count == 0 && self.unchecked.is_empty()
+        self.missing_count == 0 && self.unchecked.is_empty() && self.lacks_of_log.is_none()
     }
 
     fn uncheck(&mut self, segment: i64, why: String) {

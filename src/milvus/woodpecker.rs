@@ -9,6 +9,8 @@ use std::path::Path;
 
 use prost::Message;
 
+use super::objects::{Objects, below};
+use super::survey::Instance;
 use crate::repository::{EtcdAt, Result, content_bytes, state};
 use crate::tree::Nodes;
 
@@ -75,6 +77,39 @@ impl Woodpecker {
             // Of a log that is there no more its number is not given out again.
             None => log > self.last_log,
         }
+    }
+}
+
+/// What a snapshot lacks of a write-ahead log that Milvus has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lacking {
+    /// Its keys.
+    Keys,
+    /// Its objects.
+    Objects,
+}
+
+impl Instance {
+    /// What the snapshot lacks of the log, where it has the rest.
+    pub fn lacks_of_log(
+        &self,
+        logs: Option<&Woodpecker>,
+        nodes: &dyn Nodes,
+        objects: Objects,
+        bucket_root: &str,
+    ) -> Result<Option<Lacking>> {
+        if !self.write_ahead {
+            return Ok(None);
+        }
+        let folder = below(bucket_root, &[FOLDER, b"/"].concat());
+        let first = objects.below(nodes, &folder)?.next().transpose()?;
+        let here = first.is_some_and(|(key, _)| key.starts_with(&folder) && log_folder(&key).is_some());
+        let begun = |logs: &Woodpecker| logs.logs.values().any(|segment| *segment >= 0);
+        Ok(match (logs, here) {
+            (None, true) => Some(Lacking::Keys),
+            (Some(logs), false) if begun(logs) => Some(Lacking::Objects),
+            _ => None,
+        })
     }
 }
 
