@@ -30,8 +30,9 @@ soak: rocksdb ## what takes long: SOAK revisions (1000) of each etcd version bro
 
 test-milvus: build ## a real Milvus, backed up, wiped and brought back
 	-scripts/setup.sh java # without it Kafka and Pulsar are left out, and the test says so
-	scripts/servers.sh etcd-3.5 minio python milvus kafka pulsar
+	scripts/servers.sh etcd-3.5 minio python milvus wal kafka pulsar
 	tests/milvus.sh
+	tests/woodpecker.sh
 
 bench: build ## all figures of docs/performance.md but Milvus's, which benches/milvus.sh has (ROUNDS=3 SCALE=1)
 	scripts/setup.sh peers

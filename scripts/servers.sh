@@ -4,6 +4,7 @@
 #   scripts/servers.sh [NAME…]
 #
 # NAME: etcd-3.4 etcd-3.5 etcd-3.6 etcd-3.7 minio seaweedfs python milvus
+#       wal (Milvus 2.6's code for its write-ahead log)
 #       kafka, pulsar (for Milvus; left out where there is no Java or no Maven)
 #       peers rustic (other tools of our kind, for benches/; what cannot be had is left out)
 #       (milvus-X.Y.Z: another version of it, as far as there is a wheel)
@@ -308,6 +309,23 @@ make_milvus_client() {
   touch "$cache/milvus-client/complete"
 }
 
+# --- Milvus 2.6's write-ahead log -----------------------------------------
+
+# Built anew where its source is another one.
+want_wal() {
+  local source=$repo/tests/oracle/wal sum
+  sum=$(cat "$source"/main.go "$source"/go.sum | cksum)
+  [[ -x $cache/bin/milvus-wal && $(cat "$cache/bin/milvus-wal.sum" 2>/dev/null) == "$sum" ]] && return
+  find_go 1.24.9
+  timed "Milvus's write-ahead log" build_wal "$source"
+  echo "$sum" >"$cache/bin/milvus-wal.sum"
+}
+
+build_wal() {
+  (cd "$1" && run_go build -trimpath -ldflags '-s -w' -o "$tmp/milvus-wal" .)
+  mv "$tmp/milvus-wal" "$cache/bin/milvus-wal"
+}
+
 # --- Kafka and Pulsar -----------------------------------------------------
 
 # want_jars NAME GROUP ARTIFACT VERSION [GROUP ARTIFACT VERSION]…: the first is the server.
@@ -369,6 +387,7 @@ for name; do
     milvus) want_milvus "$MILVUS" ;;
     milvus-*) want_milvus "${name#milvus-}" ;;
     kafka) want_jars kafka org.apache.kafka kafka_2.13 "$KAFKA" org.slf4j slf4j-simple 1.7.36 ;;
+    wal) want_wal ;;
     pulsar) want_jars pulsar org.apache.pulsar pulsar-broker "$PULSAR" ;;
     *) sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; die "unknown name: $name" ;;
   esac

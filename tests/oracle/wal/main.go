@@ -1,11 +1,12 @@
-// wal: Milvus 2.6's own code for its write-ahead log, on an etcd and a bucket.
+// wal: Milvus 2.6's own code for its write-ahead log, on Woodpecker, an etcd and a bucket.
 //
-//	wal append CHANNEL FROM TO [PAUSE-MS]   appends messages, prints "number id" of each once it is durable
-//	wal read CHANNEL ID|all                 prints "number id" of what is there, until nothing comes for 3 s
+//	wal append LOG FROM TO PAUSE-MS FILE   appends messages; a line of FILE for each, once it is durable
+//	wal read LOG FILE                      a line of FILE for each that is there, until none comes for 3 s
+//
+// A line is the message's number and its id. WAL_SETTINGS are settings of Milvus, "key=value key=value".
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"os"
@@ -13,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/milvus-io/milvus-proto/go-api/v2/commonpb"
 	"github.com/milvus-io/milvus/pkg/v2/streaming/util/message"
 	"github.com/milvus-io/milvus/pkg/v2/streaming/util/options"
 	"github.com/milvus-io/milvus/pkg/v2/streaming/util/types"
@@ -36,62 +36,68 @@ func number(s string) int {
 	return n
 }
 
-func main() {
+func body(n string) string { return n + " " + strings.Repeat(n, 200) }
+
+func open(name string) walimpls.WALImpls {
 	paramtable.Init()
 	for _, pair := range strings.Fields(os.Getenv("WAL_SETTINGS")) {
 		key, value, _ := strings.Cut(pair, "=")
 		must(paramtable.Get().Save(key, value))
 	}
-	verb, channel, args := os.Args[1], os.Args[2], os.Args[3:]
-	builder := registry.MustGetBuilder(message.WALNameWoodpecker)
-	opener, err := builder.Build()
+	opener, err := registry.MustGetBuilder(message.WALNameWoodpecker).Build()
 	must(err)
-	defer opener.Close()
-	ctx := context.Background()
-	log, err := opener.Open(ctx, &walimpls.OpenOption{Channel: types.PChannelInfo{Name: channel, Term: 1, AccessMode: types.AccessModeRW}})
+	channel := types.PChannelInfo{Name: name, Term: 1, AccessMode: types.AccessModeRW}
+	log, err := opener.Open(context.Background(), &walimpls.OpenOption{Channel: channel})
 	must(err)
-	out := bufio.NewWriter(os.Stdout)
-	defer out.Flush()
-	switch verb {
-	case "append":
-		pause := 0
-		if len(args) > 2 {
-			pause = number(args[2])
-		}
-		for n := number(args[0]); n < number(args[1]); n++ {
-			body := fmt.Sprintf("%d %s", n, strings.Repeat(strconv.Itoa(n), 200))
-			id, err := log.Append(ctx, message.NewMutableMessageBeforeAppend([]byte(body), map[string]string{"n": strconv.Itoa(n)}))
-			must(err)
-			fmt.Fprintln(out, n, id.Marshal())
-			out.Flush()
-			time.Sleep(time.Duration(pause) * time.Millisecond)
-		}
-	case "read":
-		policy := options.DeliverPolicyAll()
-		if args[0] != "all" {
-			id, err := message.UnmarshalMessageID(&commonpb.MessageID{Id: args[0], WALName: commonpb.WALName_WoodPecker})
-			must(err)
-			policy = options.DeliverPolicyStartFrom(id)
-		}
-		scanner, err := log.Read(ctx, walimpls.ReadOption{Name: fmt.Sprint("reader-", time.Now().UnixNano()), DeliverPolicy: policy})
+	return log
+}
+
+func appendTo(log walimpls.WALImpls, from, to int, pause time.Duration, out *os.File) {
+	for n := from; n < to; n++ {
+		msg := message.NewMutableMessageBeforeAppend([]byte(body(strconv.Itoa(n))), map[string]string{})
+		id, err := log.Append(context.Background(), msg)
 		must(err)
-		for idle := time.NewTimer(10 * time.Second); ; {
-			select {
-			case m, ok := <-scanner.Chan():
-				if !ok {
-					must(scanner.Error())
-					return
-				}
-				n, rest, _ := strings.Cut(string(m.Payload()), " ")
-				if rest != strings.Repeat(n, 200) {
-					must(fmt.Errorf("message %s is not what was written", n))
-				}
-				fmt.Fprintln(out, n, m.MessageID().Marshal())
-				idle.Reset(3 * time.Second)
-			case <-idle.C:
+		fmt.Fprintln(out, n, id.Marshal())
+		time.Sleep(pause)
+	}
+}
+
+func read(log walimpls.WALImpls, out *os.File) {
+	scanner, err := log.Read(context.Background(), walimpls.ReadOption{
+		Name:          fmt.Sprint("reader-", time.Now().UnixNano()),
+		DeliverPolicy: options.DeliverPolicyAll(),
+	})
+	must(err)
+	for idle := time.NewTimer(10 * time.Second); ; {
+		select {
+		case msg, ok := <-scanner.Chan():
+			if !ok {
+				must(scanner.Error())
 				return
 			}
+			n, _, _ := strings.Cut(string(msg.Payload()), " ")
+			if string(msg.Payload()) != body(n) {
+				must(fmt.Errorf("message %s is not what was written", n))
+			}
+			fmt.Fprintln(out, n, msg.MessageID().Marshal())
+			idle.Reset(3 * time.Second)
+		case <-idle.C:
+			return
 		}
 	}
+}
+
+func main() {
+	args := os.Args
+	out, err := os.Create(args[len(args)-1])
+	must(err)
+	log := open(args[2])
+	switch args[1] {
+	case "append":
+		appendTo(log, number(args[3]), number(args[4]), time.Duration(number(args[5]))*time.Millisecond, out)
+	case "read":
+		read(log, out)
+	}
 	log.Close()
+	must(out.Close())
 }
