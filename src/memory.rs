@@ -5,7 +5,7 @@
 //! of 256 MiB
 //! packs     37 MiB each: one is filled while two are put; with less than 192 MiB one is put at a time
 //! bodies    1/8, what is read of objects and not yet cut
-//! sorted    1/32 for each sorter, three of which may be full at once
+//! sorted    1/32 for each sorter, three of which may be full at once, and two of half the size
 //! ids       1/8 of a kibibyte each, chunks that the run has stored itself
 //! ```
 //! The rest is for what does not grow: the program, the index's cache, one chunk for each thread and stage.

@@ -419,9 +419,8 @@ fn blocks(count: usize) -> impl Iterator<Item = (String, Vec<u8>)> {
     (0..count).map(|n| (format!("files/wp/1/7/{n}.blk"), content(n, 900)))
 }
 
-/// As Woodpecker compacts a segment.
-#[test]
-fn a_segment_of_a_log_that_is_compacted_while_it_is_read_is_captured_as_it_is_afterwards() {
+/// As Woodpecker compacts a segment: the blocks go last, or stay where they cannot be deleted.
+fn compacted_while_it_is_read(blocks_go: bool) {
     let world = World::new();
     let others = || objects(30).chain([("files/wp/1/6/0.blk".to_owned(), content(6, 700))]);
     let footer = ("files/wp/1/7/footer.blk".to_owned(), b"of blocks".to_vec());
@@ -437,15 +436,26 @@ fn a_segment_of_a_log_that_is_compacted_while_it_is_read_is_captured_as_it_is_af
             let request = client.put_object().bucket(bucket).key(key).body(body.into());
             runtime.block_on(request.send()).unwrap();
         }
-        for (key, _) in blocks(600) {
+        for (key, _) in blocks(600).filter(|_| blocks_go) {
             runtime.block_on(client.delete_object().bucket(bucket).key(key).send()).unwrap();
         }
     });
     let report = backup::run(&world.open_with(&context), &world.options()).unwrap();
+    let left = if blocks_go { 0 } else { 600 };
     let (capture, counts) = report.objects.unwrap();
-    assert_eq!((capture.gone, counts.count), (0, 34), "{:?}", report.warnings);
-    world.holds(others().chain(merged));
+    assert_eq!((capture.gone, counts.count), (0, 34 + left), "{:?}", report.warnings);
+    world.holds(others().chain(merged).chain(blocks(600).filter(|_| !blocks_go)));
     world.is_whole();
+}
+
+#[test]
+fn a_segment_of_a_log_that_is_compacted_while_it_is_read_is_captured_as_it_is_afterwards() {
+    compacted_while_it_is_read(true);
+}
+
+#[test]
+fn a_footer_is_never_captured_without_the_blocks_that_it_names() {
+    compacted_while_it_is_read(false);
 }
 
 #[test]

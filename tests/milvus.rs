@@ -752,6 +752,18 @@ fn segments_that_etcd_does_not_know_yet_are_later() {
     assert!(before.is_later(b"files/wp/1/1/0.blk") && !before.is_later(b"files/wp/1/0/0.blk"));
     assert!(!after.is_later(b"files/wp/1/1/0.blk") && after.is_later(b"files/wp/1/2/0.blk"));
     assert!(after.is_later(b"files/wp/2/0/0.blk"), "of a log that is made later");
+    let none_yet: Keys = [("woodpecker/logidgen".to_owned(), b"0".to_vec())].into();
+    let capture = self::capture(&nodes, &none_yet, &Keys::new());
+    let logs = Woodpecker::at(&nodes, EtcdAt::whole(&capture), &std::env::temp_dir()).unwrap();
+    assert!(logs.unwrap().is_later(b"files/wp/1/0/0.blk"), "of the first log");
+}
+
+/// Before anything is flushed there is nothing else below the root path.
+#[test]
+fn a_root_path_with_nothing_but_a_write_ahead_log_is_found() {
+    let empty: Keys = [("by-dev/meta/root-coord/credential/roles/admin".to_owned(), vec![])].into();
+    let (_, log_objects) = log_of_one_segment();
+    assert_eq!(check(&mut only(&empty), &log_objects, None).bucket_root, "files");
 }
 
 #[test]

@@ -75,6 +75,9 @@ backup second
 if wait "$writer"; then ok 'it was written to the end'; else not_ok 'it was written to the end' "$(tail -n 1 "$TMP/wal.log")"; fi
 backup last
 
+expect 'beside later segments that stay a restore warns' 3 'stay in the bucket, in segments that were begun after' \
+  "$icecore" restore "rev:$between" --to-s3 "${URL[source-minio]}" --to-bucket a-bucket --overwrite --dry-run
+
 section "restored: a revision between two backups"
 comes_back between "rev:$between"
 section "restored: the first"

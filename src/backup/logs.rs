@@ -3,9 +3,10 @@
 //! Woodpecker merges a segment's blocks into larger ones, writes a footer that names these, and deletes the
 //! blocks. A listing from before and a footer from after make a segment that nobody can read. So each folder of
 //! which something was read is listed once more: where all that was captured is still there and the same, it was
-//! so at the first listing, too. Else what is different is captured again.
+//! so at the first listing, too; but a footer may have been read that is newer than the listing, so that after
+//! one there must be nothing else either. Else what is different is captured again.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
@@ -15,7 +16,7 @@ use tokio::sync::mpsc;
 use super::objects::{Counts, Wish, Work, lock};
 use super::{Error, Result, Run};
 use crate::format::{Item, ItemState};
-use crate::milvus::log_folder;
+use crate::milvus::{is_log_footer, log_folder};
 use crate::sorter::{Sorter, last_of_each, paired};
 use crate::source::Listed;
 
@@ -32,13 +33,26 @@ pub(super) struct Logs(Mutex<Captured>);
 struct Captured {
     /// Every object, encoded, by its key.
     objects: Sorter,
-    /// Folders of which something was read.
-    read: BTreeSet<String>,
+    /// Folders of which something was read, and whether their footer was.
+    read: BTreeMap<String, bool>,
+    /// Whether there were more.
+    more: bool,
 }
 
 impl Captured {
     fn new(run: &Run) -> Captured {
-        Captured { objects: run.sorter(), read: BTreeSet::new() }
+        Captured { objects: run.small_sorter(), read: BTreeMap::new(), more: false }
+    }
+}
+
+impl Captured {
+    fn note_read(&mut self, folder: &str, footer: bool) {
+        let full = self.read.len() == MOST_FOLDERS;
+        match self.read.get_mut(folder) {
+            Some(with_footer) => *with_footer |= footer,
+            None if full => self.more = true,
+            None => drop(self.read.insert(folder.into(), footer)),
+        }
     }
 }
 
@@ -66,8 +80,8 @@ impl Logs {
     pub fn note(&self, run: &Run, key: &[u8], value: &[u8], read: bool) -> Result<()> {
         let Some(folder) = log_folder(key) else { return Ok(()) };
         let mut captured = lock(&self.0);
-        if read && captured.read.len() < MOST_FOLDERS && !captured.read.contains(folder) {
-            captured.read.insert(folder.into());
+        if read {
+            captured.note_read(folder, is_log_footer(key));
         }
         captured.objects.push(key, value).map_err(|e| run.spool_error(e))
     }
@@ -95,6 +109,9 @@ impl Work<'_, '_> {
             if captured.read.is_empty() {
                 break;
             }
+            if captured.more {
+                restless.push(format!("(more than {MOST_FOLDERS} folders)"));
+            }
             let last = round == ROUNDS;
             let again = self.all(|wanted| self.again(captured, (!last).then_some(wanted), &mut restless))?;
             counts.read_count += again.read_count;
@@ -119,11 +136,11 @@ impl Work<'_, '_> {
             let folder = of(next);
             let group = std::iter::from_fn(|| objects.next_if(|next| next.is_err() || of(next) == folder));
             let mut group = group.map(|record| record.map_err(|e| self.run.spool_error(e)));
-            if !captured.read.contains(&folder) {
+            let Some(&with_footer) = captured.read.get(&folder) else {
                 group.try_for_each(|record| record.map(drop))?;
                 continue;
-            }
-            let differences = self.differences(&folder, group)?;
+            };
+            let differences = self.differences(&folder, with_footer, group)?;
             if !differences.moved {
                 continue;
             }
@@ -149,6 +166,7 @@ impl Work<'_, '_> {
     fn differences(
         &self,
         folder: &str,
+        with_footer: bool,
         captured: impl Iterator<Item = Result<Record>>,
     ) -> Result<Differences> {
         let mut found = Differences::default();
@@ -164,7 +182,10 @@ impl Work<'_, '_> {
             let same = |listed: &Listed| {
                 item.as_ref().is_some_and(|item| listed.shows(item)) || was == Some(ItemState::Unreadable)
             };
-            found.moved |= was.is_some() && !listed.as_ref().is_some_and(same);
+            found.moved |= match was {
+                Some(_) => !listed.as_ref().is_some_and(same),
+                None => with_footer,
+            };
             found.gone += u64::from(was == Some(ItemState::Gone));
             match (listed, value) {
                 (Some(listed), Some(value)) if same(&listed) => self.note_log(&key, &value, false)?,

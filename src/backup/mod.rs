@@ -170,6 +170,11 @@ impl Run<'_> {
         crate::sorter::Sorter::new(&self.repository.spool(), self.repository.context().memory.sorted())
     }
 
+    /// Of half the size: one more than a budget provides for.
+    fn small_sorter(&self) -> crate::sorter::Sorter {
+        crate::sorter::Sorter::new(&self.repository.spool(), self.repository.context().memory.sorted() / 2)
+    }
+
     fn spool_error(&self, error: std::io::Error) -> Error {
         Error::Spool(self.repository.spool().display().to_string(), error)
     }

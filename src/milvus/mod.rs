@@ -31,4 +31,4 @@ pub use objects::Objects;
 pub use queue::Queue;
 pub use rewrite::Rewrite;
 pub use survey::{Found, Instance, Survey, survey};
-pub use woodpecker::{Lacking, Woodpecker, log_folder};
+pub use woodpecker::{Lacking, Woodpecker, is_log_footer, log_folder, log_root};

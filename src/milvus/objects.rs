@@ -5,7 +5,8 @@ use crate::repository::{self, Error, Moment, Result};
 use crate::tree::{self, Nodes};
 
 /// The folders below the root path in a bucket.
-const FOLDERS: [&str; 6] = ["insert_log", "delta_log", "stats_log", "bm25_stats", "index_files", "index_v1"];
+const FOLDERS: [&str; 7] =
+    ["insert_log", "delta_log", "stats_log", "bm25_stats", "index_files", "index_v1", "wp"];
 
 /// Objects to look among.
 #[derive(Clone, Copy)]

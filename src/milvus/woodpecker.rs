@@ -37,9 +37,10 @@ pub struct Woodpecker {
 }
 
 impl Woodpecker {
-    /// What etcd knew at a revision; `None` where it has no logs.
+    /// What etcd knew at a revision; `None` where there is no Woodpecker.
     pub fn at(nodes: &dyn Nodes, etcd: EtcdAt, spool: &Path) -> Result<Option<Woodpecker>> {
         let mut found = Woodpecker { last_log: i64::MAX, logs: BTreeMap::new() };
+        let mut is_there = false;
         let mut names: BTreeMap<String, i64> = BTreeMap::new();
         for entry in state(nodes, etcd, KEYS.as_bytes(), spool)? {
             let (key, state) = entry?;
@@ -49,6 +50,7 @@ impl Woodpecker {
                     let value = content_bytes(nodes, &state.value)?;
                     let number = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
                     found.last_log = number.unwrap_or(found.last_log);
+                    is_there = true;
                 }
                 ["logs", name] => {
                     let Ok(log) = LogMeta::decode(&content_bytes(nodes, &state.value)?[..]) else { continue };
@@ -65,7 +67,7 @@ impl Woodpecker {
                 _ => {}
             }
         }
-        Ok((!found.logs.is_empty()).then_some(found))
+        Ok((is_there || !found.logs.is_empty()).then_some(found))
     }
 
     /// Whether an object is of a segment that was begun after the revision. A log that goes on from the
@@ -119,6 +121,20 @@ pub fn log_folder(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(&key[..folder]).ok()
 }
 
+/// The root path that an object of a log is below, with its slash; nothing where it is of none.
+pub fn log_root(key: &[u8]) -> &[u8] {
+    let folder = segment_of(key).map_or(0, |(folder, ..)| folder);
+    // wp/LOG/SEGMENT/
+    let cut =
+        key[..folder].rsplitn(5, |byte| *byte == b'/').take(4).map(|part| part.len() + 1).sum::<usize>();
+    &key[..(folder + 1).saturating_sub(cut)]
+}
+
+/// Whether an object is the footer of a segment: it names the blocks that make it up.
+pub fn is_log_footer(key: &[u8]) -> bool {
+    key.ends_with(b"/footer.blk") && segment_of(key).is_some()
+}
+
 /// The length of an object's folder, its log and its segment, where it is of one.
 fn segment_of(key: &[u8]) -> Option<(usize, i64, i64)> {
     let mut parts = key.rsplitn(5, |byte| *byte == b'/');
@@ -148,6 +164,10 @@ mod tests {
             assert_eq!(log_folder(other.as_bytes()), None, "{other}");
         }
         assert_eq!(log_folder(b"files/wp/1/2/0.txt"), None);
+        assert!(is_log_footer(b"files/wp/1/2/footer.blk") && !is_log_footer(b"files/footer.blk"));
+        for (key, root) in [("a/b/wp/1/20/m_3.blk", "a/b/"), ("wp/1/2/0.blk", ""), ("other/key", "")] {
+            assert_eq!(log_root(key.as_bytes()), root.as_bytes(), "{key}");
+        }
     }
 
     #[test]

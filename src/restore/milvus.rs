@@ -7,10 +7,33 @@ use super::{Error, Result, Run};
 use crate::etcd::Etcd;
 use crate::format::{Content, KeyState};
 use crate::milvus::{
-    Instance, Queue, Rewrite, Woodpecker, counters_prefix, metadata_prefix, session_prefix, survey,
+    Instance, Queue, Rewrite, Woodpecker, counters_prefix, log_root, metadata_prefix, session_prefix, survey,
 };
 use crate::repository::{self, content_bytes, state};
 use crate::target::{self, EtcdTarget};
+
+/// Objects of a write-ahead log, in segments that etcd knows only later.
+#[derive(Default)]
+pub(super) struct Later {
+    count: u64,
+    example: String,
+    /// The first root path below which they are, and whether there are others.
+    root: Option<Vec<u8>>,
+    many_roots: bool,
+}
+
+impl Later {
+    pub fn add(&mut self, key: &[u8]) {
+        let root = log_root(key);
+        match &self.root {
+            None => {
+                (self.root, self.example) = (Some(root.to_vec()), String::from_utf8_lossy(key).into_owned())
+            }
+            Some(first) => self.many_roots |= first != root,
+        }
+        self.count += 1;
+    }
+}
 
 impl Run<'_> {
     /// What of etcd is restored.
@@ -63,6 +86,40 @@ impl Run<'_> {
             self.logs = Woodpecker::at(&self.nodes, etcd, &self.repository.spool())?;
         }
         Ok(())
+    }
+
+    pub(super) fn say_later(&mut self, later: &Later) {
+        let Later { count, example, many_roots, .. } = later;
+        if *count == 0 {
+            return;
+        }
+        let what = format!(
+            "left out: {count} objects of the write-ahead log, in segments that were begun after the revision, for \
+             example {example:?}"
+        );
+        match many_roots {
+            true => self.warnings.push(format!(
+                "{what}; they are below several root paths, of which etcd is only one's: --object restores those of others"
+            )),
+            false => self.notes.push(what),
+        }
+    }
+
+    /// Notes such an object that is in the target and stays there.
+    pub(super) fn note_staying(&self, key: &str, staying: &mut Later) {
+        if !self.options.delete_extra && self.is_later(key.as_bytes()) {
+            staying.add(key.as_bytes());
+        }
+    }
+
+    pub(super) fn warn_about_staying(&mut self, staying: &Later) {
+        if staying.count > 0 {
+            self.warnings.push(format!(
+                "{} objects of the write-ahead log stay in the bucket, in segments that were begun after the revision, \
+                 for example {:?}: Milvus must not be started on them. --delete-extra deletes them",
+                staying.count, staying.example
+            ));
+        }
     }
 
     /// Whether an object of the snapshot is not restored, because etcd knows its segment of the log only later.

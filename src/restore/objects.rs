@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::milvus::Later;
 use super::put::{Putting, of_object};
 use super::settings::Planned;
 use super::{Change, Counts, Error, Listed, Plan, Result, Run, text};
@@ -116,7 +117,7 @@ impl Run<'_> {
         context.progress.begin(Phase { name: "comparing objects", unit: "objects" });
         let (mut plan, mut expected) = (Plan::default(), Amount::default());
         let mut jobs = Sorter::new(&self.repository.spool(), SORT_BYTES);
-        let mut unfit = Unfit::default();
+        let (mut unfit, mut staying) = (Unfit::default(), Later::default());
         let identical = self.compare_objects(target, &mut unfit, |job| {
             match &job {
                 Job::Put { key, replaces: true, .. } => {
@@ -126,6 +127,7 @@ impl Run<'_> {
                 Job::Delete { key } => {
                     plan.counts.extra += 1;
                     plan.note(key.as_bytes());
+                    self.note_staying(key, &mut staying);
                 }
                 Job::Put { .. } | Job::Lock { .. } => {}
             }
@@ -137,6 +139,7 @@ impl Run<'_> {
             jobs.push(key, record).map_err(|e| self.spool_failed(e))
         })?;
         plan.check(self.options, "the bucket", "objects")?;
+        self.warn_about_staying(&staying);
         self.set_before(target, settings)?;
         let context = self.repository.context();
         context.progress.begin(Phase { name: "restoring objects", unit: "objects" });
@@ -177,11 +180,7 @@ impl Run<'_> {
             Ok(())
         })?;
         (self.nearest, self.by_version) = (nearest, by_version);
-        if later > 0 {
-            self.notes.push(format!(
-                "left out: {later} objects of the write-ahead log, in segments that were begun after the revision"
-            ));
-        }
+        self.say_later(&later);
         let what = "objects could not be read when the snapshot was taken and were not restored";
         self.warnings.extend(absent.warning(what));
         Ok(())
@@ -195,17 +194,18 @@ impl Run<'_> {
         Ok(format!("{to_prefix}{key}"))
     }
 
-    /// Shows every object of the snapshot that is restored, in order. How many were left out as later than etcd.
+    /// Shows every object of the snapshot that is restored, in order, and returns what was left out as later than
+    /// etcd.
     pub(super) fn for_each_chosen(
         &self,
         mut show: impl FnMut(Vec<u8>, Vec<u8>, Certainty) -> Result<()>,
-    ) -> Result<u64> {
+    ) -> Result<Later> {
         let scope = self.options.objects_scope();
-        let mut later = 0;
+        let mut later = Later::default();
         for entry in objects(&self.nodes, self.moment, &scope.beginning())? {
             let (key, value, certainty) = entry?;
             match scope.takes(&key) {
-                true if self.is_later(&key) => later += 1,
+                true if self.is_later(&key) => later.add(&key),
                 true => show(key, value, certainty)?,
                 false => {}
             }

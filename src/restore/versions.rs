@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::milvus::Later;
 use super::objects::{AT_ONCE, SORT_BYTES};
 use super::put::{Putting, of_object};
 use super::settings::Planned;
@@ -159,11 +160,15 @@ impl Run<'_> {
         let root = capture.and_then(|capture| capture.versions);
         let scope = self.options.objects_scope();
         let mut wanted = Sorter::new(&self.repository.spool(), SORT_BYTES);
-        let mut absent = 0;
+        let (mut absent, mut later) = (0, Later::default());
         for entry in versions(&self.nodes, root.as_ref(), &scope.beginning())? {
             let (key, all) = entry?;
             self.repository.context().cancel.check()?;
-            if !scope.takes(&key) || self.is_later(&key) {
+            if !scope.takes(&key) {
+                continue;
+            }
+            if self.is_later(&key) {
+                later.add(&key);
                 continue;
             }
             let key = self.target_key(&key)?;
@@ -175,6 +180,7 @@ impl Run<'_> {
                 wanted.push(place(&key, n), item.encode()).map_err(|e| self.spool_failed(e))?;
             }
         }
+        self.say_later(&later);
         if absent > 0 {
             self.warnings.push(format!(
                 "{absent} versions could not be read when the snapshot was taken and were not restored"
