@@ -57,6 +57,7 @@ comes_back() {
 }
 
 servers source
+start_etcd other-etcd 3.5
 expect 'a repository is made' 0 'made repository' "$icecore" init
 : >"$TMP/written"
 on source
@@ -77,6 +78,9 @@ backup last
 
 expect 'beside later segments that stay a restore warns' 3 'stay in the bucket, in segments that were begun after' \
   "$icecore" restore "rev:$between" --to-s3 "${URL[source-minio]}" --to-bucket a-bucket --overwrite --dry-run
+
+expect 'etcd alone is half of it' 0 'the write-ahead log of Milvus is in the bucket, too' \
+  "$icecore" restore "rev:$between" --to-etcd "${URL[other-etcd]}" --dry-run
 
 section "restored: a revision between two backups"
 comes_back between "rev:$between"

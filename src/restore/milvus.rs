@@ -85,6 +85,13 @@ impl Run<'_> {
         if let Some(etcd) = self.moment.etcd() {
             self.logs = Woodpecker::at(&self.nodes, etcd, &self.repository.spool())?;
         }
+        if self.logs.is_some() && self.options.etcd.is_some() && self.options.bucket.is_none() {
+            self.notes.push(
+                "the write-ahead log of Milvus is in the bucket, too: restore that to the same point, with --delete-extra \
+                 where it has gone on, before Milvus is started"
+                    .into(),
+            );
+        }
         Ok(())
     }
 
