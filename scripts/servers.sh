@@ -386,8 +386,8 @@ for name; do
     rustic) want_rustic ;;
     milvus) want_milvus "$MILVUS" ;;
     milvus-*) want_milvus "${name#milvus-}" ;;
-    kafka) want_jars kafka org.apache.kafka kafka_2.13 "$KAFKA" org.slf4j slf4j-simple 1.7.36 ;;
     wal) want_wal ;;
+    kafka) want_jars kafka org.apache.kafka kafka_2.13 "$KAFKA" org.slf4j slf4j-simple 1.7.36 ;;
     pulsar) want_jars pulsar org.apache.pulsar pulsar-broker "$PULSAR" ;;
     *) sed -n '2,/^set -e/{/^set -e/d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; die "unknown name: $name" ;;
   esac

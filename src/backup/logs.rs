@@ -43,9 +43,7 @@ impl Captured {
     fn new(run: &Run) -> Captured {
         Captured { objects: run.small_sorter(), read: BTreeMap::new(), more: false }
     }
-}
 
-impl Captured {
     fn note_read(&mut self, folder: &str, footer: bool) {
         let full = self.read.len() == MOST_FOLDERS;
         match self.read.get_mut(folder) {

@@ -50,8 +50,13 @@ impl Browser<'_> {
     /// Every Milvus at a moment; `bucket_root` where the user knows it.
     pub fn milvus(&self, moment: &Moment, bucket_root: Option<&str>) -> Result<Vec<Milvus>> {
         let (nodes, spool) = (self.nodes(), self.repository.spool());
-        let instances = survey(&nodes, super::etcd_of(moment)?, &spool)?.instances;
-        let logs = Woodpecker::at(&nodes, super::etcd_of(moment)?, &spool)?;
+        let etcd = super::etcd_of(moment)?;
+        let instances = survey(&nodes, etcd, &spool)?.instances;
+        // Reading keys means reading the history, which is not done for a Milvus that has no such log.
+        let logs = match instances.iter().any(|instance| instance.write_ahead) {
+            true => Woodpecker::at(&nodes, etcd, &spool)?,
+            false => None,
+        };
         let check = |mut instance: Instance| {
             let objects = Objects::At(moment);
             if moment.info.snapshot.objects.is_none() {

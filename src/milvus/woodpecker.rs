@@ -73,7 +73,7 @@ impl Woodpecker {
     /// Whether an object is of a segment that was begun after the revision. A log that goes on from the
     /// revision makes that segment itself, and cannot where it finds another's files.
     pub fn is_later(&self, key: &[u8]) -> bool {
-        let Some((_, log, segment)) = segment_of(key) else { return false };
+        let Some(InSegment { log, segment, .. }) = segment_of(key) else { return false };
         match self.logs.get(&log) {
             Some(last) => segment > *last,
             // Of a log that is there no more its number is not given out again.
@@ -117,17 +117,12 @@ impl Instance {
 
 /// The folder (with its slash) of the segment of a log that an object is of.
 pub fn log_folder(key: &[u8]) -> Option<&str> {
-    let (folder, ..) = segment_of(key)?;
-    std::str::from_utf8(&key[..folder]).ok()
+    std::str::from_utf8(segment_of(key)?.folder).ok()
 }
 
-/// The root path that an object of a log is below, with its slash; nothing where it is of none.
-pub fn log_root(key: &[u8]) -> &[u8] {
-    let folder = segment_of(key).map_or(0, |(folder, ..)| folder);
-    // wp/LOG/SEGMENT/
-    let cut =
-        key[..folder].rsplitn(5, |byte| *byte == b'/').take(4).map(|part| part.len() + 1).sum::<usize>();
-    &key[..(folder + 1).saturating_sub(cut)]
+/// The root path that an object of a log is below.
+pub fn log_root(key: &[u8]) -> Option<&[u8]> {
+    Some(segment_of(key)?.root)
 }
 
 /// Whether an object is the footer of a segment: it names the blocks that make it up.
@@ -135,14 +130,27 @@ pub fn is_log_footer(key: &[u8]) -> bool {
     key.ends_with(b"/footer.blk") && segment_of(key).is_some()
 }
 
-/// The length of an object's folder, its log and its segment, where it is of one.
-fn segment_of(key: &[u8]) -> Option<(usize, i64, i64)> {
+/// The segment that an object is of.
+struct InSegment<'a> {
+    root: &'a [u8],
+    folder: &'a [u8],
+    log: i64,
+    segment: i64,
+}
+
+fn segment_of(key: &[u8]) -> Option<InSegment<'_>> {
     let mut parts = key.rsplitn(5, |byte| *byte == b'/');
     let file = parts.next()?;
     let segment = number(parts.next()?)?;
     let log = number(parts.next()?)?;
     let known = file.ends_with(b".blk") || file.ends_with(b".lock");
-    (known && parts.next()? == FOLDER).then_some((key.len() - file.len(), log, segment))
+    let folder = &key[..key.len() - file.len()];
+    (known && parts.next()? == FOLDER).then(|| InSegment {
+        root: parts.next().unwrap_or_default(),
+        folder,
+        log,
+        segment,
+    })
 }
 
 fn number(part: &[u8]) -> Option<i64> {
@@ -165,8 +173,10 @@ mod tests {
         }
         assert_eq!(log_folder(b"files/wp/1/2/0.txt"), None);
         assert!(is_log_footer(b"files/wp/1/2/footer.blk") && !is_log_footer(b"files/footer.blk"));
-        for (key, root) in [("a/b/wp/1/20/m_3.blk", "a/b/"), ("wp/1/2/0.blk", ""), ("other/key", "")] {
-            assert_eq!(log_root(key.as_bytes()), root.as_bytes(), "{key}");
+        for (key, root) in
+            [("a/b/wp/1/20/m_3.blk", Some("a/b")), ("wp/1/2/0.blk", Some("")), ("other/key", None)]
+        {
+            assert_eq!(log_root(key.as_bytes()), root.map(str::as_bytes), "{key}");
         }
     }
 

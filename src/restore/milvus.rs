@@ -24,7 +24,7 @@ pub(super) struct Later {
 
 impl Later {
     pub fn add(&mut self, key: &[u8]) {
-        let root = log_root(key);
+        let root = log_root(key).unwrap_or_default();
         match &self.root {
             None => {
                 (self.root, self.example) = (Some(root.to_vec()), String::from_utf8_lossy(key).into_owned())
@@ -82,7 +82,9 @@ impl Run<'_> {
     /// Finds what must not come back of the write-ahead log, also where only objects are restored: etcd may be,
     /// by another command.
     pub(super) fn look_at_logs(&mut self) -> Result<()> {
-        if let Some(etcd) = self.moment.etcd() {
+        let mut infos = [Some(&self.moment.info), self.moment.earlier.as_ref()].into_iter().flatten();
+        let has_objects = infos.any(|info| info.snapshot.objects.is_some());
+        if let Some(etcd) = self.moment.etcd().filter(|_| has_objects) {
             self.logs = Woodpecker::at(&self.nodes, etcd, &self.repository.spool())?;
         }
         if self.logs.is_some() && self.options.etcd.is_some() && self.options.bucket.is_none() {
