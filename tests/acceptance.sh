@@ -7,18 +7,12 @@
 #   SEED=7                          # the same data and the same pokes again
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. scripts/env.sh
-. scripts/lib.sh
 . tests/checks.sh
-icecore=$(built)
 
 KEYS=${KEYS:-${FULL:+100000}} OBJECTS=${OBJECTS:-${FULL:+10000}} SEED=${SEED:-$RANDOM}
 KEYS=${KEYS:-10000} OBJECTS=${OBJECTS:-1000}
 
-# What the caller has set must not decide what is tested.
-unset "${!ICECORE_@}"
-export ICECORE_PASSPHRASE='the right one' ICECORE_ETCD_PASSWORD=root ICECORE_CACHE_DIR=$TMP/cache
-export ICECORE_S3_ACCESS_KEY_ID=$ACCESS_KEY ICECORE_S3_SECRET_ACCESS_KEY=$SECRET_KEY
+export ICECORE_ETCD_PASSWORD=root
 export ICECORE_REPOSITORY_ACCESS_KEY_ID=$ACCESS_KEY ICECORE_REPOSITORY_SECRET_ACCESS_KEY=$SECRET_KEY
 
 # --- interruptions --------------------------------------------------------

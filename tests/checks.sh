@@ -1,10 +1,19 @@
 # shellcheck shell=bash
 # What the scripts here check with: one line for each check, "ok NAME" or "FAILED NAME …" with what
-# the last command said; the last line is "N passed, M failed". Source it after scripts/lib.sh, and set
-# ended=1 at the script's end: one that ends early has failed.
+# the last command said; the last line is "N passed, M failed". Source it in the repository's root, before
+# anything else (it sources scripts/lib.sh), and set ended=1 at the script's end: one that ends early has failed.
 #
-# Variables for the caller: OUT and ERR, what the last command printed; passed, failed.
+# Variables for the caller: icecore, the binary; OUT and ERR, what the last command printed; passed, failed.
 # shellcheck disable=SC2034 # they are for the caller
+
+. scripts/env.sh
+. scripts/lib.sh
+icecore=$(built)
+
+# What the caller has set must not decide what is tested.
+unset "${!ICECORE_@}"
+export ICECORE_PASSPHRASE='the right one' ICECORE_CACHE_DIR=$TMP/cache
+export ICECORE_S3_ACCESS_KEY_ID=$ACCESS_KEY ICECORE_S3_SECRET_ACCESS_KEY=$SECRET_KEY
 
 OUT=$TMP/out ERR=$TMP/err
 passed=0 failed=0 ended=

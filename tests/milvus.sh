@@ -6,16 +6,11 @@
 #   VERSION=2.3.5 ROWS=3000         # another Milvus (scripts/servers.sh milvus-VERSION), other sizes
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. scripts/env.sh
-. scripts/lib.sh
 . tests/checks.sh
-icecore=$(built)
 VERSION=${VERSION:-2.3.5} ROWS=${ROWS:-3000}
 client=$CACHE/milvus-client/bin/python
 
-unset "${!ICECORE_@}"
-export ICECORE_PASSPHRASE='the right one' ICECORE_CACHE_DIR=$TMP/cache ICECORE_REPOSITORY=$TMP/repository
-export ICECORE_S3_ACCESS_KEY_ID=$ACCESS_KEY ICECORE_S3_SECRET_ACCESS_KEY=$SECRET_KEY
+export ICECORE_REPOSITORY=$TMP/repository
 
 BUCKET=a-bucket QUEUE=rocksmq
 start() {

@@ -5,15 +5,10 @@
 #   make test-milvus                # or, when all is built: tests/woodpecker.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. scripts/env.sh
-. scripts/lib.sh
 . tests/checks.sh
-icecore=$(built)
 wal=$CACHE/bin/milvus-wal LOG=by-dev-rootcoord-dml_0
 
-unset "${!ICECORE_@}"
-export ICECORE_PASSPHRASE='the right one' ICECORE_CACHE_DIR=$TMP/cache ICECORE_REPOSITORY=$TMP/repository
-export ICECORE_S3_ACCESS_KEY_ID=$ACCESS_KEY ICECORE_S3_SECRET_ACCESS_KEY=$SECRET_KEY
+export ICECORE_REPOSITORY=$TMP/repository
 
 # servers NAME: an etcd and a MinIO of their own.
 servers() {
