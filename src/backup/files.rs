@@ -262,9 +262,11 @@ impl Work<'_, '_> {
 
     /// Keeps an item, unless the parent has the same.
     fn keep(&self, key: Vec<u8>, item: &Item, before: Option<&[u8]>) -> Result<()> {
-        let progress = &self.run.repository.context().progress;
-        progress.advance(Amount { items: 1, bytes: item.weight() });
-        let value = item.encode();
+        self.keep_encoded(key, item.encode(), item.weight(), before)
+    }
+
+    fn keep_encoded(&self, key: Vec<u8>, value: Vec<u8>, weight: u64, before: Option<&[u8]>) -> Result<()> {
+        self.run.repository.context().progress.advance(Amount { items: 1, bytes: weight });
         if before == Some(&value[..]) {
             self.same.fetch_add(1, Ordering::Relaxed);
             return Ok(());
@@ -338,11 +340,12 @@ impl Work<'_, '_> {
                 if seen.links > 1 && (seen.device, seen.inode) != (status.device, status.inode) {
                     lock(&self.lost).push((seen.device, seen.inode));
                 }
+                let value = item.encode();
                 // Where it might change again without another time it is read again, also by the next run.
                 if quiet && shows(&status, &item, None, self.run.repository.context().clock.now()) {
-                    self.checkpoint.keep(&entry.key, &item.encode());
+                    self.checkpoint.keep(&entry.key, &value);
                 }
-                return self.keep(entry.key, &item, before.as_deref());
+                return self.keep_encoded(entry.key, value, item.weight(), before.as_deref());
             }
             // By its name: another file may stand there now.
             entry = Entry::at(entry.dir.clone(), entry.key);

@@ -67,9 +67,12 @@ fn configuration() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<LIMIT>()
 }
 
+/// Most of what is encoded fits: nothing grows field by field, for which many threads would wait for one another.
+const ROOM: usize = 256;
+
 /// bincode 2, standard configuration (little-endian, variable-length integers).
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(ROOM);
     encode_to(value, &mut bytes);
     bytes
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::record::PackedChunk;
 use super::{Malformed, decode, encode};
 use crate::id::{ChunkId, ChunkKind, PackId};
-use crate::secret::{NONCE, SealKey, TAG_LEN};
+use crate::secret::{NONCE, SealKey};
 
 /// How a pack begins and ends.
 pub const PACK_MAGIC: &[u8; 8] = b"ICEPACK1";
@@ -45,16 +45,17 @@ fn bound_to(pack: PackId, kind: ChunkKind) -> [u8; 17] {
     bound
 }
 
-/// Seals an encoded chunk in place; gives the tag that follows it.
+/// Seals an encoded chunk into `sealed`, which is longer by the tag.
 pub fn seal_chunk(
     key: &SealKey,
     pack: PackId,
     kind: ChunkKind,
     position: u32,
     id: &ChunkId,
-    encoded: &mut [u8],
-) -> [u8; TAG_LEN] {
-    key.seal_apart(nonce(position, &id.0[..8]), &bound_to(pack, kind), encoded)
+    encoded: &[u8],
+    sealed: &mut [u8],
+) {
+    key.seal_into(nonce(position, &id.0[..8]), &bound_to(pack, kind), encoded, sealed);
 }
 
 /// Opens a sealed chunk in place, to the encoded bytes.

@@ -23,7 +23,7 @@ pub use cutter::{Cutter, Pieces};
 pub use index::{Index, Listing, Place, Wanted};
 pub use pack::{PackBuilder, PackReader, read_footer, unshared, verify_pack};
 pub use reader::{LookUp, Reader, Reload};
-pub use writer::{Finished, PutSegment, Tuning, Writer, WriterParts, Written};
+pub use writer::{Feeding, Finished, PutSegment, Tuning, Writer, WriterParts, Written};
 
 /// Why content could not be stored or read.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -8,7 +8,7 @@ use crate::format::{
     parse_trailer, seal_chunk, seal_footer,
 };
 use crate::id::{ChunkId, ChunkKind, PackId};
-use crate::secret::{ChunkNamer, SealKey, SealSecret};
+use crate::secret::{ChunkNamer, SealKey, SealSecret, TAG_LEN};
 use crate::storage::Storage;
 
 /// A pack that is being filled. Its id is drawn when it is begun and its bytes are made once, so a
@@ -17,40 +17,53 @@ pub struct PackBuilder {
     id: PackId,
     kind: ChunkKind,
     key: SealKey,
+    /// The pack up to `end`; behind that is what stood here before, to be written over.
     bytes: BytesMut,
+    end: usize,
     chunks: Vec<PackedChunk>,
 }
 
 impl PackBuilder {
-    /// An empty pack, to be made in `bytes`, which are empty and may have room.
+    /// An empty pack, to be made in `bytes`, whatever they are.
     pub fn new(id: PackId, kind: ChunkKind, secret: &SealSecret, mut bytes: BytesMut) -> PackBuilder {
-        bytes.extend_from_slice(PACK_MAGIC);
-        PackBuilder { id, kind, key: secret.pack(id), bytes, chunks: Vec::new() }
+        let end = PACK_MAGIC.len();
+        room(&mut bytes, 0, end).copy_from_slice(PACK_MAGIC);
+        PackBuilder { id, kind, key: secret.pack(id), bytes, end, chunks: Vec::new() }
     }
 
     /// Seals an encoded chunk into the pack.
     pub fn append(&mut self, id: ChunkId, encoded: &[u8], plain: u32) {
-        let (position, begin) = (self.chunks.len() as u32, self.bytes.len());
-        self.bytes.extend_from_slice(encoded);
-        let tag = seal_chunk(&self.key, self.id, self.kind, position, &id, &mut self.bytes[begin..]);
-        self.bytes.extend_from_slice(&tag);
-        let stored = (self.bytes.len() - begin) as u32;
-        self.chunks.push(PackedChunk { id, offset: begin as u32, stored, plain });
+        let (position, offset) = (self.chunks.len() as u32, self.end as u32);
+        let stored = encoded.len() + TAG_LEN;
+        let sealed = room(&mut self.bytes, self.end, stored);
+        seal_chunk(&self.key, self.id, self.kind, position, &id, encoded, sealed);
+        self.end += stored;
+        self.chunks.push(PackedChunk { id, offset, stored: stored as u32, plain });
     }
 
     /// Bytes so far.
     pub(super) fn size(&self) -> usize {
-        self.bytes.len()
+        self.end
     }
 
     /// The whole file, and how the index lists it.
     pub fn finish(mut self) -> (PackEntry, Bytes) {
         let footer = Footer { kind: self.kind, chunks: self.chunks };
+        self.bytes.truncate(self.end);
         self.bytes.extend_from_slice(&seal_footer(&self.key, self.id, &footer));
         let size = self.bytes.len() as u64;
         let entry = PackEntry { id: self.id, kind: self.kind, size, chunks: footer.chunks };
         (entry, self.bytes.freeze())
     }
+}
+
+/// So many bytes at `begin`. Only what was never there is set to zero before it is written.
+fn room(bytes: &mut BytesMut, begin: usize, length: usize) -> &mut [u8] {
+    let end = begin + length;
+    if bytes.len() < end {
+        bytes.resize(end, 0);
+    }
+    &mut bytes[begin..end]
 }
 
 /// Opens chunks of one pack.

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -151,9 +151,20 @@ struct Shared {
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
     finishing: AtomicBool,
+    /// Objects that are being read.
+    feeding: AtomicUsize,
     new_chunks: AtomicU64,
     new_bytes: AtomicU64,
     written: AtomicU64,
+}
+
+/// While it is held an object is being read into the writer.
+pub struct Feeding<'a>(&'a AtomicUsize);
+
+impl Drop for Feeding<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A run that stores content.
@@ -184,6 +195,7 @@ impl Writer {
             failure: Mutex::default(),
             failed: AtomicBool::new(false),
             finishing: AtomicBool::new(false),
+            feeding: AtomicUsize::new(0),
             new_chunks: AtomicU64::new(0),
             new_bytes: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -239,11 +251,19 @@ impl Writer {
         self.shared.parts.index.reusable(id)
     }
 
-    /// Has a chunk encoded: by an encoder, or here where they have enough to do. Small content is encoded here
-    /// as well: many read it at once, and to hand it over costs nearly as much.
+    /// Tells that somebody reads an object into this writer. As long as enough do, each encodes what it brings
+    /// itself, while that is still in its core's cache.
+    pub fn feeding(&self) -> Feeding<'_> {
+        self.shared.feeding.fetch_add(1, Ordering::Relaxed);
+        Feeding(&self.shared.feeding)
+    }
+
+    /// Has a chunk encoded: by an encoder, or here where they have enough to do, where as many bring content as
+    /// there are encoders, and where it is small, since to hand it over costs nearly as much.
     fn send(&self, kind: ChunkKind, id: ChunkId, plain: Cow<'_, [u8]>) -> Result<()> {
         let (Some(jobs), Some(packs)) = (&self.jobs, &self.packs) else { return Err(self.shared.stopped()) };
-        if jobs.is_full() || (kind == ChunkKind::Data && plain.len() < HANDED_OVER_FROM) {
+        let many = self.shared.feeding.load(Ordering::Relaxed) >= self.shared.tuning.encoders;
+        if jobs.is_full() || (kind == ChunkKind::Data && (many || plain.len() < HANDED_OVER_FROM)) {
             self.shared.encode(kind, id, &plain, packs);
             return self.shared.check();
         }
@@ -417,8 +437,7 @@ impl Shared {
             cache.keep(entry.id, &bytes);
         }
         // The next pack is made in the same memory, unless somebody still holds it.
-        if let Ok(mut spare) = bytes.try_into_mut() {
-            spare.clear();
+        if let Ok(spare) = bytes.try_into_mut() {
             lock(&self.spare[entry.kind as usize]).push(spare);
         }
         let mut unlisted = lock(&self.unlisted);
