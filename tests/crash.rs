@@ -31,6 +31,17 @@ fn all_are_whole(storage: &dyn Storage) -> usize {
     shown.len()
 }
 
+/// Waits until so many looks were taken, so that some fall between files however fast they are written; a second
+/// at most, for whoever looks may have failed.
+fn wait_for(looks: &AtomicUsize, count: usize) {
+    for _ in 0..1000 {
+        if looks.load(Ordering::SeqCst) >= count {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn a_file_is_never_seen_half_written() {
     let directory = tempfile::tempdir().unwrap();
@@ -40,9 +51,10 @@ fn a_file_is_never_seen_half_written() {
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..4)
             .map(|writer| {
-                let storage = &storage;
+                let (storage, looks) = (&storage, &looks);
                 scope.spawn(move || {
                     for number in 0..12 {
+                        wait_for(looks, number / 2);
                         let name = name(writer, number);
                         // Whoever looks for it early finds nothing, or all of it.
                         storage.put(&name, content(&name)).unwrap();
@@ -74,7 +86,7 @@ fn a_file_is_never_seen_half_written() {
         writing.store(false, Ordering::SeqCst);
         assert!(ended.iter().all(Result::is_ok));
     });
-    assert!(looks.load(Ordering::SeqCst) > 0);
+    assert!(looks.load(Ordering::SeqCst) > 3);
     assert_eq!(all_are_whole(&storage), 48);
     assert!(left_overs(directory.path()).is_empty());
 }

@@ -204,9 +204,8 @@ fn row_lengths(length: usize) -> [usize; WORD] {
 
 /// How long each row is as it is stored, as the payload begins with.
 fn stored_lengths(payload: &[u8]) -> [usize; WORD] {
-    let mut fields =
-        payload.chunks_exact(4).map(|field| u32::from_le_bytes([field[0], field[1], field[2], field[3]]));
-    std::array::from_fn(|_| fields.next().unwrap_or_default() as usize)
+    let (fields, _) = payload.as_chunks();
+    std::array::from_fn(|row| fields.get(row).map_or(0, |field| u32::from_le_bytes(*field)) as usize)
 }
 
 /// Appends a row and tells how long it is there. Each has its own frame, and with it its own statistics.
