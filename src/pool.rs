@@ -70,25 +70,33 @@ pub fn run<J: Send, S, E: Send, T>(
     }
 }
 
-/// Things handed over together by [`ahead`], and how many such batches wait.
-const BATCH: usize = 32;
+/// What [`ahead`] hands over together weighs so many bytes, and so many such batches wait. In smaller ones a thread
+/// would wait for the other's waking up for as long as it works.
+const BATCH: usize = 128 << 10;
 const BATCHES: usize = 4;
 
 /// Whoever makes things is given where they go; false there once nobody wants more.
 pub type Give<'a, T> = dyn FnMut(T) -> bool + 'a;
 
-/// What `make` gives, in order, made on a thread of its own some way ahead of whoever takes it.
+/// What `make` gives, in order, made on a thread of its own some way ahead of whoever takes it. `weigh` tells how
+/// many bytes a thing holds, about.
 pub fn ahead<'s, T: Send + 's, E: Send + 's>(
     scope: &'s Scope<'s, '_>,
+    mut weigh: impl FnMut(&T) -> usize + Send + 's,
     make: impl FnOnce(&mut Give<'_, T>) -> Result<(), E> + Send + 's,
 ) -> impl Iterator<Item = Result<T, E>> + 's {
     let (sender, receiver) = bounded(BATCHES);
     scope.spawn(move || {
-        let mut batch = Vec::with_capacity(BATCH);
+        let (mut batch, mut weight) = (Vec::new(), 0);
         let made = make(&mut |thing| {
+            weight += weigh(&thing);
             batch.push(Ok(thing));
-            batch.len() < BATCH
-                || sender.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))).is_ok()
+            if weight < BATCH {
+                return true;
+            }
+            weight = 0;
+            let next = Vec::with_capacity(batch.len());
+            sender.send(std::mem::replace(&mut batch, next)).is_ok()
         });
         batch.extend(made.err().map(Err));
         // Fails only where nobody wants it any more.
@@ -145,7 +153,7 @@ mod tests {
             }
             Err(Failure::Stopped)
         };
-        let taken: Vec<_> = std::thread::scope(|scope| ahead(scope, make).collect());
+        let taken: Vec<_> = std::thread::scope(|scope| ahead(scope, |_| 1000, make).collect());
         assert_eq!(taken[..1000], (0..1000).map(Ok).collect::<Vec<_>>());
         assert_eq!(taken[1000..], [Err(Failure::Stopped)]);
     }
@@ -156,8 +164,26 @@ mod tests {
             (0..).take_while(|number| give(*number)).count();
             Ok::<(), Failure>(())
         };
-        let first: Vec<_> = std::thread::scope(|scope| ahead(scope, make).take(3).collect());
+        let first: Vec<_> = std::thread::scope(|scope| ahead(scope, |_| 1000, make).take(3).collect());
         assert_eq!(first, [Ok(0), Ok(1), Ok(2)]);
+    }
+
+    #[test]
+    fn what_waits_does_not_weigh_more_than_its_batches() {
+        const WEIGHT: usize = 1000;
+        let made = AtomicU64::new(0);
+        let make = |give: &mut Give<'_, u64>| {
+            (0..).take_while(|number| give(*number)).for_each(|number| made.store(number, Ordering::SeqCst));
+            Ok::<(), Failure>(())
+        };
+        std::thread::scope(|scope| {
+            let mut taken = ahead(scope, |_| WEIGHT, make);
+            assert_eq!(taken.next(), Some(Ok(0)));
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            // Those that wait, the one that was taken, and the one that has no place.
+            let most = (BATCHES + 2) * (BATCH + WEIGHT) / WEIGHT;
+            assert!(made.load(Ordering::SeqCst) <= most as u64);
+        });
     }
 
     #[test]

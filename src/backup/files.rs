@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::checkpoint::{Checkpoint, Earlier};
 use super::content::Storing;
@@ -88,6 +88,22 @@ enum Attempt {
     Read(Box<Item>, Status),
     /// It is not to be had, for this reason.
     Failed(io::Error),
+}
+
+/// What an entry of a walk holds, about; the first one of a directory holds that open, and such are few.
+const ENTRY: usize = 256;
+const OPEN_DIR: usize = 4 << 10;
+
+/// Weighs what a walk finds.
+fn weigh() -> impl FnMut(&Seen) -> usize {
+    let mut last = None;
+    move |seen| match seen {
+        Seen::Entry(entry) => {
+            let dir = Arc::as_ptr(&entry.dir).addr();
+            if last.replace(dir) == Some(dir) { ENTRY } else { OPEN_DIR }
+        }
+        Seen::Closed(..) => ENTRY,
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -185,7 +201,7 @@ impl Work<'_, '_> {
                 self.directory.list()?.all(give);
                 Ok(())
             };
-            self.merge(pool::ahead(scope, walk), before, earlier, jobs, links)
+            self.merge(pool::ahead(scope, weigh(), walk), before, earlier, jobs, links)
         })
     }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tokio::sync::{Semaphore, mpsc};
+use crossbeam_channel::{Receiver, bounded};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::checkpoint::{Checkpoint, Earlier};
 use super::content::Storing;
@@ -23,7 +24,7 @@ use crate::tree::{self, Edit};
 
 /// Objects being fetched at once.
 const FETCHES: usize = 32;
-/// Objects waiting for a fetch or for a worker.
+/// Objects waiting for a fetch.
 const QUEUE: usize = 64;
 /// An object that changes while it is read is read again this often.
 const TRIES: usize = 4;
@@ -87,7 +88,8 @@ pub(super) struct Wish {
     pub listed: Listed,
 }
 
-type Arrival = (Wish, source::Result<Fetched>);
+/// What was fetched, and its place among the fetches, which it keeps until a worker takes it.
+type Arrival = (Wish, source::Result<Fetched>, OwnedSemaphorePermit);
 
 /// What a bucket's work came to.
 pub(super) struct Worked {
@@ -266,7 +268,7 @@ impl<'a, 'r> Work<'a, 'r> {
     pub fn all(&self, compare: impl FnOnce(mpsc::Sender<Wish>) -> Result<Counts>) -> Result<Counts> {
         let runtime = &self.run.repository.context().runtime;
         let (wanted, mut wishes) = mpsc::channel::<Wish>(QUEUE);
-        let (arrived, arrivals) = mpsc::channel::<Arrival>(QUEUE);
+        let (arrived, arrivals) = bounded::<Arrival>(FETCHES);
         let reading = self.reading.clone();
         runtime.spawn(async move {
             let places = Arc::new(Semaphore::new(FETCHES));
@@ -275,13 +277,11 @@ impl<'a, 'r> Work<'a, 'r> {
                 let (reading, arrived) = (reading.clone(), arrived.clone());
                 tokio::spawn(async move {
                     let fetched = reading.fetch(&mut wish.listed).await;
-                    // Nobody waits for it any more once the backup failed.
-                    let _ = arrived.send((wish, fetched)).await;
-                    drop(place);
+                    // There is room for it. Nobody waits for it any more once the backup failed.
+                    let _ = arrived.try_send((wish, fetched, place));
                 });
             }
         });
-        let arrivals = Mutex::new(arrivals);
         let workers = std::thread::available_parallelism().map_or(2, |n| n.get()) + 1;
         let counts = std::thread::scope(|scope| {
             for _ in 0..workers {
@@ -411,10 +411,9 @@ impl<'a, 'r> Work<'a, 'r> {
     }
 
     /// A worker: cuts, hashes and stores what arrives.
-    fn work(&self, arrivals: &Mutex<mpsc::Receiver<Arrival>>) {
-        loop {
-            let arrival = lock(arrivals).blocking_recv();
-            let Some((wish, fetched)) = arrival else { return };
+    fn work(&self, arrivals: &Receiver<Arrival>) {
+        for (wish, fetched, place) in arrivals {
+            drop(place);
             // After a failure arrivals are only taken, so that nobody waits for ever.
             if self.failed.load(Ordering::SeqCst) {
                 continue;

@@ -83,7 +83,11 @@ fn completions(shell: clap_complete::Shell) -> Result<Outcome, Failure> {
 }
 
 fn run(arguments: Arguments) -> Result<Outcome, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    // Half of the cores for the network: the others cut, hash and encode, and what has more threads than cores only
+    // waits to be woken.
+    let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(cores.div_ceil(2)).enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Kind::Failed, format!("cannot start: {e}")))?;
     let global = &arguments.global;
     let settings = Settings::load(global)?;

@@ -247,18 +247,18 @@ impl Iterator for Walk<'_> {
                 continue;
             };
             frame.next += 1;
-            let name = frame.names.name(place).to_vec();
-            let key = [&self.path[..], &name].concat();
+            let key = [&self.path[..], frame.names.name(place)].concat();
+            let name_at = self.path.len();
+            let name = &key[name_at..];
             if place.2 {
-                match self.down(&name) {
+                match self.down(name) {
                     Err(error) if !is_gone(&error) => return Some(Step::Closed(key, error)),
                     _ => continue,
                 }
             }
-            let name_at = self.path.len();
             return Some(match self.here() {
                 Ok(dir) => {
-                    let status = dir.status(&name);
+                    let status = dir.status(name);
                     Step::Found(Entry { dir, key, name_at, status })
                 }
                 // The directory itself went away, and this with it.

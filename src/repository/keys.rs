@@ -6,8 +6,9 @@
 //! Stretching makes a passphrase that somebody chose slow to guess. One that was drawn by
 //! [`generate_passphrase`] cannot be guessed, and opens a repository at once.
 
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
+use rustix::mm::{Advice, madvise};
 use zeroize::Zeroizing;
 
 use super::{Error, Repository, Result};
@@ -105,9 +106,27 @@ fn stretch(passphrase: &str, parameters: &KeyParameters) -> std::result::Result<
     let params =
         Params::new(parameters.memory, parameters.passes, parameters.lanes, Some(32)).map_err(bad)?;
     let mut key = Zeroizing::new([0; 32]);
+    let mut memory = huge(params.block_count());
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    argon.hash_password_into(passphrase.as_bytes(), &parameters.salt, &mut *key).map_err(bad)?;
+    let (passphrase, salt) = (passphrase.as_bytes(), &parameters.salt);
+    argon.hash_password_into_with_memory(passphrase, salt, &mut *key, &mut memory).map_err(bad)?;
     Ok(SealKey::new(&key))
+}
+
+/// Blocks in large pages where there are some: the kernel makes 32 of them in a fifth of the time that 16,384 small
+/// ones take, which is a third of a stretching.
+fn huge(count: usize) -> Vec<Block> {
+    const PAGE: usize = 4096;
+    let mut blocks = Vec::with_capacity(count);
+    let room = blocks.spare_capacity_mut().as_mut_ptr_range();
+    let (begin, end) = (room.start.addr().next_multiple_of(PAGE), room.end.addr() / PAGE * PAGE);
+    if begin < end {
+        // SAFETY: the pages lie within the room that was just allocated, and what advice changes is how they are
+        // made, not what is in them. Without them it is only slower.
+        let _ = unsafe { madvise(room.start.with_addr(begin).cast(), end - begin, Advice::LinuxHugepage) };
+    }
+    blocks.resize(count, Block::new());
+    blocks
 }
 
 /// Stores the secrets under a new key; gives its id.

@@ -8,7 +8,9 @@ use std::thread::Scope;
 use super::state::{bytes_of, events, is_bump, outcome, spool_failed, state_and_bump};
 use super::{Error, EtcdAt, Result};
 use crate::etcd_file::{KeyRecord, KeyValue};
-use crate::format::{EtcdCapture, KeyState, Malformed, Root, UNKNOWN_SUB, history_key, parse_history_key};
+use crate::format::{
+    EtcdCapture, KeyState, MAX_INLINE_VALUE, Malformed, Root, UNKNOWN_SUB, history_key, parse_history_key,
+};
 use crate::pool::ahead;
 use crate::sorter::{Sorter, greatest_of_each, paired};
 use crate::tree::{self, Nodes};
@@ -192,7 +194,9 @@ impl<'a> Keyspace<'a> {
 
     /// Every event, read some way ahead.
     fn events_ahead<'s>(&'s self, scope: &'s Scope<'s, '_>) -> impl Iterator<Item = Result<EventAt>> + 's {
-        ahead(scope, move |give| {
+        // A value that stands in its event is small.
+        let held = |(at, key, _): &EventAt| size_of::<EventAt>() + at.len() + key.len() + MAX_INLINE_VALUE;
+        ahead(scope, held, move |give| {
             for event in all_events(self.nodes, &self.stretches) {
                 if !give(event?) {
                     break;

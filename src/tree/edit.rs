@@ -26,6 +26,13 @@ pub struct Edit {
     pub value: Option<(Vec<u8>, u64)>,
 }
 
+impl Edit {
+    /// Bytes of memory that it takes.
+    pub fn held(&self) -> usize {
+        size_of::<Edit>() + self.key.len() + self.value.as_ref().map_or(0, |(value, _)| value.len())
+    }
+}
+
 /// A change on one level: a cell put or, without payload, removed.
 struct Change {
     key: Vec<u8>,

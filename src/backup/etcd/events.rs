@@ -111,7 +111,7 @@ impl Run<'_> {
         let shape = self.repository.shape(self.repository.config().trees.anchor);
         let sorted = by_key.finish().map_err(|e| self.spool_error(e))?;
         std::thread::scope(|scope| {
-            let edits = ahead(scope, |give| {
+            let edits = ahead(scope, Edit::held, |give| {
                 for record in greatest_of_each(sorted) {
                     let (key, dated) = record.map_err(|e| tree::Error::Input(e.to_string()))?;
                     if !give(Edit { key, value: undated(dated)? }) {

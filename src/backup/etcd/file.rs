@@ -63,7 +63,7 @@ impl Run<'_> {
         let shape = self.repository.shape(self.repository.config().trees.history);
         let mut failure = None;
         let history = std::thread::scope(|scope| {
-            let edits = ahead(scope, |give| {
+            let edits = ahead(scope, tree::Edit::held, |give| {
                 file.records(base.from + 1, |record| match record.kv.key.starts_with(prefix) {
                     true => Ok::<bool, super::Error>(give(self.event(record, events)?)),
                     false => Ok(true),
