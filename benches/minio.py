@@ -10,8 +10,10 @@ import json
 import os
 import pathlib
 import shutil
+import statistics
 import sys
 import time
+import urllib.request
 
 import peers
 
@@ -63,11 +65,19 @@ def cpu_of(process):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def requests_to(url):
+    """Requests of S3 that the server has answered so far."""
+    with urllib.request.urlopen(f"{url}/minio/metrics/v3/api/requests", timeout=60) as said:
+        lines = said.read().decode().splitlines()
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith("minio_api_requests_total{"))
+
+
 def go_through(ours, rclone, server, note):
     def timed(step, tool, *arguments):
-        before = cpu_of(server)
+        cpu, requests = cpu_of(server), requests_to(ours.url)
         figures = peers.measure(tool, arguments, tool.place)
-        note(tool.name, step, figures | {"server_cpu": cpu_of(server) - before})
+        server_cpu = cpu_of(server) - cpu
+        note(tool.name, step, figures | {"server_cpu": server_cpu, "requests": requests_to(ours.url) - requests})
 
     for tool in (ours, rclone):
         shutil.rmtree(tool.place, ignore_errors=True)
@@ -101,11 +111,12 @@ def table(lines):
         return [line[key] for line in lines if line["step"] == step and key in line]
 
     out = [f"{of[0]}; the data of scale {of[1]:g} as objects in MinIO, in memory. Median, and the least and the most.", "",
-           "| step | s | CPU of it, s | CPU of MinIO, s | peak resident, MiB |", "|---|---|---|---|---|"]
+           "| step | s | CPU of it, s | CPU of MinIO, s | requests | peak resident, MiB |", "|---|---|---|---|---|---|"]
     for step in dict.fromkeys(line["step"] for line in lines):
         out.append(f"| {step} | {peers.spread(figures(step, 'seconds'), peers.seconds)} | "
                    f"{peers.spread(figures(step, 'cpu'), peers.seconds)} | "
-                   f"{peers.spread(figures(step, 'server_cpu'), peers.seconds)} | {peers.mib(max(figures(step, 'resident')))} |")
+                   f"{peers.spread(figures(step, 'server_cpu'), peers.seconds)} | "
+                   f"{statistics.median(figures(step, 'requests')):,.0f} | {peers.mib(max(figures(step, 'resident')))} |")
     out += ["", "| row | beside | times as fast | limit | aim |", "|---|---|---|---|---|"]
     times = lambda ratios: peers.spread(ratios, lambda ratio: f"{ratio:.2f}")
     for ours, theirs, aim in ROWS:

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::primitives::{ByteStream, ByteStreamError};
 use aws_sdk_s3::types::{ObjectAttributes as Asked, ObjectLockLegalHoldStatus};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -19,7 +18,7 @@ use crate::context::Nanos;
 use crate::fault::{Kind, chain};
 use crate::format::{Headers, ObjectAttributes, Retention, runs_of};
 use crate::selection::Selection;
-use crate::storage::{Cause, S3Access, classify, connect, impatient};
+use crate::storage::{Cause, S3Access, classify, connect, impatient, received};
 
 /// A larger object is read in ranges of this size.
 const PIECE: u64 = 4 << 20;
@@ -493,7 +492,7 @@ impl Bucket {
     async fn collect(&self, key: &str, answer: GetObjectOutput) -> Result<Bytes> {
         let broken = |why: String| self.fail("read", key, Cause::Transient(why));
         let expected = answer.content_length();
-        let body = tokio::time::timeout(STILL, whole(answer.body, expected)).await;
+        let body = tokio::time::timeout(STILL, received(answer.body, expected, PIECE as usize)).await;
         let body = body.map_err(|_| broken("the body did not arrive in time".into()))?;
         let bytes = body.map_err(|e| broken(chain(&e)))?;
         if bytes.len() as u64 > PIECE {
@@ -508,20 +507,6 @@ impl Bucket {
         }
         Ok(bytes)
     }
-}
-
-/// A body of at most a piece, put together as it arrives: what has been received is held once only. Of a longer one
-/// a little more than a piece.
-async fn whole(mut body: ByteStream, expected: Option<i64>) -> std::result::Result<Bytes, ByteStreamError> {
-    let expected = expected.and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
-    let mut bytes = BytesMut::with_capacity(expected.min(PIECE as usize));
-    while let Some(more) = body.try_next().await? {
-        bytes.extend_from_slice(&more);
-        if bytes.len() as u64 > PIECE {
-            break;
-        }
-    }
-    Ok(bytes.freeze())
 }
 
 /// Why this one object cannot be read, where that is no failure of the whole source.

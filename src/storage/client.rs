@@ -11,9 +11,11 @@ use aws_sdk_s3::config::{
     StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, ByteStreamError};
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use bytes::{Bytes, BytesMut};
 
 use super::Cause;
 use crate::fault::{Kind, chain};
@@ -147,6 +149,26 @@ pub fn patience(bytes: u64) -> aws_sdk_s3::config::Builder {
         .read_timeout(ANSWER + sending)
         .operation_attempt_timeout(ATTEMPT + sending);
     aws_sdk_s3::Config::builder().timeout_config(timeouts.build())
+}
+
+/// A body, put together as it arrives: what has been received is held once only. Of one that is longer than `most` a
+/// little more than that.
+pub async fn received(
+    mut body: ByteStream,
+    expected: Option<i64>,
+    most: usize,
+) -> Result<Bytes, ByteStreamError> {
+    /// Room that is made on a server's word alone.
+    const ROOM: usize = 64 << 20;
+    let expected = expected.and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+    let mut bytes = BytesMut::with_capacity(expected.min(most).min(ROOM));
+    while let Some(more) = body.try_next().await? {
+        bytes.extend_from_slice(&more);
+        if bytes.len() > most {
+            break;
+        }
+    }
+    Ok(bytes.freeze())
 }
 
 fn trust(address: &S3Address) -> Result<TlsContext, S3Error> {

@@ -10,7 +10,7 @@ use aws_smithy_types::byte_stream::ByteStream;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use super::{Cause, Error, Listed, Result, Storage, classify, patience};
+use super::{Cause, Error, Listed, Result, Storage, classify, patience, received};
 
 /// A body that does not arrive within this time counts as no answer.
 const BODY: Duration = Duration::from_secs(300);
@@ -48,14 +48,16 @@ impl S3 {
         self.error(action, name, classify(&error, action == "write"))
     }
 
-    fn read(&self, name: &str, range: Option<String>) -> Result<Bytes> {
+    /// At most so many bytes, or a few more where there are more.
+    fn read(&self, name: &str, range: Option<String>, most: usize) -> Result<Bytes> {
         self.runtime.block_on(async {
             let request = self.client.get_object().bucket(&self.bucket).key(self.key(name)).set_range(range);
             let answer = request.send().await.map_err(|e| self.fail("read", name, e))?;
             let broken = |why: String| self.error("read", name, Cause::Transient(why));
-            let body = tokio::time::timeout(BODY, answer.body.collect()).await;
+            let expected = answer.content_length();
+            let body = tokio::time::timeout(BODY, received(answer.body, expected, most)).await;
             let body = body.map_err(|_| broken("the body did not arrive in time".into()))?;
-            Ok(body.map_err(|e| broken(crate::fault::chain(&e)))?.into_bytes())
+            body.map_err(|e| broken(crate::fault::chain(&e)))
         })
     }
 }
@@ -66,7 +68,7 @@ impl Storage for S3 {
     }
 
     fn get(&self, name: &str) -> Result<Bytes> {
-        self.read(name, None)
+        self.read(name, None, usize::MAX)
     }
 
     fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Bytes> {
@@ -74,7 +76,8 @@ impl Storage for S3 {
             return Ok(Bytes::new());
         }
         let last = offset.saturating_add(length - 1);
-        match self.read(name, Some(format!("bytes={offset}-{last}"))) {
+        let most = usize::try_from(length).unwrap_or(usize::MAX);
+        match self.read(name, Some(format!("bytes={offset}-{last}")), most) {
             // A range that begins behind the end is refused by the server: nothing is there.
             Err(Error { cause: Cause::Refused(_, why), .. }) if why.contains("InvalidRange") => {
                 Ok(Bytes::new())
