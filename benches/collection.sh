@@ -81,12 +81,11 @@ beside_restic() {
 
 case ${1:-} in
 restic) beside_restic ;;
-snapshots) figures a_thousand_snapshots ;;
+snapshots) figures measure::a_thousand_snapshots ;;
 start) figures the_start_of_a_command ;;
 chunks)
   export CHUNKS=${CHUNKS:-10000000}
   figures millions_of_chunks
-  figures requests_for_millions
   ;;
 year) DAYS=${DAYS:-365} figures a_backup_every_five_minutes ;;
 *)

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::memory::Memory;
+use crate::mutex::lock;
 use crate::progress::{Progress, Silent};
 
 /// Nanoseconds since 1970-01-01 UTC.
@@ -38,7 +39,7 @@ impl Seeded {
 
 impl Random for Seeded {
     fn fill(&self, bytes: &mut [u8]) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).fill(bytes);
+        lock(&self.0).fill(bytes);
     }
 }
 

@@ -19,6 +19,7 @@ pub mod id;
 pub mod lifeline;
 pub mod memory;
 pub mod milvus;
+pub mod mutex;
 pub mod pool;
 pub mod progress;
 pub mod proof;

@@ -7,6 +7,7 @@ use std::thread::Scope;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::context::Interrupted;
+use crate::mutex::{into_inner, lock};
 
 /// What workers share.
 struct Shared<E> {
@@ -36,7 +37,7 @@ impl<E> Shared<E> {
                 continue;
             }
             if let Err(error) = work(&mut own, job) {
-                self.failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+                lock(&self.failure).get_or_insert(error);
                 self.failed.store(true, Ordering::SeqCst);
             }
         }
@@ -64,7 +65,7 @@ pub fn run<J: Send, S, E: Send, T>(
         give(&pool)
     });
     // A worker's failure is the cause; that no more was given is only its consequence.
-    match shared.failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
+    match into_inner(shared.failure) {
         Some(error) => Err(error),
         None => given,
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Within floors 0 and 5 the lines are an order of their own.
 const FLOORS: &[(&str, &[&str])] = &[
     ("0", &["fault"]),
+    ("0", &["mutex"]),
     ("0", &["progress"]),
     ("0", &["memory"]),
     ("0", &["context"]),

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use super::{Result, Run};
 use crate::format::{Item, Place};
 use crate::id::ChunkKind;
+use crate::mutex::{into_inner, lock};
 use crate::repository::Log;
 use crate::sorter::Sorted;
 
@@ -68,7 +69,7 @@ impl Earlier {
 impl Checkpoint {
     /// Notes an object that was read.
     pub fn keep(&self, key: &[u8], item: &[u8]) {
-        let mut log = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut log = lock(&self.0);
         // A log that cannot be written is none; whatever else needs the disk says so.
         if log.as_mut().is_some_and(|log| log.append(key, item).is_err()) {
             *log = None;
@@ -77,7 +78,7 @@ impl Checkpoint {
 
     /// There is a snapshot: nothing needs to be taken over any more.
     pub fn done(self) {
-        let log = self.0.into_inner().unwrap_or_else(|e| e.into_inner());
+        let log = into_inner(self.0);
         if let Some(log) = log {
             log.remove();
         }

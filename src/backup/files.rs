@@ -12,6 +12,7 @@ use super::{Error, Result, Run};
 use crate::context::Nanos;
 use crate::directory::{Entry, FileReader, Piece, Status};
 use crate::format::{Content, FileKind, Item, ItemState, MAX_INLINE_VALUE, ObjectCapture, Place, Root};
+use crate::mutex::{into_inner, lock};
 use crate::pool::{self, Pool};
 use crate::progress::{Amount, Phase};
 use crate::selection::Selection;
@@ -90,24 +91,21 @@ enum Attempt {
     Failed(io::Error),
 }
 
-/// What an entry of a walk holds, about; the first one of a directory holds that open, and such are few.
+/// What an entry of a walk holds beside its key, about.
 const ENTRY: usize = 256;
+/// Each directory that waits is an open descriptor: with this weight there are 32 in a batch at the most.
 const OPEN_DIR: usize = 4 << 10;
 
-/// Weighs what a walk finds.
-fn weigh() -> impl FnMut(&Seen) -> usize {
+/// Weighs what a walk finds, in its order.
+fn weigher() -> impl FnMut(&Seen) -> usize {
     let mut last = None;
     move |seen| match seen {
         Seen::Entry(entry) => {
             let dir = Arc::as_ptr(&entry.dir).addr();
-            if last.replace(dir) == Some(dir) { ENTRY } else { OPEN_DIR }
+            entry.key.len() + if last.replace(dir) == Some(dir) { ENTRY } else { OPEN_DIR }
         }
-        Seen::Closed(..) => ENTRY,
+        Seen::Closed(key, _) => key.len() + ENTRY,
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 impl Run<'_> {
@@ -138,8 +136,8 @@ impl Run<'_> {
         let mut counts = work.all(before.as_ref(), earlier)?;
         let (gone, unreadable) = (work.gone.into_inner(), work.unreadable.into_inner());
         (counts.read_count, counts.read_bytes) = (work.read_count.into_inner(), work.read_bytes.into_inner());
-        let edits = work.edits.into_inner().unwrap_or_else(|e| e.into_inner());
-        let warnings = work.warnings.into_inner().unwrap_or_else(|e| e.into_inner());
+        let edits = into_inner(work.edits);
+        let warnings = into_inner(work.warnings);
         let root = self.apply_objects(before, edits)?;
         (counts.count, counts.bytes) = (tree::count(root.as_ref()), tree::weight(root.as_ref()));
         self.warn_each(warnings, "files could not be read as they should");
@@ -196,12 +194,18 @@ impl Work<'_, '_> {
         links: &mut Links,
     ) -> Result<Counts> {
         std::thread::scope(|scope| {
+            let cancel = &self.run.repository.context().cancel;
             // The walk waits for the file system, the comparison for the parent's tree.
             let walk = |give: &mut pool::Give<'_, Seen>| {
-                self.directory.list()?.all(give);
+                for seen in self.directory.list()? {
+                    cancel.check()?;
+                    if !give(seen) {
+                        break;
+                    }
+                }
                 Ok(())
             };
-            self.merge(pool::ahead(scope, weigh(), walk), before, earlier, jobs, links)
+            self.merge(pool::ahead(scope, weigher(), walk), before, earlier, jobs, links)
         })
     }
 

@@ -13,10 +13,11 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
-use super::objects::{Counts, Wish, Work, lock};
+use super::objects::{Counts, Wish, Work};
 use super::{Error, Result, Run};
 use crate::format::{Item, ItemState};
 use crate::milvus::{is_log_footer, log_folder};
+use crate::mutex::lock;
 use crate::sorter::{Sorter, last_of_each, paired};
 use crate::source::Listed;
 

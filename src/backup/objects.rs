@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet};
 
 use super::checkpoint::{Checkpoint, Earlier};
 use super::content::Storing;
@@ -15,6 +16,7 @@ use super::{Error, Result, Run};
 use crate::format::{
     Attributes, Content, Item, ItemState, MAX_INLINE_VALUE, ObjectAttributes, ObjectCapture, Place, Root,
 };
+use crate::mutex::{into_inner, lock};
 use crate::progress::{Amount, Phase};
 use crate::selection::Selection;
 use crate::sorter::{Sorter, last_of_each};
@@ -22,7 +24,7 @@ use crate::source::{self, Body, Bucket, Fetched, Head, Listed, Reading};
 use crate::storage::Cause;
 use crate::tree::{self, Edit};
 
-/// Objects being fetched at once.
+/// Objects being fetched, or fetched and waiting for a worker.
 const FETCHES: usize = 32;
 /// Objects waiting for a fetch.
 const QUEUE: usize = 64;
@@ -106,10 +108,6 @@ pub(super) struct Worked {
 
 /// Unreadable objects named in the warnings; more are counted.
 const NAMED: usize = 20;
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
 
 impl Run<'_> {
     /// Captures a bucket against the parent's capture; its versions, too, where they are wanted.
@@ -236,7 +234,7 @@ impl<'a, 'r> Work<'a, 'r> {
         let mut counts = self.all(|wanted| compare(&self, wanted))?;
         let restless = self.settle(&mut counts)?;
         let Work { run, edits, gone, read_bytes, unreadable, read, .. } = self;
-        let edits = edits.into_inner().unwrap_or_else(|e| e.into_inner());
+        let edits = into_inner(edits);
         let root = run.apply_objects(before, edits)?;
         (counts.count, counts.bytes) = (tree::count(root.as_ref()), tree::weight(root.as_ref()));
         counts.read_bytes = read_bytes.into_inner();
@@ -244,9 +242,9 @@ impl<'a, 'r> Work<'a, 'r> {
             root,
             counts,
             gone: gone.into_inner(),
-            unreadable: unreadable.into_inner().unwrap_or_else(|e| e.into_inner()),
+            unreadable: into_inner(unreadable),
             restless,
-            read: read.map(|read| read.into_inner().unwrap_or_else(|e| e.into_inner())),
+            read: read.map(into_inner),
         })
     }
 
@@ -267,28 +265,23 @@ impl<'a, 'r> Work<'a, 'r> {
     /// Has everything read that `compare` wants.
     pub fn all(&self, compare: impl FnOnce(mpsc::Sender<Wish>) -> Result<Counts>) -> Result<Counts> {
         let runtime = &self.run.repository.context().runtime;
-        let (wanted, mut wishes) = mpsc::channel::<Wish>(QUEUE);
-        let (arrived, arrivals) = bounded::<Arrival>(FETCHES);
-        let reading = self.reading.clone();
-        runtime.spawn(async move {
-            let places = Arc::new(Semaphore::new(FETCHES));
-            while let Some(mut wish) = wishes.recv().await {
-                let Ok(place) = places.clone().acquire_owned().await else { return };
-                let (reading, arrived) = (reading.clone(), arrived.clone());
-                tokio::spawn(async move {
-                    let fetched = reading.fetch(&mut wish.listed).await;
-                    // There is room for it. Nobody waits for it any more once the backup failed.
-                    let _ = arrived.try_send((wish, fetched, place));
-                });
-            }
-        });
+        let (wanted, wishes) = mpsc::channel::<Wish>(QUEUE);
+        // Bounded by the places.
+        let (arrived, arrivals) = unbounded::<Arrival>();
+        let fetching = runtime.spawn(fetch_all(self.reading.clone(), wishes, arrived));
         let workers = std::thread::available_parallelism().map_or(2, |n| n.get()) + 1;
         let counts = std::thread::scope(|scope| {
             for _ in 0..workers {
-                scope.spawn(|| self.work(&arrivals));
+                let arrivals = arrivals.clone();
+                scope.spawn(move || self.work(&arrivals));
             }
+            drop(arrivals);
             compare(wanted).map_err(|error| self.fail(error))
         });
+        // Whoever panicked left its object out.
+        if let Err(broken) = runtime.block_on(fetching).flatten() {
+            std::panic::resume_unwind(broken.into_panic());
+        }
         // The first failure is the cause; that others stopped is only its consequence.
         match (lock(&self.failure).take(), counts) {
             (Some(error), _) => Err(error),
@@ -494,6 +487,33 @@ impl<'a, 'r> Work<'a, 'r> {
             attributes: Attributes::Object(Box::new(attributes)),
         })
     }
+}
+
+/// Fetches what is wished, and gives it on as it arrives. An error where a fetch panicked.
+async fn fetch_all(
+    reading: Arc<Reading>,
+    mut wishes: mpsc::Receiver<Wish>,
+    arrived: Sender<Arrival>,
+) -> std::result::Result<(), JoinError> {
+    let places = Arc::new(Semaphore::new(FETCHES));
+    let mut fetches = JoinSet::new();
+    while let Some(mut wish) = wishes.recv().await {
+        // Fails only for a closed semaphore; this one is never closed.
+        let Ok(place) = places.clone().acquire_owned().await else { break };
+        let (reading, arrived) = (reading.clone(), arrived.clone());
+        fetches.spawn(async move {
+            let fetched = reading.fetch(&mut wish.listed).await;
+            // Fails only where nobody waits for it any more.
+            let _ = arrived.send((wish, fetched, place));
+        });
+        while let Some(fetched) = fetches.try_join_next() {
+            fetched?;
+        }
+    }
+    while let Some(fetched) = fetches.join_next().await {
+        fetched?;
+    }
+    Ok(())
 }
 
 fn text_of(place: &Place) -> String {

@@ -8,6 +8,7 @@ use super::{Damage, Result, Run, damage};
 use crate::fault::Kind;
 use crate::format::{Malformed, Name, PACK_MAGIC, PackEntry};
 use crate::id::{ChunkId, PackId};
+use crate::mutex::{into_inner, lock};
 use crate::progress::{Amount, Phase};
 use crate::repository::Repository;
 use crate::store::{self, PackReader, read_footer, unshared};
@@ -63,11 +64,11 @@ impl Run<'_> {
             for _ in 0..threads {
                 scope.spawn(|| {
                     loop {
-                        let next = queue.lock().unwrap_or_else(|e| e.into_inner()).next();
+                        let next = lock(&queue).next();
                         let Some(pack) = next else { return };
                         let read = read_pack(repository, pack);
                         let failed = read.is_err();
-                        results.lock().unwrap_or_else(|e| e.into_inner()).push(read);
+                        lock(&results).push(read);
                         if failed {
                             return;
                         }
@@ -76,7 +77,7 @@ impl Run<'_> {
                 });
             }
         });
-        for read in results.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        for read in into_inner(results) {
             let Read { chunks, bytes, damage, bad_chunks, bad_pack } = read?;
             self.report.chunks_read += chunks;
             self.report.bytes_read += bytes;

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use icecore::mutex::lock;
 use icecore::progress::{Amount, Phase, Progress};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
@@ -177,10 +178,6 @@ fn fit(mut fields: Vec<Field>, width: usize) -> String {
             _ => return line.chars().take(width).collect(),
         };
     }
-}
-
-fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// A moving line on a terminal.

@@ -162,6 +162,10 @@ async fn watch_signals(cancel: Cancel, progress: Arc<dyn icecore::progress::Prog
             std::process::exit(130);
         }
         cancel.cancel();
-        progress.note("stopping; what is stored is kept (press Ctrl-C again to stop at once)");
+        // A terminal that does not take it must not hold up what is being stored.
+        let progress = progress.clone();
+        tokio::task::spawn_blocking(move || {
+            progress.note("stopping; what is stored is kept (press Ctrl-C again to stop at once)");
+        });
     }
 }

@@ -8,6 +8,7 @@ use crate::collection::Validity;
 use crate::fault::Kind;
 use crate::format::{Name, SegmentName, Session, SessionKind, Verdict};
 use crate::id::{PackId, SessionId};
+use crate::mutex::{into_inner, lock};
 use crate::progress::{Amount, Phase};
 use crate::storage::Listed;
 
@@ -80,7 +81,7 @@ impl Run<'_> {
             for _ in 0..AT_ONCE.min(doomed.len()) {
                 scope.spawn(|| {
                     loop {
-                        let next = queue.lock().unwrap_or_else(|e| e.into_inner()).next();
+                        let next = lock(&queue).next();
                         let Some(file) = next else { return };
                         let deleted = match context.cancel.check() {
                             Ok(()) => {
@@ -89,7 +90,7 @@ impl Run<'_> {
                             Err(interrupted) => Err(interrupted.into()),
                         };
                         if let Err(error) = deleted {
-                            failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+                            lock(&failure).get_or_insert(error);
                             return;
                         }
                         // What this machine keeps of it goes too; else it costs room only.
@@ -99,7 +100,7 @@ impl Run<'_> {
                 });
             }
         });
-        if let Some(error) = failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        if let Some(error) = into_inner(failure) {
             return Err(error);
         }
         self.report.records += doomed.len() as u64;

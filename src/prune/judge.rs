@@ -11,6 +11,7 @@ use crate::collection::{self, Step, Survival};
 use crate::fault::Kind;
 use crate::format::{Name, PackEntry, PackedChunk, Segment, SegmentName, Session, Verdict};
 use crate::id::{PackId, SessionId};
+use crate::mutex::lock;
 use crate::pool::Pool;
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, Need, Needed, Repository, SnapshotInfo, View};
@@ -141,7 +142,7 @@ impl Run<'_> {
     ) -> Result<(Verdict, u64)> {
         let Decided { mut merger, mut segments, dead } = decided;
         let finished = writer.finish()?;
-        let names = std::mem::take(&mut *written.lock().unwrap_or_else(|e| e.into_inner()));
+        let names = std::mem::take(&mut *lock(written));
         read_back(self.repository, &names, &finished.segment)?;
         finished.segment.packs.into_iter().try_for_each(|pack| merger.add(pack))?;
         merger.flush()?;

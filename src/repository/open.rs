@@ -12,6 +12,7 @@ use crate::format::{
     Chunker, Config, FORMAT, Malformed, Name, Record, Snapshot, TreeShape, Trees, open, seal,
 };
 use crate::id::{PackId, RepositoryId, SessionId};
+use crate::mutex::lock;
 use crate::secret::{ChunkNamer, ContentSecret, SealKey, SealSecret};
 use crate::storage::{
     Cause, Counted, CredentialVars, Limited, Local, Location, Patience, Requests, Retried, S3, S3Access,
@@ -201,7 +202,7 @@ impl Repository {
     }
 
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.seen)
     }
 
     /// Whether only one backup may run at a time: the medium does not arbitrate between writers. Tried

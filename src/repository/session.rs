@@ -13,6 +13,7 @@ use crate::fault::Kind;
 use crate::format::{Claim, Closed, Name, Segment, SegmentName, Session, SessionKind, Snapshot};
 use crate::id::SessionId;
 use crate::lifeline::{Lifeline, is_cut};
+use crate::mutex::lock;
 use crate::storage::Cause;
 use crate::store::{self, Finished, Index, PutSegment, Reader, Tuning, Writer, WriterParts};
 
@@ -195,7 +196,7 @@ impl Repository {
                 Error::Storage(error) => store::Error::from(error),
                 other => store::Error::Cache { directory: "index/".into(), what: other.to_string() },
             })?;
-            listed.lock().unwrap_or_else(|e| e.into_inner()).push(name);
+            lock(&listed).push(name);
             Ok(())
         };
         // What is left at the end is listed together with what stays.

@@ -16,6 +16,7 @@ use super::{Change, Counts, Error, Listed, Plan, Result, Run, text};
 use crate::directory::{Dir, FileReader, Piece, Status, split};
 use crate::format::{Attributes, Content, FileKind, Item, Malformed};
 use crate::id::{ChunkId, ChunkKind};
+use crate::mutex::{into_inner, lock};
 use crate::pool::{self, Pool};
 use crate::progress::{Amount, Phase};
 use crate::sorter::Sorter;
@@ -104,10 +105,6 @@ where
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
-
 impl Run<'_> {
     /// Compares, then restores.
     pub(super) fn restore_files(&mut self) -> Result<Option<Counts>> {
@@ -137,11 +134,10 @@ impl Run<'_> {
         counts.identical = plan.counts.identical;
         counts.bytes = work.bytes.load(Ordering::Relaxed);
         let Work { failed, lost: [lost_new, lost_over], owners, xattrs, .. } = work;
-        let unwrapped = |listed: Mutex<Listed>| listed.into_inner().unwrap_or_else(|e| e.into_inner());
         counts.written -= lost_new.into_inner();
         counts.overwritten -= lost_over.into_inner();
-        self.warnings.extend(unwrapped(failed).warning("files could not be restored"));
-        self.warnings.extend(unwrapped(xattrs).warning("files lack extended attributes that they had"));
+        self.warnings.extend(into_inner(failed).warning("files could not be restored"));
+        self.warnings.extend(into_inner(xattrs).warning("files lack extended attributes that they had"));
         if owners.into_inner() > 0 {
             self.notes.push("owners were not set, since only root may do that".into());
         }

@@ -9,13 +9,10 @@ use tokio::sync::mpsc;
 use super::{Error, Listed, Result, Run};
 use crate::format::{Attributes, Content, Item, Malformed, ObjectAttributes};
 use crate::id::ChunkKind;
+use crate::mutex::{into_inner, lock};
 use crate::progress::Amount;
 use crate::target::{BucketTarget, Put, Upload};
 use crate::tree::{self, Nodes};
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
 
 /// What belongs to an object of a bucket.
 pub(super) fn of_object(item: &Item) -> Result<&ObjectAttributes> {
@@ -166,14 +163,13 @@ impl<'a> Putting<'a> {
 
     /// What was put, and what is to be said of it.
     pub fn finish(self) -> Done {
-        let inner = |listed: Mutex<Listed>| listed.into_inner().unwrap_or_else(|e| e.into_inner());
-        let (refused, not_locked) = (inner(self.refused), inner(self.not_locked));
+        let (refused, not_locked) = (into_inner(self.refused), into_inner(self.not_locked));
         let mut done = Done { bytes: self.bytes.into_inner(), refused: refused.count, ..Done::default() };
         done.warnings.extend(refused.warning("objects were refused by the target and are not in it"));
         done.warnings.extend(not_locked.warning("objects are in the target and could not be locked"));
-        let other = inner(self.other_etag);
+        let other = into_inner(self.other_etag);
         done.warnings.extend(other.warning("objects have another ETag than before in this target"));
-        for feature in self.unknown.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        for feature in into_inner(self.unknown) {
             // AWS encrypts everything so, unasked; its loss is no change of what was meant.
             let line = format!("the target does not know {feature}: objects were put without it");
             if feature == "AES256" { done.notes.push(line) } else { done.warnings.push(line) }

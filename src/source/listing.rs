@@ -24,6 +24,7 @@ use super::bucket::Requests;
 use super::{Error, Result};
 use crate::context::Nanos;
 use crate::format::{Attributes, Item, ItemState};
+use crate::mutex::lock;
 use crate::storage::{Cause, classify, decode_key};
 
 /// Prefixes listed at once.
@@ -124,7 +125,7 @@ pub(super) struct Keep(Arc<Mutex<Bytes>>);
 impl Keep {
     /// The body.
     pub fn body(&self) -> Bytes {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        lock(&self.0).clone()
     }
 }
 
@@ -140,7 +141,7 @@ impl Intercept for Keep {
         _: &mut ConfigBag,
     ) -> std::result::Result<(), BoxError> {
         if let Some(bytes) = context.response().body().bytes() {
-            *self.0.lock().unwrap_or_else(|e| e.into_inner()) = Bytes::copy_from_slice(bytes);
+            *lock(&self.0) = Bytes::copy_from_slice(bytes);
         }
         Ok(())
     }

@@ -151,8 +151,8 @@ pub fn patience(bytes: u64) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::Config::builder().timeout_config(timeouts.build())
 }
 
-/// A body, put together as it arrives: what has been received is held once only. Of one that is longer than `most` a
-/// little more than that.
+/// A body, put together as it arrives: where the server tells its length, what has been received is held once only.
+/// Of one that is longer than `most` a little more than that.
 pub async fn received(
     mut body: ByteStream,
     expected: Option<i64>,
@@ -270,5 +270,23 @@ fn classify_answer(status: u16, code: &str, said: String, unclear: impl Fn(Strin
         (501, _) => Cause::Refused(Kind::Failed, said),
         (408 | 429, _) | (500..=599, _) => unclear(said),
         _ => Cause::Refused(Kind::Failed, said),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_what_came_whatever_its_length_was_said_to_be() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let receive = |expected, most| {
+            let body = ByteStream::from_static(b"0123456789");
+            runtime.block_on(received(body, expected, most)).unwrap()
+        };
+        for said in [None, Some(-1), Some(0), Some(3), Some(10), Some(i64::MAX)] {
+            assert_eq!(&receive(said, usize::MAX)[..], b"0123456789", "{said:?}");
+        }
+        assert!(receive(Some(10), 4).len() > 4, "that it is longer is seen");
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::{Cause, Error, Listed, Result, Storage};
 use crate::context::Cancel;
+use crate::mutex::lock;
 
 /// Larger files are packs and segments of many chunks.
 const SMALL: usize = 1 << 20;
@@ -28,7 +29,7 @@ impl Gate {
         let took = Duration::from_secs_f64(bytes as f64 / rate as f64);
         let now = Instant::now();
         let until = {
-            let mut free_at = self.free_at.lock().unwrap_or_else(|e| e.into_inner());
+            let mut free_at = lock(&self.free_at);
             let until = free_at.map_or(now, |at| at.max(now)) + took;
             *free_at = Some(until);
             until

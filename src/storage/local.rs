@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::{Cause, Error, Listed, Result, Storage};
 use crate::fault::Kind;
+use crate::mutex::lock;
 
 /// Holds files that are being written; never listed.
 const TEMPORARY: &str = "tmp";
@@ -57,7 +58,7 @@ impl Local {
     /// Makes `directory` and its parents up to the root, each durable in its own parent. Whoever made it,
     /// its entry may not be durable yet: the first time it is seen its parent is synced.
     fn make_directory(&self, directory: &Path) -> io::Result<()> {
-        if self.made.lock().unwrap_or_else(|e| e.into_inner()).contains(directory) {
+        if lock(&self.made).contains(directory) {
             return Ok(());
         }
         let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -77,7 +78,7 @@ impl Local {
                 _ => {}
             }
         }
-        self.made.lock().unwrap_or_else(|e| e.into_inner()).insert(directory.to_owned());
+        lock(&self.made).insert(directory.to_owned());
         Ok(())
     }
 

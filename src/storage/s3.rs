@@ -83,7 +83,7 @@ impl Storage for S3 {
                 Ok(Bytes::new())
             }
             Ok(bytes) if bytes.len() as u64 > length => {
-                let why = format!("{} bytes came where {length} were asked for", bytes.len());
+                let why = format!("more came than the {length} bytes that were asked for");
                 Err(self.error("read", name, Cause::Refused(crate::fault::Kind::Failed, why)))
             }
             bytes => bytes,

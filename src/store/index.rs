@@ -18,7 +18,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rocksdb::{DB, DBRawIterator, Direction, IteratorMode, MergeOperands, Options, WriteBatch};
+use rocksdb::{DB, DBRawIterator, Direction, IteratorMode, MergeOperands, Options, WriteBatch, WriteOptions};
 use rustix::fs::{FlockOperation, flock};
 
 use super::table::blocks;
@@ -29,6 +29,7 @@ use crate::format::PackEntry;
 use crate::format::{PackedChunk, Segment};
 use crate::id::{ChunkId, PackId, draw};
 use crate::lifeline::{Lifeline, is_cut};
+use crate::mutex;
 
 const PLACE_LEN: usize = 24;
 /// Places written at once.
@@ -175,6 +176,13 @@ fn lock(home: &Path, operation: FlockOperation) -> Result<File> {
     Ok(file)
 }
 
+/// Without a log: what a crash takes away is a last part of what was written, and is written again.
+fn unlogged() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options
+}
+
 impl Opening<'_> {
     fn table(&self) -> PathBuf {
         self.home.join("table-2")
@@ -261,22 +269,29 @@ impl Opening<'_> {
         // Numbers are used up before their entries are written, so that a half import is never
         // taken for part of a later one.
         let next_pack = first_pack + segment.packs.len() as u32;
-        db.put(b"n", [(number + 1).to_le_bytes(), next_pack.to_le_bytes()].concat())?;
+        let unlogged = unlogged();
+        db.put_opt(b"n", [(number + 1).to_le_bytes(), next_pack.to_le_bytes()].concat(), &unlogged)?;
         let mut batch = WriteBatch::default();
+        let mut places = Vec::with_capacity(segment.chunks());
         for (pack, pack_number) in segment.packs.iter().zip(first_pack..) {
             batch.put([&b"p"[..], &pack_number.to_le_bytes()].concat(), pack.id.0);
             for (chunk, position) in pack.chunks.iter().zip(0u32..) {
                 let words = [number, pack_number, position, chunk.offset, chunk.stored, chunk.plain];
-                batch.merge(chunk_key(&chunk.id), words.map(u32::to_le_bytes).concat());
-                if batch.len() >= BATCH {
-                    db.write(std::mem::take(&mut batch))?;
-                }
+                places.push((chunk_key(&chunk.id), words));
             }
         }
-        db.write(batch)?;
+        // In the order of the table, where each finds its place next to the one before.
+        places.sort_unstable();
+        for (key, words) in places {
+            batch.merge(key, words.map(u32::to_le_bytes).as_flattened());
+            if batch.len() >= BATCH {
+                db.write_opt(std::mem::take(&mut batch), &unlogged)?;
+            }
+        }
         let chunks = segment.chunks() as u64;
         let words = [number, chunks as u32, (chunks >> 32) as u32, first_pack, segment.packs.len() as u32];
-        db.put([b"s", name.as_bytes()].concat(), words.map(u32::to_le_bytes).concat())
+        batch.put([b"s", name.as_bytes()].concat(), words.map(u32::to_le_bytes).concat());
+        db.write_opt(batch, &unlogged)
     }
 }
 
@@ -324,7 +339,7 @@ impl Index {
     }
 
     fn pack(&self, number: u32) -> Result<Option<PackId>> {
-        let mut packs = self.packs.lock().unwrap_or_else(|e| e.into_inner());
+        let mut packs = mutex::lock(&self.packs);
         if let Some(&id) = packs.get(&number) {
             return Ok(Some(id));
         }

@@ -12,6 +12,7 @@ use super::index::Cursor;
 use super::{Error, Index, Listing, PackCache, PackReader, Place, Result, unshared};
 use crate::format::{Malformed, Name, PackedChunk, Segment};
 use crate::id::{ChunkId, ChunkKind, PackId};
+use crate::mutex::lock;
 use crate::secret::{ChunkNamer, SealSecret};
 use crate::storage::Storage;
 
@@ -224,13 +225,13 @@ impl Reader {
     }
 
     fn block(&self, name: &str, pack: PackId, number: u64) -> Result<Bytes> {
-        let mut blocks = self.blocks.lock().unwrap_or_else(|e| e.into_inner());
+        let mut blocks = lock(&self.blocks);
         if let Some(block) = blocks.get(&(pack, number)) {
             return Ok(block.clone());
         }
         drop(blocks);
         let block = self.storage.get_range(name, number * BLOCK, BLOCK)?;
-        blocks = self.blocks.lock().unwrap_or_else(|e| e.into_inner());
+        blocks = lock(&self.blocks);
         blocks.put((pack, number), block.clone());
         Ok(block)
     }

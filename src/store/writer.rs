@@ -22,6 +22,7 @@ use crate::context::{Cancel, Random};
 use crate::format::{Name, PackEntry, Segment, Stored};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::memory::Memory;
+use crate::mutex::lock;
 use crate::progress::{Amount, Phase, Progress};
 use crate::secret::{ChunkNamer, SealSecret};
 use crate::storage::Storage;
@@ -174,11 +175,6 @@ pub struct Writer {
     packs: Option<Sender<FullPack>>,
     encoders: Vec<JoinHandle<()>>,
     uploaders: Vec<JoinHandle<()>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // A thread that panicked has failed the run already; the data is still the data.
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 impl Writer {

@@ -8,6 +8,7 @@ use lru::LruCache;
 
 use super::{Error, Node, Result};
 use crate::id::{ChunkId, ChunkKind};
+use crate::mutex::lock;
 use crate::store::{self, Reader, Writer};
 
 /// Nodes kept decoded, some 100 entries each.
@@ -64,12 +65,11 @@ impl Nodes for ReadWrite<'_> {
     }
 
     fn node(&self, id: &ChunkId) -> Result<Arc<Node>> {
-        let lock = || self.decoded.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(node) = lock().get(id) {
+        if let Some(node) = lock(&self.decoded).get(id) {
             return Ok(node.clone());
         }
         let node = Arc::new(self.node_once(id)?);
-        lock().put(*id, node.clone());
+        lock(&self.decoded).put(*id, node.clone());
         Ok(node)
     }
 }
