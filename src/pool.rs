@@ -9,6 +9,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::context::Interrupted;
 use crate::mutex::{into_inner, lock};
 
+/// Cores that this process may use; two where that cannot be told.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get())
+}
+
 /// What workers share.
 struct Shared<E> {
     failure: Mutex<Option<E>>,

@@ -166,7 +166,7 @@ impl Run<'_> {
 impl Work<'_, '_> {
     /// Walks, compares, and has everything read that changed.
     fn all(&self, before: Option<&Root>, earlier: Earlier) -> Result<Counts> {
-        let threads = std::thread::available_parallelism().map_or(2, |n| n.get()) + 1;
+        let threads = pool::cores() + 1;
         let mut links = Links::default();
         let read = |pieces: &mut _, job: Job| self.file(job, pieces);
         let pieces = || self.run.cutter.pieces();

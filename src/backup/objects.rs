@@ -17,6 +17,7 @@ use crate::format::{
     Attributes, Content, Item, ItemState, MAX_INLINE_VALUE, ObjectAttributes, ObjectCapture, Place, Root,
 };
 use crate::mutex::{into_inner, lock};
+use crate::pool::cores;
 use crate::progress::{Amount, Phase};
 use crate::selection::Selection;
 use crate::sorter::{Sorter, last_of_each};
@@ -269,7 +270,7 @@ impl<'a, 'r> Work<'a, 'r> {
         // Bounded by the places.
         let (arrived, arrivals) = unbounded::<Arrival>();
         let fetching = runtime.spawn(fetch_all(self.reading.clone(), wishes, arrived));
-        let workers = std::thread::available_parallelism().map_or(2, |n| n.get()) + 1;
+        let workers = cores() + 1;
         let counts = std::thread::scope(|scope| {
             for _ in 0..workers {
                 let arrivals = arrivals.clone();

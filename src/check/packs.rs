@@ -9,6 +9,7 @@ use crate::fault::Kind;
 use crate::format::{Malformed, Name, PACK_MAGIC, PackEntry};
 use crate::id::{ChunkId, PackId};
 use crate::mutex::{into_inner, lock};
+use crate::pool::cores;
 use crate::progress::{Amount, Phase};
 use crate::repository::Repository;
 use crate::store::{self, PackReader, read_footer, unshared};
@@ -59,7 +60,7 @@ impl Run<'_> {
         context.progress.settled();
         let (queue, results) = (Mutex::new(packs.iter()), Mutex::new(Vec::new()));
         let repository = self.repository;
-        let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
+        let threads = cores();
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser};
 use icecore::context::{Cancel, Context};
 use icecore::fault::Kind;
+use icecore::pool::cores;
 
 use access::Settings;
 use args::{Arguments, Command};
@@ -85,9 +86,8 @@ fn completions(shell: clap_complete::Shell) -> Result<Outcome, Failure> {
 fn run(arguments: Arguments) -> Result<Outcome, Failure> {
     // Half of the cores for the network: the others cut, hash and encode, and what has more threads than cores only
     // waits to be woken.
-    let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(cores.div_ceil(2)).enable_all().build();
+    let runtime = runtime.worker_threads(cores().div_ceil(2)).enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Kind::Failed, format!("cannot start: {e}")))?;
     let global = &arguments.global;
     let settings = Settings::load(global)?;

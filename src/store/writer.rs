@@ -23,6 +23,7 @@ use crate::format::{Name, PackEntry, Segment, Stored};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::memory::Memory;
 use crate::mutex::lock;
+use crate::pool::cores;
 use crate::progress::{Amount, Phase, Progress};
 use crate::secret::{ChunkNamer, SealSecret};
 use crate::storage::Storage;
@@ -63,7 +64,7 @@ impl Tuning {
     /// What fits into a budget.
     pub fn within(memory: Memory) -> Tuning {
         Tuning {
-            encoders: std::thread::available_parallelism().map_or(2, |n| n.get()),
+            encoders: cores(),
             uploaders: memory.uploads(),
             ids: memory.ids(),
             data_pack: 32 << 20,
