@@ -18,9 +18,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rocksdb::{DB, DBRawIterator, Direction, IteratorMode, MergeOperands, Options, WriteBatch, WriteOptions};
+use rocksdb::{DB, DBRawIterator, Direction, IteratorMode, MergeOperands, Options, WriteBatch};
 use rustix::fs::{FlockOperation, flock};
 
+use super::import::Import;
 use super::table::blocks;
 use super::{Error, Result};
 use crate::context::Random;
@@ -32,8 +33,8 @@ use crate::lifeline::{Lifeline, is_cut};
 use crate::mutex;
 
 const PLACE_LEN: usize = 24;
-/// Places written at once.
-const BATCH: usize = 20_000;
+/// Under this key stand the next numbers of a segment and of a pack.
+pub(super) const NUMBERS: &[u8] = b"n";
 /// Under this key stands how many places are dead.
 const DEAD: &[u8] = b"d";
 /// Dead places are swept out by starting anew once there are more of them than of live ones.
@@ -126,13 +127,22 @@ fn append(_key: &[u8], there: Option<&[u8]>, more: &MergeOperands) -> Option<Vec
     Some(all)
 }
 
-fn chunk_key(id: &ChunkId) -> [u8; 33] {
+pub(super) fn chunk_key(id: &ChunkId) -> [u8; 33] {
     let mut key = [b'c'; 33];
     key[1..].copy_from_slice(&id.0);
     key
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn pack_key(number: u32) -> Vec<u8> {
+    [&b"p"[..], &number.to_le_bytes()].concat()
+}
+
+pub(super) fn segment_key(name: &str) -> Vec<u8> {
+    [b"s", name.as_bytes()].concat()
+}
+
+/// The little-endian word at `at`; 0 where there is none.
+pub(super) fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|w| w.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
@@ -174,13 +184,6 @@ fn lock(home: &Path, operation: FlockOperation) -> Result<File> {
     let file = File::create(home.join("lock")).map_err(|e| fail(home, e))?;
     flock(&file, operation).map_err(|e| fail(home, e))?;
     Ok(file)
-}
-
-/// Without a log: what a crash takes away is a last part of what was written, and is written again.
-fn unlogged() -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.disable_wal(true);
-    options
 }
 
 impl Opening<'_> {
@@ -229,14 +232,17 @@ impl Opening<'_> {
             }
         };
         let known = known_segments(&db, self.home)?;
+        let options = options();
+        let failed = |e| fail(self.home, e);
+        let mut import = Import::begin(&db, &options, self.home).map_err(failed)?;
         for wanted in self.wanted.iter().filter(|wanted| !known.contains_key(&wanted.name)) {
             let added = match wanted.segment {
-                Some(segment) => self.add(&db, &wanted.name, segment),
-                None => self.add(&db, &wanted.name, &(self.load)(&wanted.name)?),
+                Some(segment) => import.add(&wanted.name, segment),
+                None => import.add(&wanted.name, &(self.load)(&wanted.name)?),
             };
-            added.map_err(|e| fail(self.home, e))?;
+            added.map_err(failed)?;
         }
-        db.flush().map_err(|e| fail(self.home, e))
+        import.finish().map_err(failed)
     }
 
     fn start_anew(&self) -> Result<DB> {
@@ -257,41 +263,12 @@ impl Opening<'_> {
         let before = db.get(DEAD).map_err(|e| fail(self.home, e))?.unwrap_or_default();
         let dead = before.try_into().map_or(0, u64::from_le_bytes).saturating_add(chunks(&gone));
         let mut batch = WriteBatch::default();
-        gone.iter().for_each(|(name, _)| batch.delete([b"s", name.as_bytes()].concat()));
-        batch.put(DEAD, dead.to_le_bytes());
-        db.write(batch).map_err(|e| fail(self.home, e))?;
+        gone.iter().for_each(|(name, _)| batch.delete(segment_key(name)));
+        if !gone.is_empty() {
+            batch.put(DEAD, dead.to_le_bytes());
+            db.write(batch).map_err(|e| fail(self.home, e))?;
+        }
         Ok(dead < SWEEP_FROM || dead < chunks(&live))
-    }
-
-    fn add(&self, db: &DB, name: &str, segment: &Segment) -> std::result::Result<(), rocksdb::Error> {
-        let counters = db.get(b"n")?.unwrap_or_default();
-        let (number, first_pack) = (word(&counters, 0), word(&counters, 4));
-        // Numbers are used up before their entries are written, so that a half import is never
-        // taken for part of a later one.
-        let next_pack = first_pack + segment.packs.len() as u32;
-        let unlogged = unlogged();
-        db.put_opt(b"n", [(number + 1).to_le_bytes(), next_pack.to_le_bytes()].concat(), &unlogged)?;
-        let mut batch = WriteBatch::default();
-        let mut places = Vec::with_capacity(segment.chunks());
-        for (pack, pack_number) in segment.packs.iter().zip(first_pack..) {
-            batch.put([&b"p"[..], &pack_number.to_le_bytes()].concat(), pack.id.0);
-            for (chunk, position) in pack.chunks.iter().zip(0u32..) {
-                let words = [number, pack_number, position, chunk.offset, chunk.stored, chunk.plain];
-                places.push((chunk_key(&chunk.id), words));
-            }
-        }
-        // In the order of the table, where each finds its place next to the one before.
-        places.sort_unstable();
-        for (key, words) in places {
-            batch.merge(key, words.map(u32::to_le_bytes).as_flattened());
-            if batch.len() >= BATCH {
-                db.write_opt(std::mem::take(&mut batch), &unlogged)?;
-            }
-        }
-        let chunks = segment.chunks() as u64;
-        let words = [number, chunks as u32, (chunks >> 32) as u32, first_pack, segment.packs.len() as u32];
-        batch.put([b"s", name.as_bytes()].concat(), words.map(u32::to_le_bytes).concat());
-        db.write_opt(batch, &unlogged)
     }
 }
 
@@ -343,8 +320,7 @@ impl Index {
         if let Some(&id) = packs.get(&number) {
             return Ok(Some(id));
         }
-        let found =
-            self.db.get([&b"p"[..], &number.to_le_bytes()].concat()).map_err(|e| fail(&self.home, e))?;
+        let found = self.db.get(pack_key(number)).map_err(|e| fail(&self.home, e))?;
         let id = found.and_then(|bytes| bytes.try_into().ok()).map(PackId);
         if let Some(id) = id {
             packs.insert(number, id);

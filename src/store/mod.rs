@@ -4,6 +4,7 @@
 mod cache;
 mod chunk;
 mod cutter;
+mod import;
 mod index;
 mod own;
 mod pack;

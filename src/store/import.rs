@@ -1,0 +1,140 @@
+//! Entering segments into the index's table. Places are gathered, sorted and written as a table file that
+//! RocksDB takes in whole: a third of the work of entering them one by one, and a crash leaves none or all of
+//! a file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rocksdb::{DB, Error, IngestExternalFileOptions, Options, SstFileWriter};
+
+use super::index::{NUMBERS, chunk_key, pack_key, segment_key, word};
+use crate::format::Segment;
+use crate::id::ChunkId;
+
+/// A file has so many places or few more; they are some 15 MB of memory.
+const GATHERED: usize = 250_000;
+
+/// An import that goes on.
+pub(super) struct Import<'a> {
+    db: &'a DB,
+    options: &'a Options,
+    /// Where a file is made.
+    file: PathBuf,
+    next_segment: u32,
+    next_pack: u32,
+    places: Vec<(ChunkId, [u32; 6])>,
+    /// Segments and packs, by their keys.
+    names: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl<'a> Import<'a> {
+    /// Enters into `db` by way of a file in `home`, which is on the same file system.
+    pub fn begin(db: &'a DB, options: &'a Options, home: &Path) -> Result<Import<'a>, Error> {
+        let numbers = db.get(NUMBERS)?.unwrap_or_default();
+        let (next_segment, next_pack) = (word(&numbers, 0), word(&numbers, 4));
+        let file = home.join("import.sst");
+        Ok(Import { db, options, file, next_segment, next_pack, places: vec![], names: BTreeMap::new() })
+    }
+
+    /// Enters a segment. It counts as known only with its last place.
+    pub fn add(&mut self, name: &str, segment: &Segment) -> Result<(), Error> {
+        let (number, first_pack) = (self.next_segment, self.next_pack);
+        self.next_segment += 1;
+        for pack in &segment.packs {
+            let pack_number = self.next_pack;
+            self.next_pack += 1;
+            self.names.insert(pack_key(pack_number), pack.id.0.to_vec());
+            let places = pack.chunks.iter().zip(0u32..).map(|(chunk, position)| {
+                (chunk.id, [number, pack_number, position, chunk.offset, chunk.stored, chunk.plain])
+            });
+            self.places.extend(places);
+            if self.places.len() >= GATHERED {
+                self.write()?;
+            }
+        }
+        let chunks = segment.chunks() as u64;
+        let words = [number, chunks as u32, (chunks >> 32) as u32, first_pack, segment.packs.len() as u32];
+        self.names.insert(segment_key(name), words.map(u32::to_le_bytes).concat());
+        Ok(())
+    }
+
+    /// Enters what is gathered.
+    pub fn finish(mut self) -> Result<(), Error> {
+        if self.names.is_empty() { Ok(()) } else { self.write() }
+    }
+
+    /// Makes a file and has it taken in. The numbers that it uses up are in the file itself, so that a half
+    /// import is never taken for part of a later one.
+    fn write(&mut self) -> Result<(), Error> {
+        self.places.sort_unstable();
+        let numbers = [self.next_segment, self.next_pack].map(u32::to_le_bytes).concat();
+        self.names.insert(NUMBERS.to_vec(), numbers);
+        // One that a crash has left may be a second name of a file that the table has.
+        let _ = std::fs::remove_file(&self.file);
+        let mut file = SstFileWriter::create(self.options);
+        file.open(&self.file)?;
+        for same in self.places.chunk_by(|(one, _), (other, _)| one == other) {
+            let words: Vec<[u32; 6]> = same.iter().map(|(_, words)| *words).collect();
+            let bytes: Vec<[u8; 4]> = words.into_flattened().into_iter().map(u32::to_le_bytes).collect();
+            file.merge(chunk_key(&same[0].0), bytes.as_flattened())?;
+        }
+        self.places.clear();
+        for (key, value) in std::mem::take(&mut self.names) {
+            file.put(key, value)?;
+        }
+        file.finish()?;
+        let mut moved = IngestExternalFileOptions::default();
+        moved.set_move_files(true);
+        self.db.ingest_external_file_opts(&moved, vec![&self.file])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::super::index::{Index, Wanted};
+    use super::*;
+    use crate::context::Seeded;
+    use crate::format::{PackEntry, PackedChunk};
+    use crate::id::{ChunkKind, PackId};
+
+    const PACKS: u32 = 3;
+    /// Of a pack. The second pack fills a file.
+    const CHUNKS: u32 = GATHERED as u32 / 2;
+
+    fn id(number: u32) -> ChunkId {
+        ChunkId(*blake3::hash(&number.to_le_bytes()).as_bytes())
+    }
+
+    fn large() -> Segment {
+        let chunk = |number| PackedChunk { id: id(number), offset: number, stored: 20, plain: 3 };
+        let pack = |pack: u32| {
+            let chunks = (pack * CHUNKS..(pack + 1) * CHUNKS).map(chunk).collect();
+            PackEntry { id: PackId([pack as u8; 16]), kind: ChunkKind::Data, size: 100, chunks }
+        };
+        Segment { packs: (0..PACKS).map(pack).collect() }
+    }
+
+    #[test]
+    fn a_segment_of_several_files_is_found_whole_also_after_an_import_that_broke_off() {
+        let home = tempfile::tempdir().unwrap();
+        let wanted = |name: &str| Wanted { name: name.into(), reusable: true, segment: None };
+        let load = |name: &str| match name {
+            "large" => Ok(large()),
+            _ => Err(crate::store::Error::Cache { directory: name.into(), what: "it cannot be read".into() }),
+        };
+        let open = |names: &[&str]| {
+            let all: Vec<_> = names.iter().map(|name| wanted(name)).collect();
+            Index::open(home.path(), &all, HashSet::new(), &Seeded::new(1), &load)
+        };
+        assert!(open(&["large", "missing"]).is_err());
+        let index = open(&["large"]).unwrap();
+        for number in (0..PACKS * CHUNKS).step_by(1009) {
+            let places = index.find(&id(number)).unwrap();
+            let found: Vec<_> = places.iter().map(|place| (place.pack.0[0], place.offset)).collect();
+            assert_eq!(found, [((number / CHUNKS) as u8, number)]);
+        }
+        assert!(index.find(&id(PACKS * CHUNKS)).unwrap().is_empty());
+    }
+}
