@@ -18,7 +18,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rocksdb::{DB, DBRawIterator, Direction, IteratorMode, MergeOperands, Options, WriteBatch};
+use rocksdb::{
+    DB, DBRawIterator, Direction, IteratorMode, MergeOperands, Options, WaitForCompactOptions, WriteBatch,
+};
 use rustix::fs::{FlockOperation, flock};
 
 use super::import::Import;
@@ -31,6 +33,7 @@ use crate::format::{PackedChunk, Segment};
 use crate::id::{ChunkId, PackId, draw};
 use crate::lifeline::{Lifeline, is_cut};
 use crate::mutex;
+use crate::pool::cores;
 
 const PLACE_LEN: usize = 24;
 /// Under this key stand the next numbers of a segment and of a pack.
@@ -43,6 +46,8 @@ const SWEEP_FROM: u64 = 100_000;
 const IMPORTS: usize = 3;
 /// Up to so many chunks that came or went since the last import, none is made.
 const BESIDE: u64 = 10_000;
+/// So many imports' files lie beside each other until they are merged.
+const FILES: i32 = 16;
 const BLOCK_CACHE: usize = 64 << 20;
 /// Of look-ups in order: so many entries are stepped over before the next one is sought.
 const STEPS: usize = 8;
@@ -114,6 +119,8 @@ fn options() -> Options {
     options.set_max_open_files(-1);
     options.set_write_buffer_size(16 << 20);
     options.set_target_file_size_base(128 << 20);
+    options.set_level_zero_file_num_compaction_trigger(FILES);
+    options.set_max_subcompactions(cores() as u32);
     options.set_keep_log_file_num(1);
     options.set_max_log_file_size(1 << 20);
     options.set_log_level(rocksdb::LogLevel::Error);
@@ -242,7 +249,9 @@ impl Opening<'_> {
             };
             added.map_err(failed)?;
         }
-        import.finish().map_err(failed)
+        import.finish().map_err(failed)?;
+        // Who closes a table breaks off its compactions, and look-ups go through every file.
+        db.wait_for_compact(&WaitForCompactOptions::default()).map_err(failed)
     }
 
     fn start_anew(&self) -> Result<DB> {
