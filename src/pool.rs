@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -80,6 +81,8 @@ pub fn run<J: Send, S, E: Send, T>(
 /// would wait for the other's waking up for as long as it works.
 const BATCH: usize = 128 << 10;
 const BATCHES: usize = 4;
+/// After so long a batch is handed over however little is in it.
+const SOON: Duration = Duration::from_millis(50);
 
 /// Whoever makes things is given where they go; false there once nobody wants more.
 pub type Give<'a, T> = dyn FnMut(T) -> bool + 'a;
@@ -93,16 +96,17 @@ pub fn ahead<'s, T: Send + 's, E: Send + 's>(
 ) -> impl Iterator<Item = Result<T, E>> + 's {
     let (sender, receiver) = bounded(BATCHES);
     scope.spawn(move || {
-        let (mut batch, mut weight) = (Vec::new(), 0);
+        let (mut batch, mut weight, mut began) = (Vec::new(), 0, Instant::now());
         let made = make(&mut |thing| {
             weight += weigh(&thing);
             batch.push(Ok(thing));
-            if weight < BATCH {
+            if weight < BATCH && began.elapsed() < SOON {
                 return true;
             }
-            weight = 0;
             let next = Vec::with_capacity(batch.len());
-            sender.send(std::mem::replace(&mut batch, next)).is_ok()
+            let sent = sender.send(std::mem::replace(&mut batch, next));
+            (weight, began) = (0, Instant::now());
+            sent.is_ok()
         });
         batch.extend(made.err().map(Err));
         // Fails only where nobody wants it any more.
@@ -162,6 +166,23 @@ mod tests {
         let taken: Vec<_> = std::thread::scope(|scope| ahead(scope, |_| 1000, make).collect());
         assert_eq!(taken[..1000], (0..1000).map(Ok).collect::<Vec<_>>());
         assert_eq!(taken[1000..], [Err(Failure::Stopped)]);
+    }
+
+    #[test]
+    fn what_is_made_slowly_is_taken_before_a_batch_is_full() {
+        let (taken, was_taken) = bounded(1);
+        let make = move |give: &mut Give<'_, u64>| {
+            give(0);
+            std::thread::sleep(SOON);
+            give(1);
+            was_taken.recv_timeout(Duration::from_secs(60)).map_err(|_| Failure::Stopped)
+        };
+        std::thread::scope(|scope| {
+            let mut things = ahead(scope, |_| 1, make);
+            assert_eq!(things.next(), Some(Ok(0)));
+            taken.send(()).unwrap();
+            assert_eq!(things.collect::<Vec<_>>(), [Ok(1)]);
+        });
     }
 
     #[test]
