@@ -9,9 +9,9 @@ use tikv_jemallocator::Jemalloc;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// Two arenas for all threads; what is free goes back to the system after a tenth of a second, buffers of packs,
-/// which are made again at once, no sooner.
-// SAFETY: jemalloc reads a string that ends with a zero under this name, and nothing else has it.
+/// Two arenas for all threads. What is free goes back to the system within a tenth of a second or so, and large
+/// buffers not at once, as they would without the last setting: those of packs are soon wanted again.
+// SAFETY: under this name jemalloc reads a pointer to a string that ends with a zero; nothing else has the name.
 #[unsafe(export_name = "malloc_conf")]
 static SETTINGS: &[u8; 67] = b"narenas:2,dirty_decay_ms:100,muzzy_decay_ms:0,oversize_threshold:0\0";
 

@@ -81,7 +81,7 @@ pub fn run<J: Send, S, E: Send, T>(
 /// would wait for the other's waking up for as long as it works.
 const BATCH: usize = 128 << 10;
 const BATCHES: usize = 4;
-/// After so long a batch is handed over however little is in it.
+/// The first thing made so long after the last batch was handed over ends its own, however little is in that.
 const SOON: Duration = Duration::from_millis(50);
 
 /// Whoever makes things is given where they go; false there once nobody wants more.

@@ -1,17 +1,17 @@
 //! Entering segments into the index's table. Places are gathered, sorted and written as a table file that
 //! RocksDB takes in whole: a third of the work of entering them one by one, and a crash leaves none or all of
-//! a file.
+//! a file in the table.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rocksdb::{DB, Error, IngestExternalFileOptions, Options, SstFileWriter};
+use rocksdb::{DB, Error, Options, SstFileWriter};
 
 use super::index::{NUMBERS, chunk_key, pack_key, segment_key, word};
 use crate::format::Segment;
 use crate::id::ChunkId;
 
-/// A file has so many places or few more; they are some 15 MB of memory.
+/// A file has so many places and at the most a pack's more; they are 15 to 30 MB of memory.
 const GATHERED: usize = 250_000;
 
 /// An import that goes on.
@@ -28,7 +28,7 @@ pub(super) struct Import<'a> {
 }
 
 impl<'a> Import<'a> {
-    /// Enters into `db` by way of a file in `home`, which is on the same file system.
+    /// Enters into `db`, which has these options, by way of a file in `home`.
     pub fn begin(db: &'a DB, options: &'a Options, home: &Path) -> Result<Import<'a>, Error> {
         let numbers = db.get(NUMBERS)?.unwrap_or_default();
         let (next_segment, next_pack) = (word(&numbers, 0), word(&numbers, 4));
@@ -63,14 +63,20 @@ impl<'a> Import<'a> {
         if self.names.is_empty() { Ok(()) } else { self.write() }
     }
 
-    /// Makes a file and has it taken in. The numbers that it uses up are in the file itself, so that a half
-    /// import is never taken for part of a later one.
+    /// Makes a file and has it taken in.
     fn write(&mut self) -> Result<(), Error> {
+        // A copy is taken: no file of the table ever has a second name, under which it could be written to.
+        let entered = self.make().and_then(|()| self.db.ingest_external_file(vec![&self.file]));
+        let _ = std::fs::remove_file(&self.file);
+        entered
+    }
+
+    /// The numbers that a file uses up are in the file itself, so that a half import is never taken for part of a
+    /// later one.
+    fn make(&mut self) -> Result<(), Error> {
         self.places.sort_unstable();
         let numbers = [self.next_segment, self.next_pack].map(u32::to_le_bytes).concat();
         self.names.insert(NUMBERS.to_vec(), numbers);
-        // One that a crash has left may be a second name of a file that the table has.
-        let _ = std::fs::remove_file(&self.file);
         let mut file = SstFileWriter::create(self.options);
         file.open(&self.file)?;
         for same in self.places.chunk_by(|(one, _), (other, _)| one == other) {
@@ -82,18 +88,16 @@ impl<'a> Import<'a> {
         for (key, value) in std::mem::take(&mut self.names) {
             file.put(key, value)?;
         }
-        file.finish()?;
-        let mut moved = IngestExternalFileOptions::default();
-        moved.set_move_files(true);
-        self.db.ingest_external_file_opts(&moved, vec![&self.file])
+        file.finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::HashSet;
 
-    use super::super::index::{Index, Wanted};
+    use super::super::index::{Index, Wanted, options};
     use super::*;
     use crate::context::Seeded;
     use crate::format::{PackEntry, PackedChunk};
@@ -116,25 +120,43 @@ mod tests {
         Segment { packs: (0..PACKS).map(pack).collect() }
     }
 
+    fn open(home: &Path, names: &[&str], loads: &Cell<u32>) -> crate::store::Result<Index> {
+        let load = |name: &str| {
+            loads.set(loads.get() + 1);
+            let failure =
+                crate::store::Error::Cache { directory: name.into(), what: "it cannot be read".into() };
+            if name == "large" { Ok(large()) } else { Err(failure) }
+        };
+        let wanted = |name: &&str| Wanted { name: (*name).into(), reusable: true, segment: None };
+        let all: Vec<_> = names.iter().map(wanted).collect();
+        Index::open(home, &all, HashSet::new(), &Seeded::new(1), &load)
+    }
+
     #[test]
     fn a_segment_of_several_files_is_found_whole_also_after_an_import_that_broke_off() {
         let home = tempfile::tempdir().unwrap();
-        let wanted = |name: &str| Wanted { name: name.into(), reusable: true, segment: None };
-        let load = |name: &str| match name {
-            "large" => Ok(large()),
-            _ => Err(crate::store::Error::Cache { directory: name.into(), what: "it cannot be read".into() }),
-        };
-        let open = |names: &[&str]| {
-            let all: Vec<_> = names.iter().map(|name| wanted(name)).collect();
-            Index::open(home.path(), &all, HashSet::new(), &Seeded::new(1), &load)
-        };
-        assert!(open(&["large", "missing"]).is_err());
-        let index = open(&["large"]).unwrap();
+        let options = options();
+        let db = DB::open(&options, home.path().join("table-2")).unwrap();
+        let mut import = Import::begin(&db, &options, home.path()).unwrap();
+        import.add("large", &large()).unwrap();
+        assert!(import.places.len() < large().chunks(), "a file of it was taken in");
+        drop(import);
+        drop(db);
+        let index = open(home.path(), &["large"], &Cell::new(0)).unwrap();
         for number in (0..PACKS * CHUNKS).step_by(1009) {
             let places = index.find(&id(number)).unwrap();
             let found: Vec<_> = places.iter().map(|place| (place.pack.0[0], place.offset)).collect();
             assert_eq!(found, [((number / CHUNKS) as u8, number)]);
         }
         assert!(index.find(&id(PACKS * CHUNKS)).unwrap().is_empty());
+        assert!(!home.path().join("import.sst").exists());
+    }
+
+    #[test]
+    fn what_came_before_a_segment_that_cannot_be_had_is_not_read_again() {
+        let (home, loads) = (tempfile::tempdir().unwrap(), Cell::new(0));
+        assert!(open(home.path(), &["large", "missing"], &loads).is_err());
+        open(home.path(), &["large"], &loads).unwrap();
+        assert_eq!(loads.get(), 2);
     }
 }

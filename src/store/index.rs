@@ -11,6 +11,7 @@
 //! "s" segment name    → u32 number, u64 chunks, u32 first pack number, u32 packs
 //! "p" u32 pack number → pack id
 //! "n"                 → u32 next segment number, u32 next pack number
+//! "d"                 → u64 places of segments that vanished
 //! ```
 
 use std::collections::{HashMap, HashSet};
@@ -46,7 +47,7 @@ const SWEEP_FROM: u64 = 100_000;
 const IMPORTS: usize = 3;
 /// Up to so many chunks that came or went since the last import, none is made.
 const BESIDE: u64 = 10_000;
-/// So many imports' files lie beside each other until they are merged.
+/// So many files of imports lie beside each other until they are merged.
 const FILES: i32 = 16;
 const BLOCK_CACHE: usize = 64 << 20;
 /// Of look-ups in order: so many entries are stepped over before the next one is sought.
@@ -105,13 +106,14 @@ struct Opening<'a> {
     home: &'a Path,
     wanted: &'a [Wanted<'a>],
     load: &'a dyn Fn(&str) -> Result<Segment>,
+    options: Options,
 }
 
 fn fail(home: &Path, what: impl std::fmt::Display) -> Error {
     Error::Cache { directory: home.display().to_string(), what: what.to_string() }
 }
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.set_block_based_table_factory(&blocks(BLOCK_CACHE));
@@ -206,7 +208,9 @@ impl Opening<'_> {
             return Ok(None);
         }
         // A table that does not open is damaged; the caller makes it anew.
-        let Ok(db) = DB::open_as_secondary(&options(), self.table(), own.to_owned()) else { return Ok(None) };
+        let Ok(db) = DB::open_as_secondary(&self.options, self.table(), own.to_owned()) else {
+            return Ok(None);
+        };
         let known = known_segments(&db, self.home)?;
         Ok(self.is_current(&known).then_some((db, known)))
     }
@@ -227,7 +231,7 @@ impl Opening<'_> {
     /// Brings the table up to date, alone.
     fn import(&self) -> Result<()> {
         let _exclusive = lock(self.home, FlockOperation::LockExclusive)?;
-        let db = match DB::open(&options(), self.table()) {
+        let db = match DB::open(&self.options, self.table()) {
             Ok(db) => db,
             Err(_) => self.start_anew()?,
         };
@@ -239,19 +243,24 @@ impl Opening<'_> {
             }
         };
         let known = known_segments(&db, self.home)?;
-        let options = options();
-        let failed = |e| fail(self.home, e);
-        let mut import = Import::begin(&db, &options, self.home).map_err(failed)?;
-        for wanted in self.wanted.iter().filter(|wanted| !known.contains_key(&wanted.name)) {
-            let added = match wanted.segment {
-                Some(segment) => import.add(&wanted.name, segment),
-                None => import.add(&wanted.name, &(self.load)(&wanted.name)?),
-            };
-            added.map_err(failed)?;
-        }
-        import.finish().map_err(failed)?;
-        // Who closes a table breaks off its compactions, and look-ups go through every file.
-        db.wait_for_compact(&WaitForCompactOptions::default()).map_err(failed)
+        let mut import = Import::begin(&db, &self.options, self.home).map_err(|e| fail(self.home, e))?;
+        let mut new = self.wanted.iter().filter(|wanted| !known.contains_key(&wanted.name));
+        let added = new.try_for_each(|wanted| self.add(&mut import, wanted));
+        // What came before a segment that cannot be had need not be read again.
+        import.finish().map_err(|e| fail(self.home, e))?;
+        added?;
+        // Who closes a table breaks off its compactions, and look-ups go through every file. The table is whole
+        // without this one: its failure, of a disk that is full, is no reason to end a command.
+        let _ = db.wait_for_compact(&WaitForCompactOptions::default());
+        Ok(())
+    }
+
+    fn add(&self, import: &mut Import, wanted: &Wanted) -> Result<()> {
+        let added = match wanted.segment {
+            Some(segment) => import.add(&wanted.name, segment),
+            None => import.add(&wanted.name, &(self.load)(&wanted.name)?),
+        };
+        added.map_err(|e| fail(self.home, e))
     }
 
     fn start_anew(&self) -> Result<DB> {
@@ -259,7 +268,7 @@ impl Opening<'_> {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(fail(self.home, e)),
             _ => {}
         }
-        DB::open(&options(), self.table()).map_err(|e| fail(self.home, e))
+        DB::open(&self.options, self.table()).map_err(|e| fail(self.home, e))
     }
 
     /// Forgets segments that vanished. False when so much is dead that the table should be made anew.
@@ -271,9 +280,9 @@ impl Opening<'_> {
         let chunks = |list: &[(&String, &Known)]| list.iter().map(|(_, known)| known.chunks).sum::<u64>();
         let before = db.get(DEAD).map_err(|e| fail(self.home, e))?.unwrap_or_default();
         let dead = before.try_into().map_or(0, u64::from_le_bytes).saturating_add(chunks(&gone));
-        let mut batch = WriteBatch::default();
-        gone.iter().for_each(|(name, _)| batch.delete(segment_key(name)));
         if !gone.is_empty() {
+            let mut batch = WriteBatch::default();
+            gone.iter().for_each(|(name, _)| batch.delete(segment_key(name)));
             batch.put(DEAD, dead.to_le_bytes());
             db.write(batch).map_err(|e| fail(self.home, e))?;
         }
@@ -295,7 +304,7 @@ impl Index {
         let lifeline = Lifeline::hold(&own.with_extension(ALIVE)).ok();
         fs::create_dir_all(&own).map_err(|e| fail(home, e))?;
         sweep_dead_commands(home);
-        let opening = Opening { home, wanted, load };
+        let opening = Opening { home, wanted, load, options: options() };
         // Another command may bring in a segment, or drop one, between import and look.
         for attempt in 0..=IMPORTS {
             if let Some((db, known)) = opening.try_current(&own)? {
