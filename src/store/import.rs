@@ -80,8 +80,8 @@ impl<'a> Import<'a> {
         let mut file = SstFileWriter::create(self.options);
         file.open(&self.file)?;
         for same in self.places.chunk_by(|(one, _), (other, _)| one == other) {
-            let bytes: Vec<[u8; 4]> =
-                same.iter().flat_map(|(_, words)| words.map(u32::to_le_bytes)).collect();
+            let words: Vec<[u32; 6]> = same.iter().map(|(_, words)| *words).collect();
+            let bytes: Vec<[u8; 4]> = words.into_flattened().into_iter().map(u32::to_le_bytes).collect();
             file.merge(chunk_key(&same[0].0), bytes.as_flattened())?;
         }
         self.places.clear();
