@@ -34,10 +34,11 @@ test-milvus: build ## a real Milvus, backed up, wiped and brought back
 	tests/milvus.sh
 	tests/woodpecker.sh
 
-bench: build ## all figures of docs/performance.md but Milvus's, which benches/milvus.sh has (ROUNDS=3 SCALE=1)
+bench: build ## measures, and writes the tables of docs/performance.md but Milvus's, which benches/milvus.sh writes (ROUNDS=3 SCALE=1 INDEX="10000000 100000000" DAYS=90)
 	scripts/setup.sh peers
 	scripts/servers.sh peers etcd-3.6 minio python
-	$(cargo) bench --locked
+	. scripts/env.sh && benches/micro.py
+	set -o pipefail; $(cargo) bench --locked --bench index -- $${INDEX:-10000000 100000000} | benches/document.py index
 	. scripts/env.sh && benches/peers.py run --rounds $${ROUNDS:-3} --scale $${SCALE:-1} && benches/peers.py report
 	benches/minio.sh
 	benches/etcd.sh

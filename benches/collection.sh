@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Figures of forget and prune for docs/performance.md.
+# Figures of forget and prune, written into docs/performance.md.
 #
 #   benches/collection.sh restic      # beside restic: FILES=50000 SNAPSHOTS=20 CHANGED=2500 ROUNDS=3
 #   benches/collection.sh snapshots   # 1,000 snapshots, in a directory and on MinIO
 #   benches/collection.sh start       # the shortest command on 1,000 snapshots
 #   benches/collection.sh chunks      # CHUNKS=10000000: 10 million chunks, in a directory and on MinIO
-#   benches/collection.sh year        # DAYS=365: a backup every five minutes, the clock a value
+#   benches/collection.sh year        # DAYS=90: a backup every five minutes, the clock a value
 #
-# What is measured lies below TMPDIR. restic is the one in the PATH.
+# What is measured lies below TMPDIR, beside restic in memory (BENCH_DIR). restic is the one in the PATH.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/env.sh
 unset "${!ICECORE_@}"
 
-figures() { # TEST
-  cargo test --release --locked --test prune -- --ignored --nocapture --test-threads=1 "$1"
+figures() { # PART TEST
+  cargo test --release --locked --test prune -- --ignored --nocapture --test-threads=1 "$2" |
+    benches/document.py "collection-$1"
 }
 
 # A directory of files of 1 to 7 KiB that do not compress, and CHANGED of them anew.
@@ -31,21 +32,23 @@ for n in range(first, total):
 PYTHON
 }
 
-# measure TOOL COMMAND...: seconds, CPU seconds and KiB of memory.
+# measure TOOL COMMAND...: a line of its seconds and KiB of memory in $tmp/TOOL.
 measure() {
   local tool=$1
   shift
-  /usr/bin/time -o "$tmp/time" -f '%e %U %S %M' "$@" >"$tmp/out" 2>&1 || { cat "$tmp/out" >&2; exit 1; }
-  read -r wall user system memory <"$tmp/time"
-  awk -v t="$tool" -v w="$wall" -v u="$user" -v s="$system" -v m="$memory" \
-    'BEGIN { printf "  %-8s %7.2f s, %7.2f s of CPU, %5.0f MiB\n", t, w, u + s, m / 1024 }'
+  /usr/bin/time -a -o "$tmp/$tool" -f '%e %M' "$@" >"$tmp/out" 2>&1 || { cat "$tmp/out" >&2; exit 1; }
+}
+
+# middle TOOL: the median of its seconds, and its most memory in MiB.
+middle() {
+  sort -n "$tmp/$1" | awk '{ s[NR] = $1; if ($2 > m) m = $2 } END { print s[int((NR + 1) / 2)], int(m / 1024) }'
 }
 
 beside_restic() {
   local binary=$CARGO_TARGET_DIR/release/icecore rounds=${ROUNDS:-3}
   local files=${FILES:-50000} snapshots=${SNAPSHOTS:-20} changed=${CHANGED:-2500}
   [[ -x $binary ]] || { echo "$binary is not there: make build" >&2; exit 1; }
-  tmp=$(mktemp -d)
+  tmp=$(mktemp -d -p "${BENCH_DIR:-/dev/shm}")
   trap 'rm -rf "$tmp"' EXIT
   export ICECORE_PASSPHRASE='only for this measurement' RESTIC_PASSWORD='only for this measurement'
   local ours=("$binary" --no-progress -r "$tmp/now/icecore" --cache-dir "$tmp/now/icecore-cache")
@@ -62,32 +65,34 @@ beside_restic() {
   done
   rm -rf "$tmp/source"
   mv "$tmp/now" "$tmp/made"
-  restic version
-  echo "$snapshots snapshots of $files files of 4 KB on average, $changed of them new each time"
-  du -sh "$tmp/made/icecore" "$tmp/made/restic" | sed "s|$tmp/made/||; s/^/  /"
-  local keep how
+  echo "| $snapshots snapshots of $files files, $changed of them new each time | \`--max-unused\` | icecore | $(restic version | cut -d' ' -f1,2) | times as fast |"
+  echo '|---|---|---|---|---|'
+  local keep how ours_took ours_had theirs_took theirs_had
   for keep in $((snapshots / 2)) 1; do
     for how in 5% 0%; do
-      echo "forget --keep-last $keep --prune --max-unused $how"
+      rm -f "$tmp/icecore" "$tmp/restic"
       for ((n = 0; n < rounds; n++)); do
         rm -rf "$tmp/now" && cp -a "$tmp/made" "$tmp/now"
         measure icecore "${ours[@]}" forget --keep-last "$keep" --prune --max-unused "$how"
         measure restic "${theirs[@]}" forget --keep-last "$keep" --prune --max-unused "$how"
       done
-      du -sh "$tmp/now/icecore" "$tmp/now/restic" | sed "s|$tmp/now/||; s/^/  /"
+      read -r ours_took ours_had < <(middle icecore)
+      read -r theirs_took theirs_had < <(middle restic)
+      echo "| keep $keep | $how | $ours_took s, $ours_had MiB | $theirs_took s, $theirs_had MiB" \
+        "| $(awk "BEGIN { printf \"%.1f\", $theirs_took / $ours_took }") |"
     done
   done
 }
 
 case ${1:-} in
-restic) beside_restic ;;
-snapshots) figures measure::a_thousand_snapshots ;;
-start) figures the_start_of_a_command ;;
+restic) beside_restic | benches/document.py collection-restic ;;
+snapshots) figures snapshots measure::a_thousand_snapshots ;;
+start) figures start the_start_of_a_command ;;
 chunks)
   export CHUNKS=${CHUNKS:-10000000}
-  figures millions_of_chunks
+  figures chunks millions_of_chunks
   ;;
-year) DAYS=${DAYS:-365} figures a_backup_every_five_minutes ;;
+year) DAYS=${DAYS:-90} figures year a_backup_every_five_minutes ;;
 *)
   sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 2

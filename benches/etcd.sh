@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures etcd's snapshots beside etcd's own tools, in one run on one server, and prints the tables of
+# Measures etcd's snapshots beside etcd's own tools, in one run on one server, and writes the tables of
 # docs/performance.md ("Any revision").
 #
 #   benches/etcd.sh                    all parts
@@ -200,6 +200,10 @@ def changes():
             name += ", under a passphrase that somebody chose"
         rows.append((name, seconds(run), f"{run.cpu:.2f} s", f"{run.peak:.0f} MB", amount(run.written), f"{ratio:.1f}"))
         say(f"{name}: " + " ".join(f"{run.seconds:.3f}" for run in runs))
+    Member().call("kv/compaction", {"revision": head(), "physical": True})
+    Member().call("maintenance/defragment", {})
+    run, after = backup(), save()
+    rows.append(("nothing changed, but compacted and defragmented (one run)", seconds(run), f"{run.cpu:.2f} s", f"{run.peak:.0f} MB", amount(run.written), f"{after.seconds / run.seconds:.1f}"))
     saved = middle(saves)
     rows.insert(1, ("`etcdctl snapshot save`", seconds(saved), f"{saved.cpu:.2f} s", f"{saved.peak:.0f} MB", amount(saved.written), "1"))
     rows.insert(1, ("first backup, proved", seconds(first), f"{first.cpu:.2f} s", f"{first.peak:.0f} MB", amount(first.written), f"{saved.seconds / first.seconds:.1f}"))
@@ -333,7 +337,7 @@ measure() {
   mkdir -p "$TMP/$1"
   "$ICECORE" -r "$TMP/$1/repository" init >/dev/null
   "$ICECORE" -r "$TMP/$1/repository" key add --new-passphrase-file "$CHOSEN" >/dev/null
-  "$PYTHON" "$TMP/measure.py" "$1" "${URL[$2]}"
+  "$PYTHON" "$TMP/measure.py" "$1" "${URL[$2]}" | benches/document.py "etcd-$1"
   rm -rf "${TMP:?}/$1"
 }
 

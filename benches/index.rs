@@ -1,15 +1,17 @@
 //! The index of this machine at size: inserts, look-ups, what a second command waits for, and memory.
 //!
 //! ```text
-//! cargo bench --bench index -- 10000000     # chunks; a hundred thousand in each segment
+//! cargo bench --bench index -- 10000000 100000000     # chunks; a hundred thousand in each segment
 //! ```
+//! It prints a table, a row for each number of chunks.
+//!
 //! The table is made below TMPDIR and goes afterwards. Each part is a process of its own, so that the memory is its
 //! own. Names of chunks are drawn, as hashes are; so are those that are looked for. The files stay in the kernel's
 //! cache as far as that has room.
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use icecore::context::SystemRandom;
@@ -57,26 +59,36 @@ fn open(home: &Path, chunks: u64) -> Index {
     Index::open(home, &wanted, HashSet::new(), &SystemRandom, &load).unwrap()
 }
 
-/// The most memory that this process has had.
-fn memory() -> String {
+/// The most memory that this process has had, in MiB.
+fn memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    format!("{} MiB resident at the most", kib / 1024)
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
-fn rate(count: u64, began: Instant) -> String {
-    let seconds = began.elapsed().as_secs_f64();
-    format!("{seconds:.2} s, {:.0} thousand a second", count as f64 / seconds / 1e3)
+fn thousands(count: u64, began: Instant) -> String {
+    format!("{:.0} thousand/s", count as f64 / began.elapsed().as_secs_f64() / 1e3)
 }
+
+fn cell(text: String) {
+    print!(" {text} |");
+}
+
+const COLUMNS: [&str; 7] = [
+    "chunks",
+    "inserted in",
+    "at",
+    "a command opens it in, ms",
+    "look-ups of what is there",
+    "of what is not",
+    "resident, inserting and looking up, MiB",
+];
 
 fn insert(home: &Path, chunks: u64) {
     let began = Instant::now();
-    (0..chunks / SEGMENT).for_each(|number| drop(std::hint::black_box(segment(number))));
-    println!("drawing {chunks} names: {}", rate(chunks, began));
-    let began = Instant::now();
     drop(open(home, chunks));
-    println!("inserting them: {}; {}", rate(chunks, began), memory());
+    cell(format!("{:.1} s", began.elapsed().as_secs_f64()));
+    cell(thousands(chunks, began));
 }
 
 /// What another command does once they are there.
@@ -88,41 +100,48 @@ fn look_up(home: &Path, chunks: u64) {
         opened.push(began.elapsed().as_secs_f64() * 1e3);
     }
     opened.sort_by(f64::total_cmp);
-    let middle = opened[opened.len() / 2];
-    println!(
-        "a command opens the index in {middle:.1} ms ({:.1} to {:.1}); {}",
-        opened[0],
-        opened[8],
-        memory()
-    );
+    cell(format!("{:.1} ({:.1}–{:.1})", opened[opened.len() / 2], opened[0], opened[8]));
     let index = open(home, chunks);
-    for (what, beyond) in [("that is there", 0), ("that is not", chunks)] {
+    for beyond in [0, chunks] {
         let began = Instant::now();
         for n in 0..LOOK_UPS {
             let found = index.find(&name(beyond + mixed(n) % chunks)).unwrap();
             assert_eq!(found.len(), usize::from(beyond == 0));
         }
-        println!("looking for one {what}: {}; {}", rate(LOOK_UPS, began), memory());
+        cell(thousands(LOOK_UPS, began));
     }
 }
 
-fn main() -> ExitCode {
+/// Prints cells of a table in `home`, of so many chunks.
+type Part = fn(&Path, u64);
+
+const PARTS: [(&str, Part); 2] = [("insert", insert), ("look-up", look_up)];
+
+/// One part in a process of its own: the row's cells, and the most memory that it had.
+fn apart(part: &str, home: &Path, chunks: &str) -> (String, u64) {
+    let mut itself = Command::new(std::env::current_exe().unwrap());
+    let output = itself.arg(part).arg(home).arg(chunks).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{part} of {chunks} chunks failed");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let (cells, memory) = said.rsplit_once('\n').unwrap();
+    (cells.to_owned(), memory.parse().unwrap())
+}
+
+fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    if let [part, home, chunks] = &arguments[..] {
+    if let [part, home, chunks] = &arguments[..]
+        && PARTS.iter().any(|(name, _)| name == part)
+    {
         let (home, chunks) = (Path::new(home), chunks.parse().unwrap());
-        match part.as_str() {
-            "insert" => insert(home, chunks),
-            _ => look_up(home, chunks),
-        }
-        return ExitCode::SUCCESS;
+        PARTS.iter().filter(|(name, _)| name == part).for_each(|(_, run)| run(home, chunks));
+        print!("\n{}", memory());
+        return;
     }
-    let chunks = arguments.first().map_or("10000000", String::as_str);
-    let home = tempfile::tempdir().unwrap();
-    for part in ["insert", "look-up"] {
-        let mut itself = Command::new(std::env::current_exe().unwrap());
-        if !itself.arg(part).arg(home.path()).arg(chunks).status().unwrap().success() {
-            return ExitCode::FAILURE;
-        }
+    println!("| {} |\n|{}", COLUMNS.join(" | "), "---|".repeat(COLUMNS.len()));
+    let usual = ["10000000".to_owned()];
+    for chunks in if arguments.is_empty() { &usual[..] } else { &arguments[..] } {
+        let home = tempfile::tempdir().unwrap();
+        let [(inserted, most), (looked_up, then)] = PARTS.map(|(part, _)| apart(part, home.path(), chunks));
+        println!("| {chunks} |{inserted}{looked_up} {most}, {then} |");
     }
-    ExitCode::SUCCESS
 }

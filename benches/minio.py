@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.request
 
+import document
 import peers
 
 RESULTS = peers.RESULTS.with_name("minio.jsonl")
@@ -104,13 +105,12 @@ def go_through(ours, rclone, server, note):
 
 
 def table(lines):
-    of = (lines[-1]["machine"], lines[-1]["scale"])
-    lines = [line for line in lines if (line["machine"], line["scale"]) == of]
+    lines = peers.alike(lines)
 
     def figures(step, key):
         return [line[key] for line in lines if line["step"] == step and key in line]
 
-    out = [f"{of[0]}; the data of scale {of[1]:g} as objects in MinIO, in memory. Median, and the least and the most.", "",
+    out = [f"{peers.origin(lines)}; the data of scale {lines[-1]['scale']:g} as objects in MinIO, in memory. Median, and the least and the most.", "",
            "| step | s | CPU of it, s | CPU of MinIO, s | requests | peak resident, MiB |", "|---|---|---|---|---|---|"]
     for step in dict.fromkeys(line["step"] for line in lines):
         out.append(f"| {step} | {peers.spread(figures(step, 'seconds'), peers.seconds)} | "
@@ -146,15 +146,20 @@ def main():
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
 
     def note(tool, step, figures):
-        line = {"tool": tool, "step": step, "scale": options.scale, "machine": peers.machine()} | figures
+        line = {"round": begun, "tool": tool, "step": step, "scale": options.scale,
+                "machine": machine, "commit": commit} | figures
         with open(RESULTS, "a") as out:
             out.write(json.dumps(line) + "\n")
         print(f"{tool:8} {step:36} {figures['seconds']:7.2f} s  cpu {figures['cpu']:7.2f} s  "
               f"{figures['resident'] / peers.MIB:6.0f} MiB  MinIO {figures['server_cpu']:7.2f} s", flush=True)
 
+    machine, commit = document.machine(), document.commit()
     for _ in range(options.rounds):
+        begun = document.now()
         go_through(ours, rclone, options.process, note)
-    peers.write("minio", table([json.loads(line) for line in open(RESULTS)]))
+    lines = table([json.loads(line) for line in open(RESULTS)])
+    print("\n".join(lines))
+    document.write("minio", lines)
 
 
 main()

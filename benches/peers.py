@@ -23,7 +23,6 @@ import hashlib
 import json
 import os
 import pathlib
-import platform
 import random
 import shutil
 import statistics
@@ -32,7 +31,8 @@ import subprocess
 import sys
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent.parent
+import document
+
 CACHE = pathlib.Path(os.environ.get("ICECORE_CACHE", pathlib.Path.home() / ".cache/icecore"))
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or os.environ.get("ICECORE_TARGET_DIR") or CACHE / "target")
 DIRECTORY = pathlib.Path(os.environ.get("BENCH_DIR", "/dev/shm"))
@@ -350,17 +350,12 @@ def go_through(tool, data, wanted, note):
     shutil.rmtree(place)
 
 
-def machine():
-    cpu = next((line.split(": ")[1] for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    memory = next(int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemTotal")) >> 20
-    return f"{os.cpu_count()} cores ({cpu.strip()}), {memory} GiB, Linux {platform.release()}"
-
-
 def run(options):
     names = options.tools.split(",") if options.tools else list(TOOLS)
     there = [TOOLS[name] for name in names if TOOLS[name].program and os.path.exists(TOOLS[name].program)]
     for name in set(names) - {tool.name for tool in there}:
         print(f"{name} is not there and is left out", file=sys.stderr)
+    machine, commit = document.machine(), document.commit()
     work = DIRECTORY / f"icecore-bench.{os.getpid()}"
     data = Data(work / "data", options.scale)
     try:
@@ -369,13 +364,13 @@ def run(options):
         wanted = apart(data.digest)
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(options.rounds):
-            begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            begun = document.now()
             for kind in there:
                 tool, of = kind(work / kind.name), version(kind)
 
                 def note(step, figures):
                     line = {"round": begun, "tool": kind.name, "version": of, "step": step,
-                            "scale": options.scale, "machine": machine()} | figures
+                            "scale": options.scale, "machine": machine, "commit": commit} | figures
                     with open(RESULTS, "a") as out:
                         out.write(json.dumps(line) + "\n")
                     print(f"{kind.name:8} {step:20} {figures['seconds']:7.2f} s  cpu {figures['cpu']:7.2f} s  "
@@ -392,14 +387,15 @@ def run(options):
 AIMS = {"first backup": 4, "nothing changed": 7, "churn": 5, "restore": 2.5, "check, reading all": 3}
 
 
-def write(name, lines):
-    """Puts a table into the document, where its marks stand."""
-    document = HERE / "docs" / "performance.md"
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, rest = document.read_text().split(begin)
-    after = rest.split(end)[1]
-    document.write_text(before + begin + "\n" + "\n".join(lines) + "\n" + end + after)
-    print("\n".join(lines))
+def alike(lines):
+    """Those of the last one's machine, size and commit: of others nothing can be said in the same table."""
+    of = lambda line: [line.get(key) for key in ("machine", "scale", "commit")]
+    return [line for line in lines if of(line) == of(lines[-1])]
+
+
+def origin(lines):
+    """Where, when and of what they were measured."""
+    return f"{lines[-1]['machine']}; rounds from {lines[0]['round']} to {lines[-1]['round']} UTC; {lines[-1]['commit']}"
 
 
 def spread(values, form):
@@ -448,9 +444,7 @@ def ingest(lines):
 
 def report(_):
     lines = [json.loads(line) for line in open(RESULTS)]
-    # Of another machine, or another size, nothing can be said in the same table.
-    of = (lines[-1]["machine"], lines[-1]["scale"])
-    lines = [line for line in lines if (line["machine"], line["scale"]) == of]
+    lines = alike(lines)
     found = collections.defaultdict(list)
     for line in lines:
         found[line["step"], line["tool"]].append(line)
@@ -462,7 +456,7 @@ def report(_):
     def of_tool(step, tool, key):
         return [line[key] for line in found[step, tool] if key in line]
 
-    out = [f"{of[0]}; data of scale {of[1]:g}, in memory (tmpfs); "
+    out = [f"{origin(lines)}; data of scale {lines[-1]['scale']:g}, in memory (tmpfs); "
            + ", ".join(f"{names[name]} ({rounds[name]} runs)" for name in tools)
            + ". Median, and the least and the most.", ""]
     out += ["| step | " + " | ".join(f"{name}, s" for name in tools) + " | fastest peer / icecore | aim |",
@@ -486,7 +480,8 @@ def report(_):
             of_step = lambda key: of_tool(step, tool, key)
             out.append(f"| {step} | {tool} | {spread(of_step('cpu'), seconds)} | {mib(max(of_step('resident')))} | "
                        f"{mib(statistics.median(of_step('read')))} | {mib(statistics.median(of_step('written')))} |")
-    write("peers", out)
+    print("\n".join(out))
+    document.write("peers", out)
 
 
 def main():

@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 /// A record: what it is sorted by, and the rest.
 pub type Record = (Vec<u8>, Vec<u8>);
 
@@ -97,6 +99,8 @@ const WORD: usize = 7;
 const MORE: u64 = 8;
 /// So few are compared as they are.
 const FEW: usize = 12;
+/// More are sorted by all cores together.
+const LARGE: usize = 50_000;
 
 impl Held {
     fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
@@ -136,13 +140,28 @@ impl Held {
     }
 
     /// The records by key, and by number where keys are equal: first by some bytes of each key, then those
-    /// that have them in common by the next ones. Keys are often alike for long, and lie far apart.
+    /// that have them in common by the next ones. Keys are often alike for long, and lie far apart. All cores
+    /// sort a large group together, and small ones beside each other.
     fn sorted(&self) -> Vec<Ranked> {
         let mut all: Vec<Ranked> =
             (0..self.places.len() as u32).map(|number| Ranked { word: 0, number }).collect();
-        let mut todo = vec![(0..all.len(), 0)];
-        while let Some((range, depth)) = todo.pop() {
-            let group = &mut all[range.clone()];
+        let (mut large, mut small) = (vec![(&mut all[..], 0)], Vec::new());
+        while let Some((group, depth)) = large.pop() {
+            group.par_iter_mut().for_each(|ranked| ranked.word = self.word(ranked.number, depth));
+            group.par_sort_unstable();
+            let (more, rest): (Vec<Group>, _) =
+                undecided(group, depth).partition(|(alike, _)| alike.len() > LARGE);
+            large.extend(more);
+            small.extend(rest);
+        }
+        small.into_par_iter().for_each(|group| self.sort(group));
+        all
+    }
+
+    /// Sorts a group. Without recursion: a key may be as long as memory.
+    fn sort(&self, group: Group) {
+        let mut todo = vec![group];
+        while let Some((group, depth)) = todo.pop() {
             if group.len() <= FEW {
                 group.sort_by(|a, b| {
                     self.key_from(a.number, depth)
@@ -153,17 +172,19 @@ impl Held {
             }
             group.iter_mut().for_each(|ranked| ranked.word = self.word(ranked.number, depth));
             group.sort_unstable();
-            let mut begin = range.start;
-            for alike in group.chunk_by(|a, b| a.word == b.word) {
-                let end = begin + alike.len();
-                if alike.len() > 1 && alike[0].word & 0xff == MORE {
-                    todo.push((begin..end, depth + WORD));
-                }
-                begin = end;
-            }
+            todo.extend(undecided(group, depth));
         }
-        all
     }
+}
+
+/// Records whose keys have so many bytes in common.
+type Group<'a> = (&'a mut [Ranked], usize);
+
+/// Of a sorted group those parts whose words do not tell their order.
+fn undecided(group: &mut [Ranked], depth: usize) -> impl Iterator<Item = Group<'_>> {
+    let parts = group.chunk_by_mut(|a, b| a.word == b.word);
+    let goes_on = |alike: &&mut [Ranked]| alike.len() > 1 && alike[0].word & 0xff == MORE;
+    parts.filter(goes_on).map(move |alike| (alike, depth + WORD))
 }
 
 enum Run {
@@ -345,6 +366,23 @@ mod tests {
             let kept: Vec<Record> = greatest_of_each(sorter.finish().unwrap()).map(|r| r.unwrap()).collect();
             prop_assert_eq!(kept, expected.into_iter().collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn groups_that_all_cores_sort_together_are_sorted_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut sorter = Sorter::new(directory.path(), usize::MAX);
+        let count = 3 * LARGE as u32;
+        // Half of them are alike for long, each key is there twice.
+        let key = |n: u32| [&b"alike for long"[..n as usize % 2 * 14], &(n / 2).to_be_bytes()].concat();
+        let mut expected: Vec<Record> = Vec::new();
+        for number in 0..count {
+            let n = number.wrapping_mul(0x9e37_79b1) % (count / 2);
+            sorter.push(key(n), number.to_be_bytes()).unwrap();
+            expected.push((key(n), number.to_be_bytes().to_vec()));
+        }
+        expected.sort();
+        assert!(sorter.finish().unwrap().map(|r| r.unwrap()).eq(expected));
     }
 
     #[test]

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use super::records::Segments;
-use super::{Damage, Result, Run, damage};
+use super::{Damage, Error, Result, Run, damage};
 use crate::fault::Kind;
 use crate::format::{Malformed, Name, PACK_MAGIC, PackEntry};
 use crate::id::{ChunkId, PackId};
 use crate::mutex::{into_inner, lock};
-use crate::pool::cores;
+use crate::pool::{self, Pool, cores};
 use crate::progress::{Amount, Phase};
 use crate::repository::Repository;
 use crate::store::{self, PackReader, read_footer, unshared};
@@ -58,28 +58,16 @@ impl Run<'_> {
         let bytes = packs.iter().map(|pack| pack.size).sum();
         context.progress.expect(Amount { items: packs.len() as u64, bytes });
         context.progress.settled();
-        let (queue, results) = (Mutex::new(packs.iter()), Mutex::new(Vec::new()));
-        let repository = self.repository;
-        let threads = cores();
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    loop {
-                        let next = lock(&queue).next();
-                        let Some(pack) = next else { return };
-                        let read = read_pack(repository, pack);
-                        let failed = read.is_err();
-                        lock(&results).push(read);
-                        if failed {
-                            return;
-                        }
-                        repository.context().progress.advance(Amount { items: 1, bytes: pack.size });
-                    }
-                });
-            }
-        });
+        let (repository, results) = (self.repository, Mutex::new(Vec::new()));
+        let read = |(): &mut (), pack: &PackEntry| {
+            lock(&results).push(read_pack(repository, pack)?);
+            repository.context().progress.advance(Amount { items: 1, bytes: pack.size });
+            Ok(())
+        };
+        let give = |pool: &Pool<'_, _, Error>| packs.iter().try_for_each(|pack| Ok(pool.give(*pack)?));
+        pool::run(cores(), cores(), || (), read, give)?;
         for read in into_inner(results) {
-            let Read { chunks, bytes, damage, bad_chunks, bad_pack } = read?;
+            let Read { chunks, bytes, damage, bad_chunks, bad_pack } = read;
             self.report.chunks_read += chunks;
             self.report.bytes_read += bytes;
             self.report.damage.extend(damage);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rocksdb::{DB, Error, Options, SstFileWriter};
 
-use super::index::{NUMBERS, chunk_key, pack_key, segment_key, word};
+use super::table::{NUMBERS, chunk_key, pack_key, segment_key, word};
 use crate::format::Segment;
 use crate::id::ChunkId;
 
@@ -97,7 +97,8 @@ mod tests {
     use std::cell::Cell;
     use std::collections::HashSet;
 
-    use super::super::index::{Index, Wanted, options};
+    use super::super::index::{Index, Wanted};
+    use super::super::table::options;
     use super::*;
     use crate::context::Seeded;
     use crate::format::{PackEntry, PackedChunk};

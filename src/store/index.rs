@@ -5,27 +5,17 @@
 //! it: one is the primary while it imports, under an exclusive file lock; everyone looks up through a
 //! secondary instance of their own, opened under a shared lock. What few chunks have come since the last
 //! import a command keeps in memory: an import costs more than a small backup does.
-//!
-//! ```text
-//! "c" chunk id        → one 24-byte place after another (merged by appending)
-//! "s" segment name    → u32 number, u64 chunks, u32 first pack number, u32 packs
-//! "p" u32 pack number → pack id
-//! "n"                 → u32 next segment number, u32 next pack number
-//! "d"                 → u64 places of segments that vanished
-//! ```
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rocksdb::{
-    DB, DBRawIterator, Direction, IteratorMode, MergeOperands, Options, WaitForCompactOptions, WriteBatch,
-};
+use rocksdb::{DB, DBRawIterator, Direction, IteratorMode, Options, WaitForCompactOptions, WriteBatch};
 use rustix::fs::{FlockOperation, flock};
 
 use super::import::Import;
-use super::table::blocks;
+use super::table::{DEAD, PLACE_LEN, chunk_key, options, pack_key, segment_key, word};
 use super::{Error, Result};
 use crate::context::Random;
 #[cfg(test)]
@@ -34,22 +24,13 @@ use crate::format::{PackedChunk, Segment};
 use crate::id::{ChunkId, PackId, draw};
 use crate::lifeline::{Lifeline, is_cut};
 use crate::mutex;
-use crate::pool::cores;
 
-const PLACE_LEN: usize = 24;
-/// Under this key stand the next numbers of a segment and of a pack.
-pub(super) const NUMBERS: &[u8] = b"n";
-/// Under this key stands how many places are dead.
-const DEAD: &[u8] = b"d";
 /// Dead places are swept out by starting anew once there are more of them than of live ones.
 const SWEEP_FROM: u64 = 100_000;
 /// Imports before a command gives up against others that keep changing the table.
 const IMPORTS: usize = 3;
 /// Up to so many chunks that came or went since the last import, none is made.
 const BESIDE: u64 = 10_000;
-/// So many files of imports lie beside each other until they are merged.
-const FILES: i32 = 16;
-const BLOCK_CACHE: usize = 64 << 20;
 /// Of look-ups in order: so many entries are stepped over before the next one is sought.
 const STEPS: usize = 8;
 /// A command's directory has beside it a lifeline of its name with this ending.
@@ -111,48 +92,6 @@ struct Opening<'a> {
 
 fn fail(home: &Path, what: impl std::fmt::Display) -> Error {
     Error::Cache { directory: home.display().to_string(), what: what.to_string() }
-}
-
-pub(super) fn options() -> Options {
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.set_block_based_table_factory(&blocks(BLOCK_CACHE));
-    options.set_merge_operator_associative("append", append);
-    options.set_max_open_files(-1);
-    options.set_write_buffer_size(16 << 20);
-    options.set_target_file_size_base(128 << 20);
-    options.set_level_zero_file_num_compaction_trigger(FILES);
-    options.set_max_subcompactions(cores() as u32);
-    options.set_keep_log_file_num(1);
-    options.set_max_log_file_size(1 << 20);
-    options.set_log_level(rocksdb::LogLevel::Error);
-    options
-}
-
-/// Places of one chunk stand one after another, in the order of import.
-fn append(_key: &[u8], there: Option<&[u8]>, more: &MergeOperands) -> Option<Vec<u8>> {
-    let mut all = there.unwrap_or_default().to_vec();
-    more.iter().for_each(|place| all.extend_from_slice(place));
-    Some(all)
-}
-
-pub(super) fn chunk_key(id: &ChunkId) -> [u8; 33] {
-    let mut key = [b'c'; 33];
-    key[1..].copy_from_slice(&id.0);
-    key
-}
-
-pub(super) fn pack_key(number: u32) -> Vec<u8> {
-    [&b"p"[..], &number.to_le_bytes()].concat()
-}
-
-pub(super) fn segment_key(name: &str) -> Vec<u8> {
-    [b"s", name.as_bytes()].concat()
-}
-
-/// The little-endian word at `at`; 0 where there is none.
-pub(super) fn word(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|w| w.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
 /// A segment as the table knows it.

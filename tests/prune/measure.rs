@@ -1,4 +1,4 @@
-//! Not tests: figures for docs/performance.md. `benches/collection.sh` runs them.
+//! Not tests: figures for docs/performance.md. `benches/collection.sh` runs them, and takes the tables that they print.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -41,6 +41,19 @@ fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
+/// The head of a table; not on the line that names the test.
+fn table(columns: &[&str]) {
+    println!("\n| {} |\n|{}", columns.join(" | "), "---|".repeat(columns.len()));
+}
+
+fn row(cells: &[String]) {
+    println!("| {} |", cells.join(" | "));
+}
+
+fn since(began: Instant) -> String {
+    format!("{:.2} s", began.elapsed().as_secs_f64())
+}
+
 fn size(world: &World) -> String {
     let path = world.repository_path();
     format!("{} files, {}", files(&path).len(), mib(bytes_of(&path)))
@@ -56,7 +69,7 @@ fn requests(repository: &Repository, last: &mut [u64; 4]) -> String {
     format!("{lists} listings, {gets} gets, {puts} puts, {deletes} deletes")
 }
 
-fn a_thousand_snapshots(world: &World) {
+fn a_thousand_snapshots(world: &World, medium: &str) {
     let repository = world.init();
     // 200 objects of 4 KB, of which four change each time.
     let mut contents: Vec<Vec<u8>> = (0..200u32).map(|n| noise(n as u8, 4000)).collect();
@@ -68,46 +81,40 @@ fn a_thousand_snapshots(world: &World) {
         }
         store(&repository, &contents.iter().map(Vec::as_slice).collect::<Vec<_>>());
     }
-    let seconds = began.elapsed().as_secs_f64();
-    println!(
-        "{count} snapshots of 200 objects, four of them new each time: {:.1} ms each",
-        seconds * 1e3 / count as f64
-    );
+    let each = began.elapsed().as_secs_f64() * 1e3 / count as f64;
+    table(&[medium, "", "requests"]);
+    row(&["a snapshot of 200 objects, four of them new".into(), format!("{each:.1} ms"), "".into()]);
     let mut last = [0; 4];
     requests(&repository, &mut last);
     let began = Instant::now();
     let view = repository.view().unwrap();
     let newest_first: Vec<_> = view.snapshots.iter().rev().collect();
     forget::curve(&repository, &view, &newest_first).unwrap();
-    println!("the size curve: {:.2} s, {}", began.elapsed().as_secs_f64(), requests(&repository, &mut last));
+    row(&[format!("the size curve of {count}"), since(began), requests(&repository, &mut last)]);
     for keep in [count * 9 / 10, count / 2, 10] {
         let began = Instant::now();
         let report =
             forget::run(&repository, &options(Policy { last: keep as u64, ..Policy::default() }, None))
                 .unwrap();
-        println!(
-            "forget {} of {} and prune: {:.2} s, {}; {} stay",
-            report.forgotten().count(),
-            report.decisions.len(),
-            began.elapsed().as_secs_f64(),
-            requests(&repository, &mut last),
-            mib(report.repository_bytes)
-        );
+        let (forgotten, all) = (report.forgotten().count(), report.decisions.len());
+        let stay = mib(report.repository_bytes);
+        let what = format!("forget {forgotten} of {all} and prune, of which {stay} stay");
+        row(&[what, since(began), requests(&repository, &mut last)]);
     }
-    println!("peak resident {} MiB", peak());
+    row(&["resident at the most".into(), format!("{} MiB", peak()), "".into()]);
     world.is_whole(2);
 }
 
 #[test]
 #[ignore = "prints figures"]
 fn a_thousand_snapshots_in_a_directory() {
-    a_thousand_snapshots(&World::new());
+    a_thousand_snapshots(&World::new(), "in a directory");
 }
 
 #[test]
 #[ignore = "prints figures"]
 fn a_thousand_snapshots_on_minio() {
-    a_thousand_snapshots(&World::on(Server::minio()));
+    a_thousand_snapshots(&World::on(Server::minio()), "on MinIO");
 }
 
 /// What the shortest command takes on a thousand snapshots: with a key that costs nothing to open, and with one
@@ -126,9 +133,10 @@ fn the_start_of_a_command_on_a_thousand_snapshots() {
     requests(&repository, &mut last);
     repository.view().unwrap();
     println!("what a view of {count} snapshots asks for: {}", requests(&repository, &mut last));
-    started(&world, "a key that need not be stretched");
+    table(&["`icecore snapshots`, with", "median of 30", "least"]);
+    started(&world, "a generated passphrase");
     repository.change_passphrase("passphrase", KeyCost::of("passphrase")).unwrap();
-    started(&world, "a passphrase");
+    started(&world, "one that somebody chose");
 }
 
 fn started(world: &World, key: &str) {
@@ -140,7 +148,7 @@ fn started(world: &World, key: &str) {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     let least = seconds.iter().copied().fold(f64::INFINITY, f64::min) * 1e3;
-    println!("`icecore snapshots` with {key}: median of 30 {:.1} ms, least {least:.1} ms", median(&seconds));
+    row(&[key.into(), format!("{:.1} ms", median(&seconds)), format!("{least:.1} ms")]);
 }
 
 /// Chunks of an object.
@@ -193,17 +201,17 @@ fn of_chunks(repository: &Repository, chunks: u64, step: usize) -> SessionId {
     sid
 }
 
-/// Runs the program; gives its JSON and says how long it took and how much memory it had.
-fn timed(world: &World, arguments: &[&str]) {
+/// Runs the program: a row of how long it took and how much memory it had.
+fn timed(world: &World, what: &str, arguments: &[&str]) {
     let program = world.program();
     let mut command = Command::new("/usr/bin/time");
-    command.args(["-f", "%e s, %U s of CPU, peak resident %M KiB"]).arg(program.get_program());
+    command.args(["-f", "%e s | %U s | %M KiB"]).arg(program.get_program());
     command.args(program.get_args()).args(arguments);
     command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    println!("{}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-    println!("   {}", String::from_utf8_lossy(&output.stdout).trim());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    row(&[what.into(), said.lines().last().unwrap_or_default().into()]);
 }
 
 /// A million; ten with `CHUNKS=10000000`.
@@ -215,15 +223,17 @@ fn millions_of_chunks_of_which_every_second_object_is_forgotten() {
     let repository = world.init();
     let began = Instant::now();
     let all = of_chunks(&repository, chunks, 1);
-    println!("a snapshot of {chunks} chunks: {:.0} s; {}", began.elapsed().as_secs_f64(), size(&world));
+    println!("a snapshot of {chunks} chunks: {}; {}", since(began), size(&world));
     of_chunks(&repository, chunks, 2);
     drop(repository);
-    timed(&world, &["stats", "--snapshots"]);
-    timed(&world, &["prune", "--dry-run"]);
-    timed(&world, &["forget", &all.to_string(), "--prune", "--max-unused", "0%"]);
-    println!("{}", size(&world));
-    timed(&world, &["prune"]);
-    timed(&world, &["check"]);
+    let what = format!("{chunks} chunks of 100 bytes, in a directory");
+    table(&[&what, "wall", "CPU", "peak resident"]);
+    timed(&world, "`stats --snapshots`", &["stats", "--snapshots"]);
+    timed(&world, "the plan, all is needed (`prune --dry-run`)", &["prune", "--dry-run"]);
+    let forget = ["forget", &all.to_string(), "--prune", "--max-unused", "0%"];
+    timed(&world, "forget and prune: half of the chunks are copied and read back", &forget);
+    timed(&world, "`prune` once more: nothing to do", &["prune"]);
+    timed(&world, "`check` of the rest", &["check"]);
 }
 
 /// The same on MinIO, in this process, which counts requests.
@@ -237,9 +247,9 @@ fn requests_for_millions_of_chunks_on_minio() {
     of_chunks(&repository, chunks, 2);
     let mut last = [0; 4];
     requests(&repository, &mut last);
+    table(&[&format!("{chunks} chunks of 100 bytes, on MinIO"), "wall", "requests"]);
     let mut told = |what: &str, began: Instant| {
-        let seconds = began.elapsed().as_secs_f64();
-        println!("{what} of {chunks} chunks: {seconds:.1} s, {}", requests(&repository, &mut last));
+        row(&[what.into(), since(began), requests(&repository, &mut last)]);
     };
     let tight = prune::Options { max_unused: 0.0, ..now() };
     let began = Instant::now();
@@ -279,6 +289,14 @@ fn a_backup_every_five_minutes() {
     let begin = jiff::Timestamp::from_second(1_830_297_600).unwrap().as_nanosecond() as i64;
     let at = |now: i64| world.open_at(1, Arc::new(FixedClock(begin + now)));
     let mut spent: Vec<f64> = Vec::new();
+    table(&[
+        "day",
+        "snapshots",
+        "repository",
+        "a backup, median of the last 200",
+        "forget and prune",
+        "resident at the most",
+    ]);
     for round in 0..days * 288 {
         write(2 * round, round);
         write(2 * round + 1, round);
@@ -292,16 +310,18 @@ fn a_backup_every_five_minutes() {
         let (repository, began) = (at(round * 5 * MINUTE + MINUTE), Instant::now());
         let kept = forget::run(&repository, &options(rules.clone(), None)).unwrap();
         let (day, pruned) = (round / 288 + 1, began.elapsed().as_secs_f64());
-        if day <= 5 || day % 5 == 0 {
+        if [1, 3, 10].contains(&day) || day % 30 == 0 || day == days {
             let kept = kept.decisions.iter().filter(|decision| decision.keep).count();
             let last = &spent[spent.len().saturating_sub(200)..];
-            println!(
-                "day {day}: {kept} snapshots, {}; a backup {:.1} ms (the first 200: {:.1} ms), forget and prune {pruned:.2} s; peak {} MiB",
+            let (backup, pruned) = (format!("{:.1} ms", median(last)), format!("{pruned:.2} s"));
+            row(&[
+                day.to_string(),
+                kept.to_string(),
                 size(&world),
-                median(last),
-                median(&spent[..200]),
-                peak()
-            );
+                backup,
+                pruned,
+                format!("{} MiB", peak()),
+            ]);
         }
     }
     world.is_whole(2);
