@@ -205,13 +205,21 @@ fn of_chunks(repository: &Repository, chunks: u64, step: usize) -> SessionId {
 fn timed(world: &World, what: &str, arguments: &[&str]) {
     let program = world.program();
     let mut command = Command::new("/usr/bin/time");
-    command.args(["-f", "%e s | %U s | %M KiB"]).arg(program.get_program());
+    command.args(["-f", "%e %U %S %M"]).arg(program.get_program());
     command.args(program.get_args()).args(arguments);
     command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    row(&[what.into(), said.lines().last().unwrap_or_default().into()]);
+    let last = said.lines().last().unwrap();
+    let said: Vec<f64> = last.split(' ').map(|number| number.parse().unwrap()).collect();
+    let [wall, user, system, kib] = said[..] else { panic!("{last}") };
+    row(&[
+        what.into(),
+        format!("{wall:.2} s"),
+        format!("{:.2} s", user + system),
+        format!("{:.0} MiB", kib / 1024.0),
+    ]);
 }
 
 /// A million; ten with `CHUNKS=10000000`.
