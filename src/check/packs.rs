@@ -60,7 +60,8 @@ impl Run<'_> {
         context.progress.settled();
         let (repository, results) = (self.repository, Mutex::new(Vec::new()));
         let read = |(): &mut (), pack: &PackEntry| {
-            lock(&results).push(read_pack(repository, pack)?);
+            let read = read_pack(repository, pack)?;
+            lock(&results).push(read);
             repository.context().progress.advance(Amount { items: 1, bytes: pack.size });
             Ok(())
         };
