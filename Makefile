@@ -34,13 +34,13 @@ test-milvus: build ## a real Milvus, backed up, wiped and brought back
 	tests/milvus.sh
 	tests/woodpecker.sh
 
-bench: build ## measures, and writes the tables of docs/performance.md but Milvus's, which benches/milvus.sh writes (ROUNDS=3 SCALE=1 INDEX="10000000 100000000" DAYS=90)
+bench: build ## measures, and writes the tables of docs/performance.md but Milvus's, which benches/milvus.sh writes (SCALE=1 INDEX="10000000 100000000" DAYS=90)
 	scripts/setup.sh peers
 	scripts/servers.sh peers etcd-3.6 minio python
 	. scripts/env.sh && benches/micro.py
-	set -o pipefail; $(cargo) bench --locked --bench index -- $${INDEX:-10000000 100000000} | benches/document.py index
+	export TMPDIR=$${BENCH_DIR:-/dev/shm}; . scripts/env.sh && benches/document.py index "In memory (tmpfs)" cargo bench --locked --bench index -- $${INDEX:-10000000 100000000}
 	. scripts/env.sh && benches/peers.py run --rounds $${ROUNDS:-3} --scale $${SCALE:-1} && benches/peers.py report
-	benches/minio.sh
+	benches/minio.sh --rounds $${ROUNDS:-3}
 	benches/etcd.sh
 	for part in restic snapshots start chunks year; do benches/collection.sh $$part || exit; done
 

@@ -11,11 +11,16 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/env.sh
-unset "${!ICECORE_@}"
+# Not what says where the build is: this calls itself.
+for name in "${!ICECORE_@}"; do
+  [[ $name == ICECORE_CACHE || $name == ICECORE_TARGET_DIR ]] || unset "$name"
+done
 
-figures() { # PART TEST
-  cargo test --release --locked --test prune -- --ignored --nocapture --test-threads=1 "$2" |
-    benches/document.py "collection-$1"
+# figures PART ABOUT TEST...: each test in a process of its own, for it tells its most memory.
+figures() {
+  local part=$1 about=$2
+  shift 2
+  benches/document.py "collection-$part" "$about" "$PWD/benches/collection.sh" tests "$@"
 }
 
 # A directory of files of 1 to 7 KiB that do not compress, and CHANGED of them anew.
@@ -65,7 +70,9 @@ beside_restic() {
   done
   rm -rf "$tmp/source"
   mv "$tmp/now" "$tmp/made"
-  echo "| $snapshots snapshots of $files files, $changed of them new each time | \`--max-unused\` | icecore | $(restic version | cut -d' ' -f1,2) | times as fast |"
+  local version
+  version=$(restic version | cut -d' ' -f1,2)
+  echo "| $snapshots snapshots of $files files, $changed of them new each time | \`--max-unused\` | icecore | $version | times as fast |"
   echo '|---|---|---|---|---|'
   local keep how ours_took ours_had theirs_took theirs_had
   for keep in $((snapshots / 2)) 1; do
@@ -84,15 +91,22 @@ beside_restic() {
   done
 }
 
+# In a process of its own, the last two are how the others run.
 case ${1:-} in
-restic) beside_restic | benches/document.py collection-restic ;;
-snapshots) figures snapshots measure::a_thousand_snapshots ;;
-start) figures start the_start_of_a_command ;;
+restic) benches/document.py collection-restic "Medians of ${ROUNDS:-3}" "$PWD/benches/collection.sh" beside ;;
+snapshots) figures snapshots "On disk" a_thousand_snapshots_in_a_directory a_thousand_snapshots_on_minio ;;
+start) figures start "On disk" the_start_of_a_command ;;
 chunks)
   export CHUNKS=${CHUNKS:-10000000}
-  figures chunks millions_of_chunks
+  figures chunks "On disk" millions_of_chunks_of requests_for_millions_of_chunks
   ;;
-year) DAYS=${DAYS:-90} figures year a_backup_every_five_minutes ;;
+year) DAYS=${DAYS:-90} figures year "On disk" a_backup_every_five_minutes ;;
+beside) beside_restic ;;
+tests)
+  for test in "${@:2}"; do
+    cargo test --release --locked --test prune -- --ignored --nocapture --test-threads=1 "$test"
+  done
+  ;;
 *)
   sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
   exit 2

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Puts tables into docs/performance.md, so that none is entered by hand.
 
-    SOMETHING | benches/document.py NAME
+    benches/document.py NAME ABOUT COMMAND [ARGUMENT...]
 
-shows what SOMETHING prints, and puts the tables in it (lines that begin with |) between the marks of NAME.
-Above them stand the machine, when it was measured, and of which commit.
+runs the command and shows what it prints. The tables in that (lines that begin with |) go between the marks of
+NAME, once it has ended well; above them stand ABOUT, the machine, when it was measured, and of which commit.
 """
 
 import os
@@ -24,10 +24,6 @@ def machine():
     return f"{os.cpu_count()} cores ({cpu.strip()}), {memory} GiB, Linux {platform.release()}"
 
 
-def now():
-    return time.strftime("%Y-%m-%d %H:%M", time.gmtime())
-
-
 def commit():
     """The last one that changed more than documents, and whether something else is changed."""
     def git(*words):
@@ -37,12 +33,35 @@ def commit():
     return of + (" and changes" if git("status", "--porcelain") else "")
 
 
+class Origin:
+    """Where, when and of what something is measured: to be made before it is."""
+
+    def __init__(self):
+        self.begun, self.commit = self.now(), commit()
+
+    @staticmethod
+    def now():
+        return time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+
+    def line(self, about):
+        return f"{about}; {machine()}; from {self.begun} to {self.now()} UTC; {self.commit}."
+
+
+def parts_of(name):
+    """The document before, between and after the marks of the name."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    text = DOCUMENT.read_text()
+    if text.count(begin) != 1 or text.count(end) != 1:
+        sys.exit(f"{DOCUMENT} has not one place for {name}")
+    before, rest = text.split(begin)
+    between, after = rest.split(end)
+    return before + begin, between, end + after
+
+
 def write(name, lines):
     """Puts these lines where the marks of the name stand."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, rest = DOCUMENT.read_text().split(begin)
-    after = rest.split(end)[1]
-    DOCUMENT.write_text(before + begin + "\n" + "\n".join(lines) + "\n" + end + after)
+    before, _, after = parts_of(name)
+    DOCUMENT.write_text(before + "\n".join(lines) + "\n" + after)
 
 
 def tables_in(lines):
@@ -59,13 +78,16 @@ def tables_in(lines):
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 4:
         sys.exit(__doc__)
-    begun = now()
-    tables = list(tables_in(sys.stdin))
-    if not tables:
-        sys.exit(f"nothing was measured for {sys.argv[1]}: its tables stay as they are")
-    write(sys.argv[1], [f"{machine()}; from {begun} to {now()} UTC; {commit()}.", *tables])
+    name, about, *command = sys.argv[1:]
+    parts_of(name)
+    origin = Origin()
+    measuring = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    tables = list(tables_in(measuring.stdout))
+    if measuring.wait() or not tables:
+        sys.exit(f"{name} was not measured: its tables stay as they are")
+    write(name, [origin.line(about), *tables])
 
 
 if __name__ == "__main__":

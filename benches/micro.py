@@ -3,7 +3,9 @@
 into docs/performance.md."""
 
 import json
+import os
 import subprocess
+import sys
 import time
 
 import document
@@ -27,13 +29,15 @@ def duration(nanoseconds):
 
 
 def main():
-    began, at = time.time(), document.now()
-    subprocess.run(["cargo", "bench", "--locked", "--bench", "micro"], check=True, cwd=document.HERE)
+    began, origin = time.time(), document.Origin()
+    of_build = os.environ | {"CARGO_TARGET_DIR": str(peers.TARGET)}
+    subprocess.run(["cargo", "bench", "--locked", "--bench", "micro"], check=True, cwd=document.HERE, env=of_build)
     # What a run before has left lies beside it.
     measured = [place for place in (peers.TARGET / "criterion").glob("*/*/new/estimates.json")
                 if place.stat().st_mtime >= began]
-    out = [f"{document.machine()}; one core; from {at} to {document.now()} UTC; {document.commit()}.", "",
-           "| step | time | in a second |", "|---|---|---|"]
+    if not measured:
+        sys.exit("nothing was measured: the table stays as it is")
+    out = [origin.line("One core"), "", "| step | time | in a second |", "|---|---|---|"]
     for place in sorted(measured, key=lambda place: place.stat().st_mtime):
         about = json.loads(place.with_name("benchmark.json").read_text())
         mean = json.loads(place.read_text())["mean"]["point_estimate"]

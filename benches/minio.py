@@ -6,7 +6,6 @@ would be if icecore itself took no CPU, the whole CPU time of the other step ove
 """
 
 import argparse
-import json
 import os
 import pathlib
 import shutil
@@ -18,7 +17,6 @@ import urllib.request
 import document
 import peers
 
-RESULTS = peers.RESULTS.with_name("minio.jsonl")
 ROWS = [("first backup", "rclone sync to a directory", 2.0),
         ("first backup into MinIO", "first backup", 1 / 1.3),
         ("nothing changed", "list", 1 / 1.2),
@@ -104,13 +102,11 @@ def go_through(ours, rclone, server, note):
         peers.measure(rclone, ["mkdir", f"M:{bucket}"], rclone.place)
 
 
-def table(lines):
-    lines = peers.alike(lines)
-
+def table(origin, scale, lines):
     def figures(step, key):
-        return [line[key] for line in lines if line["step"] == step and key in line]
+        return [line[key] for line in lines if line["step"] == step]
 
-    out = [f"{peers.origin(lines)}; the data of scale {lines[-1]['scale']:g} as objects in MinIO, in memory. Median, and the least and the most.", "",
+    out = [f"{origin} The data of scale {scale:g} as objects in MinIO, in memory. Median, and the least and the most.", "",
            "| step | s | CPU of it, s | CPU of MinIO, s | requests | peak resident, MiB |", "|---|---|---|---|---|---|"]
     for step in dict.fromkeys(line["step"] for line in lines):
         out.append(f"| {step} | {peers.spread(figures(step, 'seconds'), peers.seconds)} | "
@@ -143,23 +139,19 @@ def main():
     rclone.place.mkdir(parents=True)
     peers.measure(rclone, ["copy", "--no-check-dest", data.root, "M:a-bucket"], rclone.place)
     shutil.rmtree(data.root)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+
+    lines, origin = [], document.Origin()
 
     def note(tool, step, figures):
-        line = {"round": begun, "tool": tool, "step": step, "scale": options.scale,
-                "machine": machine, "commit": commit} | figures
-        with open(RESULTS, "a") as out:
-            out.write(json.dumps(line) + "\n")
+        lines.append({"step": step} | figures)
         print(f"{tool:8} {step:36} {figures['seconds']:7.2f} s  cpu {figures['cpu']:7.2f} s  "
               f"{figures['resident'] / peers.MIB:6.0f} MiB  MinIO {figures['server_cpu']:7.2f} s", flush=True)
 
-    machine, commit = document.machine(), document.commit()
     for _ in range(options.rounds):
-        begun = document.now()
         go_through(ours, rclone, options.process, note)
-    lines = table([json.loads(line) for line in open(RESULTS)])
-    print("\n".join(lines))
-    document.write("minio", lines)
+    out = table(origin.line("MinIO"), options.scale, lines)
+    print("\n".join(out))
+    document.write("minio", out)
 
 
 main()

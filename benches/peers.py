@@ -6,8 +6,8 @@
 
 Every tool goes through the same steps, one after another, as often as there are rounds: first backup,
 nothing changed, churn, check of all data, restore, forget all but one and prune. What was restored is
-compared by hash with what was backed up. Each measurement is a line of peers.jsonl beside the build;
-`report` makes the table of all that are there, so that none is entered by hand.
+compared by hash with what was backed up. Each measurement of a run is a line of peers.jsonl beside the build;
+`report` makes the table of them, so that none is entered by hand.
 
 The data (2,025 MiB in 100,048 files): 48 files of 32 MiB of float32 values, 100,000 of 1 to 8 KiB of
 JSON. Churn: 1,000 small files rewritten, one of 32 MiB new, 1 MiB changed inside another. --scale 0.1
@@ -355,7 +355,7 @@ def run(options):
     there = [TOOLS[name] for name in names if TOOLS[name].program and os.path.exists(TOOLS[name].program)]
     for name in set(names) - {tool.name for tool in there}:
         print(f"{name} is not there and is left out", file=sys.stderr)
-    machine, commit = document.machine(), document.commit()
+    origin = document.Origin()
     work = DIRECTORY / f"icecore-bench.{os.getpid()}"
     data = Data(work / "data", options.scale)
     try:
@@ -363,14 +363,15 @@ def run(options):
         apart(data.churn, 1)
         wanted = apart(data.digest)
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        # With what was measured another time nothing can be said in the same table.
+        RESULTS.unlink(missing_ok=True)
         for _ in range(options.rounds):
-            begun = document.now()
             for kind in there:
                 tool, of = kind(work / kind.name), version(kind)
 
                 def note(step, figures):
-                    line = {"round": begun, "tool": kind.name, "version": of, "step": step,
-                            "scale": options.scale, "machine": machine, "commit": commit} | figures
+                    line = {"origin": origin.line("Files"), "tool": kind.name, "version": of, "step": step,
+                            "scale": options.scale} | figures
                     with open(RESULTS, "a") as out:
                         out.write(json.dumps(line) + "\n")
                     print(f"{kind.name:8} {step:20} {figures['seconds']:7.2f} s  cpu {figures['cpu']:7.2f} s  "
@@ -385,17 +386,6 @@ def run(options):
 # --- The table -----------------------------------------------------------------
 
 AIMS = {"first backup": 4, "nothing changed": 7, "churn": 5, "restore": 2.5, "check, reading all": 3}
-
-
-def alike(lines):
-    """Those of the last one's machine, size and commit: of others nothing can be said in the same table."""
-    of = lambda line: [line.get(key) for key in ("machine", "scale", "commit")]
-    return [line for line in lines if of(line) == of(lines[-1])]
-
-
-def origin(lines):
-    """Where, when and of what they were measured."""
-    return f"{lines[-1]['machine']}; rounds from {lines[0]['round']} to {lines[-1]['round']} UTC; {lines[-1]['commit']}"
 
 
 def spread(values, form):
@@ -429,7 +419,7 @@ def ingest(lines):
     try:
         large, small = (sum(map(cost, steps)) for steps in (LARGE, SMALL))
     except FileNotFoundError as error:
-        print(f"no limit for the ingest: {error}; run cargo bench first", file=sys.stderr)
+        print(f"no limit for the ingest: {error}; run benches/micro.py first", file=sys.stderr)
         return []
     if not sizes:
         return []
@@ -444,7 +434,6 @@ def ingest(lines):
 
 def report(_):
     lines = [json.loads(line) for line in open(RESULTS)]
-    lines = alike(lines)
     found = collections.defaultdict(list)
     for line in lines:
         found[line["step"], line["tool"]].append(line)
@@ -456,7 +445,7 @@ def report(_):
     def of_tool(step, tool, key):
         return [line[key] for line in found[step, tool] if key in line]
 
-    out = [f"{origin(lines)}; data of scale {lines[-1]['scale']:g}, in memory (tmpfs); "
+    out = [f"{lines[-1]['origin']} Data of scale {lines[-1]['scale']:g}, in memory (tmpfs); "
            + ", ".join(f"{names[name]} ({rounds[name]} runs)" for name in tools)
            + ". Median, and the least and the most.", ""]
     out += ["| step | " + " | ".join(f"{name}, s" for name in tools) + " | fastest peer / icecore | aim |",

@@ -145,14 +145,17 @@ impl Held {
     fn sorted(&self) -> Vec<Ranked> {
         let mut all: Vec<Ranked> =
             (0..self.places.len() as u32).map(|number| Ranked { word: 0, number }).collect();
+        if all.len() <= LARGE {
+            self.sort((&mut all, 0));
+            return all;
+        }
         let (mut large, mut small) = (vec![(&mut all[..], 0)], Vec::new());
         while let Some((group, depth)) = large.pop() {
             group.par_iter_mut().for_each(|ranked| ranked.word = self.word(ranked.number, depth));
             group.par_sort_unstable();
-            let (more, rest): (Vec<Group>, _) =
-                undecided(group, depth).partition(|(alike, _)| alike.len() > LARGE);
-            large.extend(more);
-            small.extend(rest);
+            for more in undecided(group, depth) {
+                if more.0.len() > LARGE { large.push(more) } else { small.push(more) }
+            }
         }
         small.into_par_iter().for_each(|group| self.sort(group));
         all
@@ -373,8 +376,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut sorter = Sorter::new(directory.path(), usize::MAX);
         let count = 3 * LARGE as u32;
-        // Half of them are alike for long, each key is there twice.
-        let key = |n: u32| [&b"alike for long"[..n as usize % 2 * 14], &(n / 2).to_be_bytes()].concat();
+        // Half of them are alike for long, and a hundred each for longer; many keys are there twice.
+        let key = |n: u32| {
+            let hundred = (n / 200).to_be_bytes();
+            [&b"alike for long"[..n as usize % 2 * 14], &hundred, b"and longer", &n.to_be_bytes()].concat()
+        };
         let mut expected: Vec<Record> = Vec::new();
         for number in 0..count {
             let n = number.wrapping_mul(0x9e37_79b1) % (count / 2);
