@@ -1,4 +1,5 @@
-//! Sorts more records than fit in memory: sorted runs in unlinked files, then a merge.
+//! Sorts more records than fit in memory: sorted runs in unlinked files, then a merge. A run is sorted and written
+//! while the next one is gathered.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -6,6 +7,7 @@ use std::collections::binary_heap::PeekMut;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use rayon::prelude::*;
 
@@ -17,8 +19,12 @@ pub struct Sorter {
     directory: PathBuf,
     most: usize,
     held: Held,
+    writing: Option<Writing>,
     runs: Vec<File>,
 }
+
+/// A run that is being sorted and written; it gives back the room that its records had.
+type Writing = JoinHandle<io::Result<(File, Held)>>;
 
 /// What a record costs beside its bytes, while it is sorted.
 const OVERHEAD: usize = size_of::<Place>() + size_of::<Ranked>();
@@ -30,44 +36,60 @@ const LEAST_BUFFER: usize = 16 << 10;
 impl Sorter {
     /// Holds about `most` bytes in memory; runs go to `directory`.
     pub fn new(directory: &Path, most: usize) -> Sorter {
-        Sorter { directory: directory.to_owned(), most, held: Held::default(), runs: Vec::new() }
+        Sorter {
+            directory: directory.to_owned(),
+            most,
+            held: Held::default(),
+            writing: None,
+            runs: Vec::new(),
+        }
     }
 
     /// One more record.
     pub fn push(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> io::Result<()> {
         self.held.push(key.as_ref(), value.as_ref())?;
-        if self.held.size() > self.most { self.spill() } else { Ok(()) }
+        // As much again belongs to the run that is being written.
+        if self.held.size() > self.most / 2 { self.spill() } else { Ok(()) }
     }
 
     fn spill(&mut self) -> io::Result<()> {
-        std::fs::create_dir_all(&self.directory)?;
-        let mut run = BufWriter::with_capacity(BUFFER, tempfile::tempfile_in(&self.directory)?);
-        for Ranked { number, .. } in self.held.sorted() {
-            let place = self.held.places[number as usize];
-            run.write_all(&place.key.to_le_bytes())?;
-            run.write_all(&place.value.to_le_bytes())?;
-            run.write_all(self.held.record(place))?;
-        }
-        self.held.clear();
-        let mut file = run.into_inner().map_err(|e| e.into_error())?;
-        file.rewind()?;
-        self.runs.push(file);
+        let room = self.written()?;
+        let full = std::mem::replace(&mut self.held, room);
+        let directory = self.directory.clone();
+        self.writing = Some(std::thread::Builder::new().spawn(move || full.write(&directory))?);
         Ok(())
     }
 
+    /// Waits for the run that is being written, and gives room for another one.
+    fn written(&mut self) -> io::Result<Held> {
+        let Some(writing) = self.writing.take() else { return Ok(Held::default()) };
+        let (run, room) = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        self.runs.push(run);
+        Ok(room)
+    }
+
     /// All records, sorted.
-    pub fn finish(self) -> io::Result<Sorted> {
-        // Together they need no more than what was held before.
-        let buffer = self.most.checked_div(self.runs.len()).unwrap_or(0).clamp(LEAST_BUFFER, BUFFER);
-        let mut runs: Vec<Run> =
-            self.runs.into_iter().map(|file| Run::File(BufReader::with_capacity(buffer, file))).collect();
+    pub fn finish(mut self) -> io::Result<Sorted> {
         let order = self.held.sorted().into_iter();
-        runs.push(Run::Memory(self.held, order));
+        drop(self.written()?);
+        let (held, files) = (std::mem::take(&mut self.held), std::mem::take(&mut self.runs));
+        // Together they need no more than what was held before.
+        let buffer = self.most.checked_div(files.len()).unwrap_or(0).clamp(LEAST_BUFFER, BUFFER);
+        let mut runs: Vec<Run> =
+            files.into_iter().map(|file| Run::File(BufReader::with_capacity(buffer, file))).collect();
+        runs.push(Run::Memory(held, order));
         let mut heads = BinaryHeap::with_capacity(runs.len());
         for (number, run) in runs.iter_mut().enumerate() {
             heads.extend(run.next()?.map(|(key, value)| Reverse((key, number, value))));
         }
         Ok(Sorted { runs, heads })
+    }
+}
+
+impl Drop for Sorter {
+    fn drop(&mut self) {
+        // Once a sorter is gone nothing is written to its directory.
+        let _ = self.writing.take().map(JoinHandle::join);
     }
 }
 
@@ -115,9 +137,21 @@ impl Held {
         self.bytes.len() + self.places.len() * OVERHEAD
     }
 
-    fn clear(&mut self) {
+    /// Makes a run of the records, and gives it with their room.
+    fn write(mut self, directory: &Path) -> io::Result<(File, Held)> {
+        std::fs::create_dir_all(directory)?;
+        let mut run = BufWriter::with_capacity(BUFFER, tempfile::tempfile_in(directory)?);
+        for Ranked { number, .. } in self.sorted() {
+            let place = self.places[number as usize];
+            run.write_all(&place.key.to_le_bytes())?;
+            run.write_all(&place.value.to_le_bytes())?;
+            run.write_all(self.record(place))?;
+        }
         self.bytes.clear();
         self.places.clear();
+        let mut file = run.into_inner().map_err(|e| e.into_error())?;
+        file.rewind()?;
+        Ok((file, self))
     }
 
     fn record(&self, Place { at, key, value }: Place) -> &[u8] {
