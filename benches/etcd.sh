@@ -215,7 +215,7 @@ def changes():
         say(f"{name}: " + " ".join(f"{run.seconds:.3f}" for run in runs))
     saved = middle(saves)
     rows.insert(1, ("`etcdctl snapshot save`", seconds(saved), f"{saved.cpu:.2f} s", f"{saved.peak:.0f} MB", amount(saved.written), "1"))
-    rows.insert(1, ("first backup, proved", seconds(first), f"{first.cpu:.2f} s", f"{first.peak:.0f} MB", amount(first.written), f"{of_first:.2f}"))
+    rows.insert(1, ("first backup, proved (of three)", seconds(first), f"{first.cpu:.2f} s", f"{first.peak:.0f} MB", amount(first.written), f"{of_first:.2f}"))
     rows.append(("`icecore snapshots`: what opening takes", f"{opening[0]:.2f} s", "", "", "", ""))
     rows.append(("the same under a passphrase that somebody chose", f"{opening[1]:.2f} s", "", "", "", ""))
     table(*rows)
@@ -308,7 +308,7 @@ def compacted():
     Member().call("maintenance/defragment", {})
     rows = [("after a compaction and a defragmentation", "path", "wall", "CPU", "written", "`snapshot save` / this")]
     run, saved = backup(), save()
-    rows.append(("one backup", run.path, seconds(run), f"{run.cpu:.2f} s", amount(run.written), f"{saved.seconds / run.seconds:.1f}"))
+    rows.append(("one backup", run.path, seconds(run), f"{run.cpu:.2f} s", amount(run.written), f"{saved.seconds / run.seconds:.2f}"))
     table(*rows)
 
 
@@ -358,6 +358,10 @@ measure() {
   "$ICECORE" -r "$TMP/$1/repository" init >/dev/null
   "$ICECORE" -r "$TMP/$1/repository" key add --new-passphrase-file "$CHOSEN" >/dev/null
   local about="etcd $ETCD, $KEYS keys of 256 bytes, median of $ROUNDS"
+  case $1 in
+    compacted) about="etcd $ETCD, $KEYS keys of 256 bytes, one run" ;;
+    many) about="etcd $ETCD, 20000 keys of 256 bytes" ;;
+  esac
   benches/document.py "etcd-$1" "$about" "$PYTHON" "$TMP/measure.py" "$1" "${URL[$2]}"
   rm -rf "${TMP:?}/$1"
 }

@@ -1,5 +1,5 @@
 //! Sorts more records than fit in memory: sorted runs in unlinked files, then a merge. A run is sorted and written
-//! while the next one is gathered.
+//! while the next one is gathered. Of very many runs some are merged before, for each is an open file.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -20,7 +20,12 @@ pub struct Sorter {
     most: usize,
     held: Held,
     writing: Option<Writing>,
+    /// In the order in which their records came.
     runs: Vec<File>,
+    /// The first so many are merged ones.
+    merged: usize,
+    /// A run could not be written: records are missing.
+    broken: bool,
 }
 
 /// A run that is being sorted and written; it gives back the room that its records had.
@@ -32,6 +37,8 @@ const OVERHEAD: usize = size_of::<Place>() + size_of::<Ranked>();
 const BUFFER: usize = 256 << 10;
 /// At least of each run being read: there may be many.
 const LEAST_BUFFER: usize = 16 << 10;
+/// So many runs are merged into one.
+const RUNS: usize = 200;
 
 impl Sorter {
     /// Holds about `most` bytes in memory; runs go to `directory`.
@@ -42,10 +49,12 @@ impl Sorter {
             held: Held::default(),
             writing: None,
             runs: Vec::new(),
+            merged: 0,
+            broken: false,
         }
     }
 
-    /// One more record.
+    /// One more record. After an error there is no going on.
     pub fn push(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> io::Result<()> {
         self.held.push(key.as_ref(), value.as_ref())?;
         // As much again belongs to the run that is being written.
@@ -56,16 +65,38 @@ impl Sorter {
         let room = self.written()?;
         let full = std::mem::replace(&mut self.held, room);
         let directory = self.directory.clone();
-        self.writing = Some(std::thread::Builder::new().spawn(move || full.write(&directory))?);
+        let begun = std::thread::Builder::new().spawn(move || full.write(&directory));
+        self.broken = begun.is_err();
+        self.writing = Some(begun?);
         Ok(())
     }
 
     /// Waits for the run that is being written, and gives room for another one.
     fn written(&mut self) -> io::Result<Held> {
+        if self.broken {
+            return Err(io::Error::other("a part of what is sorted could not be written"));
+        }
         let Some(writing) = self.writing.take() else { return Ok(Held::default()) };
+        self.broken = true;
         let (run, room) = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         self.runs.push(run);
+        if self.runs.len() - self.merged == RUNS {
+            let runs = self.runs.split_off(self.merged);
+            self.runs.push(self.merge(runs)?);
+            self.merged += 1;
+        }
+        self.broken = false;
         Ok(room)
+    }
+
+    /// Some runs as one.
+    fn merge(&self, runs: Vec<File>) -> io::Result<File> {
+        let mut merged = RunWriter::new(&self.directory)?;
+        for record in Sorted::of(runs.into_iter().map(|run| Run::read(run, LEAST_BUFFER)).collect())? {
+            let (key, value) = record?;
+            merged.write(key.len() as u32, value.len() as u32, &[&key, &value])?;
+        }
+        merged.finish()
     }
 
     /// All records, sorted.
@@ -75,14 +106,9 @@ impl Sorter {
         let (held, files) = (std::mem::take(&mut self.held), std::mem::take(&mut self.runs));
         // Together they need no more than what was held before.
         let buffer = self.most.checked_div(files.len()).unwrap_or(0).clamp(LEAST_BUFFER, BUFFER);
-        let mut runs: Vec<Run> =
-            files.into_iter().map(|file| Run::File(BufReader::with_capacity(buffer, file))).collect();
+        let mut runs: Vec<Run> = files.into_iter().map(|file| Run::read(file, buffer)).collect();
         runs.push(Run::Memory(held, order));
-        let mut heads = BinaryHeap::with_capacity(runs.len());
-        for (number, run) in runs.iter_mut().enumerate() {
-            heads.extend(run.next()?.map(|(key, value)| Reverse((key, number, value))));
-        }
-        Ok(Sorted { runs, heads })
+        Sorted::of(runs)
     }
 }
 
@@ -139,19 +165,14 @@ impl Held {
 
     /// Makes a run of the records, and gives it with their room.
     fn write(mut self, directory: &Path) -> io::Result<(File, Held)> {
-        std::fs::create_dir_all(directory)?;
-        let mut run = BufWriter::with_capacity(BUFFER, tempfile::tempfile_in(directory)?);
+        let mut run = RunWriter::new(directory)?;
         for Ranked { number, .. } in self.sorted() {
             let place = self.places[number as usize];
-            run.write_all(&place.key.to_le_bytes())?;
-            run.write_all(&place.value.to_le_bytes())?;
-            run.write_all(self.record(place))?;
+            run.write(place.key, place.value, &[self.record(place)])?;
         }
         self.bytes.clear();
         self.places.clear();
-        let mut file = run.into_inner().map_err(|e| e.into_error())?;
-        file.rewind()?;
-        Ok((file, self))
+        Ok((run.finish()?, self))
     }
 
     fn record(&self, Place { at, key, value }: Place) -> &[u8] {
@@ -224,12 +245,39 @@ fn undecided(group: &mut [Ranked], depth: usize) -> impl Iterator<Item = Group<'
     parts.filter(goes_on).map(move |alike| (alike, depth + WORD))
 }
 
+/// A run on its way into its file.
+struct RunWriter(BufWriter<File>);
+
+impl RunWriter {
+    fn new(directory: &Path) -> io::Result<RunWriter> {
+        std::fs::create_dir_all(directory)?;
+        Ok(RunWriter(BufWriter::with_capacity(BUFFER, tempfile::tempfile_in(directory)?)))
+    }
+
+    /// A record: the lengths of its key and its value, and both.
+    fn write(&mut self, key: u32, value: u32, record: &[&[u8]]) -> io::Result<()> {
+        self.0.write_all(&key.to_le_bytes())?;
+        self.0.write_all(&value.to_le_bytes())?;
+        record.iter().try_for_each(|part| self.0.write_all(part))
+    }
+
+    fn finish(self) -> io::Result<File> {
+        let mut file = self.0.into_inner().map_err(|e| e.into_error())?;
+        file.rewind()?;
+        Ok(file)
+    }
+}
+
 enum Run {
     File(BufReader<File>),
     Memory(Held, std::vec::IntoIter<Ranked>),
 }
 
 impl Run {
+    fn read(file: File, buffer: usize) -> Run {
+        Run::File(BufReader::with_capacity(buffer, file))
+    }
+
     fn next(&mut self) -> io::Result<Option<Record>> {
         match self {
             Run::File(file) => read_record(file),
@@ -265,6 +313,16 @@ pub struct Sorted {
     runs: Vec<Run>,
     /// Earlier runs first among equal keys.
     heads: BinaryHeap<Reverse<Head>>,
+}
+
+impl Sorted {
+    fn of(mut runs: Vec<Run>) -> io::Result<Sorted> {
+        let mut heads = BinaryHeap::with_capacity(runs.len());
+        for (number, run) in runs.iter_mut().enumerate() {
+            heads.extend(run.next()?.map(|(key, value)| Reverse((key, number, value))));
+        }
+        Ok(Sorted { runs, heads })
+    }
 }
 
 impl Iterator for Sorted {
@@ -423,6 +481,31 @@ mod tests {
         }
         expected.sort();
         assert!(sorter.finish().unwrap().map(|r| r.unwrap()).eq(expected));
+    }
+
+    #[test]
+    fn runs_that_were_merged_before_the_end_keep_the_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut sorter = Sorter::new(directory.path(), 1);
+        let mut expected: Vec<Record> = Vec::new();
+        for number in 0..2 * RUNS as u32 + 50 {
+            let record = (vec![(number % 7) as u8], number.to_be_bytes().to_vec());
+            sorter.push(&record.0, &record.1).unwrap();
+            expected.push(record);
+        }
+        assert_eq!(sorter.merged, 2);
+        expected.sort();
+        assert!(sorter.finish().unwrap().map(|r| r.unwrap()).eq(expected));
+    }
+
+    #[test]
+    fn a_run_that_cannot_be_written_is_never_left_out() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut sorter = Sorter::new(&file.path().join("below a file"), 1);
+        sorter.push(b"a", b"1").unwrap();
+        assert!(sorter.push(b"b", b"2").is_err());
+        assert!(sorter.push(b"c", b"3").is_err());
+        assert!(sorter.finish().is_err());
     }
 
     #[test]
