@@ -47,20 +47,18 @@ class Origin:
         return f"{about}; {machine()}; from {self.begun} to {self.now()} UTC; {self.commit}."
 
 
-def parts_of(name):
-    """The document before, between and after the marks of the name."""
+def around(name):
+    """The document up to the first mark of the name, and from the second one on."""
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
     text = DOCUMENT.read_text()
     if text.count(begin) != 1 or text.count(end) != 1:
         sys.exit(f"{DOCUMENT} has not one place for {name}")
-    before, rest = text.split(begin)
-    between, after = rest.split(end)
-    return before + begin, between, end + after
+    return text[:text.index(begin) + len(begin)], text[text.index(end):]
 
 
 def write(name, lines):
     """Puts these lines where the marks of the name stand."""
-    before, _, after = parts_of(name)
+    before, after = around(name)
     DOCUMENT.write_text(before + "\n".join(lines) + "\n" + after)
 
 
@@ -81,7 +79,8 @@ def main():
     if len(sys.argv) < 4:
         sys.exit(__doc__)
     name, about, *command = sys.argv[1:]
-    parts_of(name)
+    # That there is no place for it is to be known before it is measured.
+    around(name)
     origin = Origin()
     measuring = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     tables = list(tables_in(measuring.stdout))

@@ -71,7 +71,8 @@ impl Sorter {
         Ok(())
     }
 
-    /// Waits for the run that is being written, and gives room for another one.
+    /// Waits for the run that is being written, and gives room for another one. That run may wait for rayon's
+    /// threads: no sorter belongs into a task of theirs.
     fn written(&mut self) -> io::Result<Held> {
         if self.broken {
             return Err(io::Error::other("a part of what is sorted could not be written"));
