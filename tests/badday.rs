@@ -173,6 +173,9 @@ impl Storage for Lagging {
     fn medium(&self) -> Arc<str> {
         self.inner.medium()
     }
+    fn is_remote(&self) -> bool {
+        self.inner.is_remote()
+    }
     fn get(&self, name: &str) -> icecore::storage::Result<Bytes> {
         self.inner.get(name)
     }

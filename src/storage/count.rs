@@ -46,6 +46,10 @@ impl<S: Storage> Storage for Counted<S> {
         self.inner.medium()
     }
 
+    fn is_remote(&self) -> bool {
+        self.inner.is_remote()
+    }
+
     fn get(&self, name: &str) -> Result<Bytes> {
         add(&self.requests.gets, 1);
         let bytes = self.inner.get(name)?;

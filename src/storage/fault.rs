@@ -64,6 +64,10 @@ impl<S: Storage> Storage for Faulty<S> {
         self.inner.medium()
     }
 
+    fn is_remote(&self) -> bool {
+        self.inner.is_remote()
+    }
+
     fn get(&self, name: &str) -> Result<Bytes> {
         self.run(Operation::Get, name, || self.inner.get(name))
     }

@@ -62,6 +62,10 @@ impl<S: Storage> Storage for Limited<S> {
         self.inner.medium()
     }
 
+    fn is_remote(&self) -> bool {
+        self.inner.is_remote()
+    }
+
     fn get(&self, name: &str) -> Result<Bytes> {
         let bytes = self.inner.get(name)?;
         self.down.pass(bytes.len() as u64);

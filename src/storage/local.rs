@@ -184,6 +184,10 @@ impl Storage for Local {
         self.medium.clone()
     }
 
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     fn get(&self, name: &str) -> Result<Bytes> {
         let read = || {
             let mut file = File::open(self.path(name))?;

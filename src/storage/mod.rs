@@ -117,6 +117,9 @@ pub trait Storage: Send + Sync {
     /// The medium as the user named it, without credentials.
     fn medium(&self) -> Arc<str>;
 
+    /// Whether requests go over a network, so that each is answered late.
+    fn is_remote(&self) -> bool;
+
     /// The whole file.
     fn get(&self, name: &str) -> Result<Bytes>;
 

@@ -93,6 +93,9 @@ mod tests {
         fn medium(&self) -> Arc<str> {
             self.0.medium()
         }
+        fn is_remote(&self) -> bool {
+            self.0.is_remote()
+        }
         fn get(&self, name: &str) -> Result<Bytes> {
             self.0.get(name)
         }

@@ -114,6 +114,10 @@ impl<S: Storage> Storage for Retried<S> {
         self.inner.medium()
     }
 
+    fn is_remote(&self) -> bool {
+        self.inner.is_remote()
+    }
+
     fn get(&self, name: &str) -> Result<Bytes> {
         self.read(|| self.inner.get(name))
     }

@@ -67,6 +67,10 @@ impl Storage for S3 {
         self.medium.clone()
     }
 
+    fn is_remote(&self) -> bool {
+        true
+    }
+
     fn get(&self, name: &str) -> Result<Bytes> {
         self.read(name, None, usize::MAX)
     }

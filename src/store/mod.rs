@@ -1,6 +1,7 @@
 //! Content in, content out: cutting, naming, compression, sealing, packs, and the index that finds
 //! chunks again.
 
+mod blocks;
 mod cache;
 mod chunk;
 mod cutter;

@@ -1,26 +1,18 @@
 //! Gives content out: find, fetch, open, verify.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
-use lru::LruCache;
 
+use super::blocks::Blocks;
 use super::index::Cursor;
 use super::{Error, Index, Listing, PackCache, PackReader, Place, Result, unshared};
 use crate::format::{Malformed, Name, PackedChunk, Segment};
-use crate::id::{ChunkId, ChunkKind, PackId};
-use crate::mutex::lock;
+use crate::id::{ChunkId, ChunkKind};
 use crate::secret::{ChunkNamer, SealSecret};
 use crate::storage::Storage;
-
-/// Small chunks are fetched in blocks, since their neighbours are usually wanted next.
-const BLOCK: u64 = 1 << 20;
-const BLOCKS: NonZeroUsize = NonZeroUsize::new(32).unwrap();
-/// A chunk from this size on is fetched by itself.
-const LARGE: u32 = 128 << 10;
 
 /// The index is made anew this often in vain before what is missing is believed to be.
 const RELOADS: u32 = 3;
@@ -39,7 +31,7 @@ pub struct Reader {
     namer: ChunkNamer,
     seal: SealSecret,
     cache: Option<Arc<PackCache>>,
-    blocks: Mutex<LruCache<(PackId, u64), Bytes>>,
+    blocks: Blocks,
     /// Of packs that no segment lists yet.
     unlisted: HashMap<ChunkId, Place>,
 }
@@ -68,7 +60,7 @@ impl Reader {
         seal: SealSecret,
         cache: Option<Arc<PackCache>>,
     ) -> Reader {
-        let blocks = Mutex::new(LruCache::new(BLOCKS));
+        let blocks = Blocks::new(storage.clone());
         let (index, in_vain) = (RwLock::new(index), AtomicU32::new(0));
         Reader { storage, index, reload: None, in_vain, namer, seal, cache, blocks, unlisted: HashMap::new() }
     }
@@ -200,40 +192,7 @@ impl Reader {
             })?;
             return open(Bytes::copy_from_slice(sealed));
         }
-        open(self.fetch(kind, place)?)
-    }
-
-    /// The sealed bytes of a chunk.
-    fn fetch(&self, kind: ChunkKind, place: &Place) -> Result<Bytes> {
-        let name = Name::Pack(kind, place.pack).to_string();
-        let (begin, end) = (u64::from(place.offset), u64::from(place.offset) + u64::from(place.stored));
-        if place.stored >= LARGE {
-            return Ok(self.storage.get_range(&name, begin, end - begin)?);
-        }
-        let mut sealed = Vec::with_capacity(place.stored as usize);
-        let mut at = begin;
-        while at < end {
-            let number = at / BLOCK;
-            let block = self.block(&name, place.pack, number)?;
-            let from = (at - number * BLOCK) as usize;
-            let to = ((end - number * BLOCK).min(BLOCK)) as usize;
-            let Some(part) = block.get(from..to) else { break };
-            sealed.extend_from_slice(part);
-            at = number * BLOCK + to as u64;
-        }
-        Ok(sealed.into())
-    }
-
-    fn block(&self, name: &str, pack: PackId, number: u64) -> Result<Bytes> {
-        let mut blocks = lock(&self.blocks);
-        if let Some(block) = blocks.get(&(pack, number)) {
-            return Ok(block.clone());
-        }
-        drop(blocks);
-        let block = self.storage.get_range(name, number * BLOCK, BLOCK)?;
-        blocks = lock(&self.blocks);
-        blocks.put((pack, number), block.clone());
-        Ok(block)
+        open(self.blocks.read(kind, place.pack, place.offset.into(), place.stored.into())?)
     }
 }
 

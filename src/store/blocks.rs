@@ -1,0 +1,355 @@
+//! Blocks of packs that were read lately: whoever reads a chunk usually wants its neighbours next.
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use lru::LruCache;
+
+use crate::format::Name;
+use crate::id::{ChunkKind, PackId};
+use crate::mutex::lock;
+use crate::storage::{Result, Storage};
+
+const BLOCK: u64 = 256 << 10;
+/// Blocks that are kept.
+const KEPT: NonZeroUsize = NonZeroUsize::new(192).unwrap();
+/// Where a pack is read in its order, so many blocks are asked for at once.
+const AHEAD: u64 = 4;
+/// And so many where each request is answered late: one answer of 4 MiB takes hardly longer than one of a block.
+const AHEAD_REMOTE: u64 = 16;
+/// A chunk from this size on is read by itself, where that is as fast.
+const LARGE: u64 = 128 << 10;
+
+/// A block of a pack, by its number.
+type At = (PackId, u64);
+
+/// Reads packs.
+pub struct Blocks {
+    storage: Arc<dyn Storage>,
+    state: Mutex<State>,
+    /// What was coming is here, or will not come.
+    arrived: Condvar,
+}
+
+struct State {
+    here: LruCache<At, Bytes>,
+    /// Asked for by some thread.
+    coming: HashSet<At>,
+}
+
+impl State {
+    fn is_absent(&self, at: At) -> bool {
+        !self.here.contains(&at) && !self.coming.contains(&at)
+    }
+}
+
+/// Blocks that a thread asks for; whether they came or not, nobody waits for them once this is dropped.
+struct Coming<'a> {
+    blocks: &'a Blocks,
+    pack: PackId,
+    numbers: Range<u64>,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.blocks.state);
+        for number in self.numbers.clone() {
+            state.coming.remove(&(self.pack, number));
+        }
+        self.blocks.arrived.notify_all();
+    }
+}
+
+impl Blocks {
+    /// Reads from `storage`.
+    pub fn new(storage: Arc<dyn Storage>) -> Blocks {
+        let state = State { here: LruCache::new(KEPT), coming: HashSet::new() };
+        Blocks { storage, state: Mutex::new(state), arrived: Condvar::new() }
+    }
+
+    /// `length` bytes of a pack from `begin`; fewer where it ends before.
+    pub fn read(&self, kind: ChunkKind, pack: PackId, begin: u64, length: u64) -> Result<Bytes> {
+        let name = Name::Pack(kind, pack).to_string();
+        if length >= LARGE && !self.storage.is_remote() {
+            return self.storage.get_range(&name, begin, length);
+        }
+        let end = begin + length;
+        let last = end.saturating_sub(1) / BLOCK;
+        let mut read = BytesMut::with_capacity(length as usize);
+        for number in begin / BLOCK..=last {
+            let block = self.block(&name, (pack, number), last)?;
+            let first = number * BLOCK;
+            let from = begin.saturating_sub(first) as usize;
+            let to = (end - first).min(block.len() as u64) as usize;
+            let Some(part) = block.get(from..to) else { break };
+            read.extend_from_slice(part);
+        }
+        Ok(read.freeze())
+    }
+
+    /// One block, where those up to `last` are wanted, too.
+    fn block(&self, name: &str, at: At, last: u64) -> Result<Bytes> {
+        let mut state = lock(&self.state);
+        if state.coming.contains(&at) {
+            if let Some(next) = self.next(&state, at) {
+                // A failure is told to whoever wants it.
+                let _ = self.fetch(name, state, at.0, next);
+                state = lock(&self.state);
+            }
+            let coming = |state: &mut State| state.coming.contains(&at);
+            state = self.arrived.wait_while(state, coming).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(block) = state.here.get(&at) {
+            return Ok(block.clone());
+        }
+        let numbers = self.numbers(&state, at, last);
+        let bytes = self.fetch(name, state, at.0, numbers)?;
+        Ok(bytes.slice(..bytes.len().min(BLOCK as usize)))
+    }
+
+    /// Asks for blocks, and keeps them. Behind the pack's end they are empty.
+    fn fetch(
+        &self,
+        name: &str,
+        mut state: MutexGuard<'_, State>,
+        pack: PackId,
+        numbers: Range<u64>,
+    ) -> Result<Bytes> {
+        state.coming.extend(numbers.clone().map(|number| (pack, number)));
+        drop(state);
+        let coming = Coming { blocks: self, pack, numbers: numbers.clone() };
+        let length = (numbers.end - numbers.start) * BLOCK;
+        let bytes = self.storage.get_range(name, numbers.start * BLOCK, length)?;
+        // Each by itself: one that is kept for long is not to keep the others.
+        let mut blocks = bytes.chunks(BLOCK as usize).map(Bytes::copy_from_slice);
+        for number in numbers {
+            let block = blocks.next().unwrap_or_default();
+            lock(&self.state).here.put((pack, number), block);
+        }
+        drop(coming);
+        Ok(bytes)
+    }
+
+    /// What is asked for together with a block: those that are wanted, and more where the pack is read in its order.
+    fn numbers(&self, state: &State, (pack, number): At, last: u64) -> Range<u64> {
+        let ahead = self.ahead();
+        let mut before = number.saturating_sub(ahead)..number;
+        let in_order = number == 0 || before.any(|before| !state.is_absent((pack, before)));
+        let wanted = last + 1 - number;
+        let most = if in_order { wanted.max(ahead) } else { wanted };
+        let absent = (number..number + most).take_while(|&number| state.is_absent((pack, number)));
+        number..number + (absent.count() as u64).max(1)
+    }
+
+    /// What a thread that would only wait for a block asks for meanwhile: those that follow.
+    fn next(&self, state: &State, (pack, number): At) -> Option<Range<u64>> {
+        if !self.storage.is_remote() {
+            return None;
+        }
+        let first = (number + 1..=number + self.ahead()).find(|&number| state.is_absent((pack, number)))?;
+        Some(self.numbers(state, (pack, first), first))
+    }
+
+    fn ahead(&self) -> u64 {
+        if self.storage.is_remote() { AHEAD_REMOTE } else { AHEAD }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::context::{Random, Seeded};
+    use crate::storage::{Cause, Error, Listed};
+
+    const PACK: PackId = PackId([7; 16]);
+    const SIZE: u64 = 40 * BLOCK + 1000;
+
+    /// One pack, and what was asked of it.
+    struct One {
+        bytes: Bytes,
+        is_remote: bool,
+        asked: Mutex<Vec<Range<u64>>>,
+        /// So many requests fail before one is answered.
+        failing: AtomicU64,
+        /// None is answered before so many were made.
+        together: usize,
+    }
+
+    impl One {
+        fn new(is_remote: bool) -> Arc<One> {
+            let mut bytes = vec![0; SIZE as usize];
+            Seeded::new(3).fill(&mut bytes);
+            let bytes = Bytes::from(bytes);
+            let (asked, failing) = (Mutex::default(), AtomicU64::new(0));
+            Arc::new(One { bytes, is_remote, asked, failing, together: 0 })
+        }
+
+        fn asked(&self) -> Vec<Range<u64>> {
+            std::mem::take(&mut *lock(&self.asked))
+        }
+
+        fn of(&self, begin: u64, length: u64) -> Bytes {
+            self.bytes.slice(begin.min(SIZE) as usize..(begin + length).min(SIZE) as usize)
+        }
+    }
+
+    impl Storage for One {
+        fn medium(&self) -> Arc<str> {
+            "memory".into()
+        }
+        fn is_remote(&self) -> bool {
+            self.is_remote
+        }
+        fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Bytes> {
+            lock(&self.asked).push(offset / BLOCK..(offset + length).div_ceil(BLOCK));
+            std::thread::sleep(Duration::from_millis(1));
+            let began = Instant::now();
+            while lock(&self.asked).len() < self.together && began.elapsed() < Duration::from_secs(10) {
+                std::thread::yield_now();
+            }
+            let fails = |left: u64| left.checked_sub(1);
+            if self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails).is_ok() {
+                let cause = Cause::Transient("made up".into());
+                return Err(Error { action: "read", name: name.into(), medium: self.medium(), cause });
+            }
+            Ok(self.of(offset, length))
+        }
+        fn get(&self, _: &str) -> Result<Bytes> {
+            unimplemented!()
+        }
+        fn put_once(&self, _: &str, _: Bytes) -> Result<()> {
+            unimplemented!()
+        }
+        fn list(&self, _: &str, _: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
+            unimplemented!()
+        }
+        fn delete(&self, _: &str) -> Result<()> {
+            unimplemented!()
+        }
+    }
+
+    fn read(blocks: &Blocks, begin: u64, length: u64) -> Result<Bytes> {
+        blocks.read(ChunkKind::Data, PACK, begin, length)
+    }
+
+    #[test]
+    fn any_stretch_of_a_pack_is_read_as_it_is_by_many_at_once() {
+        for is_remote in [false, true] {
+            let one = One::new(is_remote);
+            let blocks = Blocks::new(one.clone());
+            std::thread::scope(|scope| {
+                for seed in 0..8 {
+                    let (one, blocks) = (&one, &blocks);
+                    scope.spawn(move || {
+                        let random = Seeded::new(seed);
+                        let mut draw = [0; 8];
+                        for _ in 0..200 {
+                            random.fill(&mut draw);
+                            let drawn = u64::from_le_bytes(draw);
+                            let (begin, length) = (drawn % (SIZE + BLOCK), (drawn >> 32) % (3 * BLOCK));
+                            assert!(read(blocks, begin, length).unwrap() == one.of(begin, length));
+                        }
+                    });
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn of_what_is_read_here_and_there_only_the_blocks_that_hold_it_are_asked_for() {
+        let one = One::new(true);
+        let blocks = Blocks::new(one.clone());
+        read(&blocks, 30 * BLOCK + 5, 100).unwrap();
+        read(&blocks, 30 * BLOCK + 500, 100).unwrap();
+        read(&blocks, 4 * BLOCK - 5, 2 * BLOCK).unwrap();
+        assert_eq!(one.asked(), [30..31, 3..6]);
+    }
+
+    #[test]
+    fn a_pack_that_is_read_in_its_order_is_asked_for_once_and_much_of_it_together() {
+        for (is_remote, most) in [(false, 11), (true, 3)] {
+            let one = One::new(is_remote);
+            let blocks = Blocks::new(one.clone());
+            for begin in (0..SIZE).step_by(5000) {
+                assert!(read(&blocks, begin, 5000).unwrap() == one.of(begin, 5000));
+            }
+            let asked = one.asked();
+            assert!(asked.len() <= most, "{asked:?}");
+            assert!(asked.windows(2).all(|two| two[0].end == two[1].start), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn no_block_is_asked_for_twice_by_many_that_read_a_pack_in_its_order() {
+        for is_remote in [false, true] {
+            let one = One::new(is_remote);
+            let blocks = Blocks::new(one.clone());
+            let next = AtomicU64::new(0);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        loop {
+                            let begin = next.fetch_add(5000, Ordering::SeqCst);
+                            if begin >= SIZE {
+                                break;
+                            }
+                            assert!(read(&blocks, begin, 5000).unwrap() == one.of(begin, 5000));
+                        }
+                    });
+                }
+            });
+            let mut asked: Vec<u64> = one.asked().into_iter().flatten().collect();
+            asked.sort_unstable();
+            assert!(asked.windows(2).all(|two| two[0] < two[1]), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn who_would_wait_for_a_block_asks_for_those_that_follow() {
+        let one = Arc::new(One { together: 2, ..Arc::into_inner(One::new(true)).unwrap() });
+        let blocks = Blocks::new(one.clone());
+        std::thread::scope(|scope| {
+            for begin in [0, 100] {
+                let (one, blocks) = (&one, &blocks);
+                scope.spawn(move || assert!(read(blocks, begin, 100).unwrap() == one.of(begin, 100)));
+            }
+        });
+        assert_eq!(one.asked(), [0..16, 16..32]);
+    }
+
+    #[test]
+    fn a_chunk_that_is_large_is_read_by_itself_where_answers_are_quick() {
+        let one = One::new(false);
+        let blocks = Blocks::new(one.clone());
+        assert!(read(&blocks, 77, LARGE).unwrap() == one.of(77, LARGE));
+        assert!(lock(&blocks.state).here.is_empty());
+    }
+
+    #[test]
+    fn a_failure_is_told_and_nobody_waits_for_what_will_not_come() {
+        for is_remote in [false, true] {
+            let one = One::new(is_remote);
+            let blocks = Blocks::new(one.clone());
+            one.failing.store(3, Ordering::SeqCst);
+            let failed = AtomicU64::new(0);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| match read(&blocks, 10, 10) {
+                        Ok(bytes) => assert!(bytes == one.of(10, 10)),
+                        Err(_) => _ = failed.fetch_add(1, Ordering::SeqCst),
+                    });
+                }
+            });
+            assert!((1..=3).contains(&failed.into_inner()), "{is_remote}");
+            assert!(lock(&blocks.state).coming.is_empty());
+            assert!(read(&blocks, 10, 10).unwrap() == one.of(10, 10));
+        }
+    }
+}
