@@ -1,8 +1,9 @@
 //! Blocks of packs that were read lately: whoever reads a chunk usually wants its neighbours next.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -36,13 +37,13 @@ pub struct Blocks {
 
 struct State {
     here: LruCache<At, Bytes>,
-    /// Asked for by some thread.
-    coming: HashSet<At>,
+    /// Asked for by some thread; whether that has ended.
+    coming: HashMap<At, Arc<AtomicBool>>,
 }
 
 impl State {
     fn is_absent(&self, at: At) -> bool {
-        !self.here.contains(&at) && !self.coming.contains(&at)
+        !self.here.contains(&at) && !self.coming.contains_key(&at)
     }
 }
 
@@ -51,13 +52,19 @@ struct Coming<'a> {
     blocks: &'a Blocks,
     pack: PackId,
     numbers: Range<u64>,
+    ended: Arc<AtomicBool>,
 }
 
 impl Drop for Coming<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.blocks.state);
+        self.ended.store(true, Ordering::SeqCst);
         for number in self.numbers.clone() {
-            state.coming.remove(&(self.pack, number));
+            let at = (self.pack, number);
+            // Another thread may ask for it by now, too.
+            if state.coming.get(&at).is_some_and(|ended| Arc::ptr_eq(ended, &self.ended)) {
+                state.coming.remove(&at);
+            }
         }
         self.blocks.arrived.notify_all();
     }
@@ -66,7 +73,7 @@ impl Drop for Coming<'_> {
 impl Blocks {
     /// Reads from `storage`.
     pub fn new(storage: Arc<dyn Storage>) -> Blocks {
-        let state = State { here: LruCache::new(KEPT), coming: HashSet::new() };
+        let state = State { here: LruCache::new(KEPT), coming: HashMap::new() };
         Blocks { storage, state: Mutex::new(state), arrived: Condvar::new() }
     }
 
@@ -93,13 +100,16 @@ impl Blocks {
     /// One block, where those up to `last` are wanted, too.
     fn block(&self, name: &str, at: At, last: u64) -> Result<Bytes> {
         let mut state = lock(&self.state);
-        if state.coming.contains(&at) {
+        if !state.here.contains(&at)
+            && let Some(ended) = state.coming.get(&at).cloned()
+        {
             if let Some(next) = self.next(&state, at) {
                 // A failure is told to whoever wants it.
                 let _ = self.fetch(name, state, at.0, next);
                 state = lock(&self.state);
             }
-            let coming = |state: &mut State| state.coming.contains(&at);
+            // Not for another thread's next try, where this one fails: all would try one after another.
+            let coming = |_: &mut State| !ended.load(Ordering::SeqCst);
             state = self.arrived.wait_while(state, coming).unwrap_or_else(PoisonError::into_inner);
         }
         if let Some(block) = state.here.get(&at) {
@@ -118,9 +128,10 @@ impl Blocks {
         pack: PackId,
         numbers: Range<u64>,
     ) -> Result<Bytes> {
-        state.coming.extend(numbers.clone().map(|number| (pack, number)));
+        let ended = Arc::new(AtomicBool::new(false));
+        state.coming.extend(numbers.clone().map(|number| ((pack, number), ended.clone())));
         drop(state);
-        let coming = Coming { blocks: self, pack, numbers: numbers.clone() };
+        let coming = Coming { blocks: self, pack, numbers: numbers.clone(), ended };
         let length = (numbers.end - numbers.start) * BLOCK;
         let bytes = self.storage.get_range(name, numbers.start * BLOCK, length)?;
         // Each by itself: one that is kept for long is not to keep the others.
@@ -161,7 +172,7 @@ impl Blocks {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
     use std::time::{Duration, Instant};
 
     use super::*;
