@@ -146,22 +146,26 @@ impl Blocks {
 
     /// What is asked for together with a block: those that are wanted, and more where the pack is read in its order.
     fn numbers(&self, state: &State, (pack, number): At, last: u64) -> Range<u64> {
-        let ahead = self.ahead();
-        let mut before = number.saturating_sub(ahead)..number;
-        let in_order = number == 0 || before.any(|before| !state.is_absent((pack, before)));
+        let in_order = self.in_order(state, (pack, number));
         let wanted = last + 1 - number;
-        let most = if in_order { wanted.max(ahead) } else { wanted };
+        let most = if in_order { wanted.max(self.ahead()) } else { wanted };
         let absent = (number..number + most).take_while(|&number| state.is_absent((pack, number)));
         number..number + (absent.count() as u64).max(1)
     }
 
     /// What a thread that would only wait for a block asks for meanwhile: those that follow.
     fn next(&self, state: &State, (pack, number): At) -> Option<Range<u64>> {
-        if !self.storage.is_remote() {
+        if !self.storage.is_remote() || !self.in_order(state, (pack, number)) {
             return None;
         }
         let first = (number + 1..=number + self.ahead()).find(|&number| state.is_absent((pack, number)))?;
         Some(self.numbers(state, (pack, first), first))
+    }
+
+    /// Whether a block's pack is read from its begin, or was read shortly before the block.
+    fn in_order(&self, state: &State, (pack, number): At) -> bool {
+        let mut before = number.saturating_sub(self.ahead())..number;
+        number == 0 || before.any(|before| !state.is_absent((pack, before)))
     }
 
     fn ahead(&self) -> u64 {
