@@ -117,7 +117,7 @@ pub trait Storage: Send + Sync {
     /// The medium as the user named it, without credentials.
     fn medium(&self) -> Arc<str>;
 
-    /// Whether requests go over a network, so that each is answered late.
+    /// Whether it is a server, so that each request is answered late.
     fn is_remote(&self) -> bool;
 
     /// The whole file.

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -37,8 +36,10 @@ pub struct Blocks {
 
 struct State {
     here: LruCache<At, Bytes>,
-    /// Asked for by some thread; whether that has ended.
-    coming: HashMap<At, Arc<AtomicBool>>,
+    /// Asked for; by which request.
+    coming: HashMap<At, u64>,
+    /// So far.
+    requests: u64,
 }
 
 impl State {
@@ -52,17 +53,16 @@ struct Coming<'a> {
     blocks: &'a Blocks,
     pack: PackId,
     numbers: Range<u64>,
-    ended: Arc<AtomicBool>,
+    request: u64,
 }
 
 impl Drop for Coming<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.blocks.state);
-        self.ended.store(true, Ordering::SeqCst);
         for number in self.numbers.clone() {
             let at = (self.pack, number);
             // Another thread may ask for it by now, too.
-            if state.coming.get(&at).is_some_and(|ended| Arc::ptr_eq(ended, &self.ended)) {
+            if state.coming.get(&at) == Some(&self.request) {
                 state.coming.remove(&at);
             }
         }
@@ -73,7 +73,7 @@ impl Drop for Coming<'_> {
 impl Blocks {
     /// Reads from `storage`.
     pub fn new(storage: Arc<dyn Storage>) -> Blocks {
-        let state = State { here: LruCache::new(KEPT), coming: HashMap::new() };
+        let state = State { here: LruCache::new(KEPT), coming: HashMap::new(), requests: 0 };
         Blocks { storage, state: Mutex::new(state), arrived: Condvar::new() }
     }
 
@@ -101,7 +101,7 @@ impl Blocks {
     fn block(&self, name: &str, at: At, last: u64) -> Result<Bytes> {
         let mut state = lock(&self.state);
         if !state.here.contains(&at)
-            && let Some(ended) = state.coming.get(&at).cloned()
+            && let Some(request) = state.coming.get(&at).copied()
         {
             if let Some(next) = self.next(&state, at) {
                 // A failure is told to whoever wants it.
@@ -109,7 +109,7 @@ impl Blocks {
                 state = lock(&self.state);
             }
             // Not for another thread's next try, where this one fails: all would try one after another.
-            let coming = |_: &mut State| !ended.load(Ordering::SeqCst);
+            let coming = |state: &mut State| state.coming.get(&at) == Some(&request);
             state = self.arrived.wait_while(state, coming).unwrap_or_else(PoisonError::into_inner);
         }
         if let Some(block) = state.here.get(&at) {
@@ -128,10 +128,11 @@ impl Blocks {
         pack: PackId,
         numbers: Range<u64>,
     ) -> Result<Bytes> {
-        let ended = Arc::new(AtomicBool::new(false));
-        state.coming.extend(numbers.clone().map(|number| ((pack, number), ended.clone())));
+        state.requests += 1;
+        let request = state.requests;
+        state.coming.extend(numbers.clone().map(|number| ((pack, number), request)));
         drop(state);
-        let coming = Coming { blocks: self, pack, numbers: numbers.clone(), ended };
+        let coming = Coming { blocks: self, pack, numbers: numbers.clone(), request };
         let length = (numbers.end - numbers.start) * BLOCK;
         let bytes = self.storage.get_range(name, numbers.start * BLOCK, length)?;
         // Each by itself: one that is kept for long is not to keep the others.
@@ -176,7 +177,7 @@ impl Blocks {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::{Duration, Instant};
 
     use super::*;
