@@ -46,6 +46,11 @@ impl State {
     fn is_absent(&self, at: At) -> bool {
         !self.here.contains(&at) && !self.coming.contains_key(&at)
     }
+
+    /// Whether a block is known to be where its pack ends.
+    fn is_last(&self, at: At) -> bool {
+        self.here.peek(&at).is_some_and(|block| (block.len() as u64) < BLOCK)
+    }
 }
 
 /// Blocks that a thread asks for; whether they came or not, nobody waits for them once this is dropped.
@@ -120,7 +125,7 @@ impl Blocks {
         Ok(bytes.slice(..bytes.len().min(BLOCK as usize)))
     }
 
-    /// Asks for blocks, and keeps them. Behind the pack's end they are empty.
+    /// Asks for blocks, and keeps them up to the pack's end.
     fn fetch(
         &self,
         name: &str,
@@ -138,8 +143,12 @@ impl Blocks {
         // Each by itself: one that is kept for long is not to keep the others.
         let mut blocks = bytes.chunks(BLOCK as usize).map(Bytes::copy_from_slice);
         for number in numbers {
-            let block = blocks.next().unwrap_or_default();
-            lock(&self.state).here.put((pack, number), block);
+            let at = (pack, number);
+            let mut state = lock(&self.state);
+            state.here.put(at, blocks.next().unwrap_or_default());
+            if state.is_last(at) {
+                break;
+            }
         }
         drop(coming);
         Ok(bytes)
@@ -159,7 +168,9 @@ impl Blocks {
         if !self.storage.is_remote() || !self.in_order(state, (pack, number)) {
             return None;
         }
-        let first = (number + 1..=number + self.ahead()).find(|&number| state.is_absent((pack, number)))?;
+        let mut following =
+            (number + 1..=number + self.ahead()).take_while(|after| !state.is_last((pack, after - 1)));
+        let first = following.find(|&number| state.is_absent((pack, number)))?;
         Some(self.numbers(state, (pack, first), first))
     }
 
