@@ -11,7 +11,7 @@ use lru::LruCache;
 use crate::format::Name;
 use crate::id::{ChunkKind, PackId};
 use crate::mutex::lock;
-use crate::storage::{Result, Storage};
+use crate::storage::{Cause, Error, Result, Storage};
 
 const BLOCK: u64 = 256 << 10;
 /// Blocks that are kept.
@@ -20,11 +20,14 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(192).unwrap();
 const AHEAD: u64 = 4;
 /// And so many where each request is answered late: one answer of 4 MiB takes hardly longer than one of a block.
 const AHEAD_REMOTE: u64 = 16;
+/// Of a tree pack that is not, the block's group of so many.
+const AROUND: u64 = 4;
 /// A chunk from this size on is read by itself, where that is as fast.
 const LARGE: u64 = 128 << 10;
 
+type Pack = (ChunkKind, PackId);
 /// A block of a pack, by its number.
-type At = (PackId, u64);
+type At = (Pack, u64);
 
 /// Reads packs.
 pub struct Blocks {
@@ -56,7 +59,7 @@ impl State {
 /// Blocks that a thread asks for; whether they came or not, nobody waits for them once this is dropped.
 struct Coming<'a> {
     blocks: &'a Blocks,
-    pack: PackId,
+    pack: Pack,
     numbers: Range<u64>,
     request: u64,
 }
@@ -84,18 +87,27 @@ impl Blocks {
 
     /// `length` bytes of a pack from `begin`; fewer where it ends before.
     pub fn read(&self, kind: ChunkKind, pack: PackId, begin: u64, length: u64) -> Result<Bytes> {
-        let name = Name::Pack(kind, pack).to_string();
+        let pack = (kind, pack);
         if length >= LARGE && !self.storage.is_remote() {
-            return self.storage.get_range(&name, begin, length);
+            return self.storage.get_range(&name(pack), begin, length);
         }
-        let end = begin + length;
-        let last = end.saturating_sub(1) / BLOCK;
-        let mut read = BytesMut::with_capacity(length as usize);
-        for number in begin / BLOCK..=last {
-            let block = self.block(&name, (pack, number), last)?;
+        match self.assemble(pack, begin..begin + length) {
+            // Perhaps only for what lies around it.
+            Err(Error { cause: Cause::Refused(..), .. }) => {
+                self.storage.get_range(&name(pack), begin, length)
+            }
+            read => read,
+        }
+    }
+
+    fn assemble(&self, pack: Pack, wanted: Range<u64>) -> Result<Bytes> {
+        let last = wanted.end.saturating_sub(1) / BLOCK;
+        let mut read = BytesMut::with_capacity((wanted.end - wanted.start) as usize);
+        for number in wanted.start / BLOCK..=last {
+            let block = self.block((pack, number), last)?;
             let first = number * BLOCK;
-            let from = begin.saturating_sub(first) as usize;
-            let to = (end - first).min(block.len() as u64) as usize;
+            let from = wanted.start.saturating_sub(first) as usize;
+            let to = (wanted.end - first).min(block.len() as u64) as usize;
             let Some(part) = block.get(from..to) else { break };
             read.extend_from_slice(part);
         }
@@ -103,14 +115,14 @@ impl Blocks {
     }
 
     /// One block, where those up to `last` are wanted, too.
-    fn block(&self, name: &str, at: At, last: u64) -> Result<Bytes> {
+    fn block(&self, at: At, last: u64) -> Result<Bytes> {
         let mut state = lock(&self.state);
         if !state.here.contains(&at)
             && let Some(request) = state.coming.get(&at).copied()
         {
             if let Some(next) = self.next(&state, at) {
                 // A failure is told to whoever wants it.
-                let _ = self.fetch(name, state, at.0, next);
+                let _ = self.fetch(state, at.0, next);
                 state = lock(&self.state);
             }
             // Not for another thread's next try, where this one fails: all would try one after another.
@@ -121,25 +133,20 @@ impl Blocks {
             return Ok(block.clone());
         }
         let numbers = self.numbers(&state, at, last);
-        let bytes = self.fetch(name, state, at.0, numbers)?;
-        Ok(bytes.slice(..bytes.len().min(BLOCK as usize)))
+        let begin = ((at.1 - numbers.start) * BLOCK) as usize;
+        let bytes = self.fetch(state, at.0, numbers)?;
+        Ok(bytes.slice(begin.min(bytes.len())..bytes.len().min(begin + BLOCK as usize)))
     }
 
     /// Asks for blocks, and keeps them up to the pack's end.
-    fn fetch(
-        &self,
-        name: &str,
-        mut state: MutexGuard<'_, State>,
-        pack: PackId,
-        numbers: Range<u64>,
-    ) -> Result<Bytes> {
+    fn fetch(&self, mut state: MutexGuard<'_, State>, pack: Pack, numbers: Range<u64>) -> Result<Bytes> {
         state.requests += 1;
         let request = state.requests;
         state.coming.extend(numbers.clone().map(|number| ((pack, number), request)));
         drop(state);
         let coming = Coming { blocks: self, pack, numbers: numbers.clone(), request };
         let length = (numbers.end - numbers.start) * BLOCK;
-        let bytes = self.storage.get_range(name, numbers.start * BLOCK, length)?;
+        let bytes = self.storage.get_range(&name(pack), numbers.start * BLOCK, length)?;
         // Each by itself: one that is kept for long is not to keep the others.
         let mut blocks = bytes.chunks(BLOCK as usize).map(Bytes::copy_from_slice);
         for number in numbers {
@@ -154,13 +161,19 @@ impl Blocks {
         Ok(bytes)
     }
 
-    /// What is asked for together with a block: those that are wanted, and more where the pack is read in its order.
+    /// What is asked for together with a block: those that are wanted, and more where the pack is read in its
+    /// order. Nodes that are wanted together lie here and there: of them all around the block.
     fn numbers(&self, state: &State, (pack, number): At, last: u64) -> Range<u64> {
-        let in_order = self.in_order(state, (pack, number));
-        let wanted = last + 1 - number;
-        let most = if in_order { wanted.max(self.ahead()) } else { wanted };
-        let absent = (number..number + most).take_while(|&number| state.is_absent((pack, number)));
-        number..number + (absent.count() as u64).max(1)
+        let around = number / AROUND * AROUND;
+        let (from, to) = match pack.0 {
+            _ if self.in_order(state, (pack, number)) => (number, number + self.ahead()),
+            ChunkKind::Node => (around, around + AROUND),
+            ChunkKind::Data => (number, number),
+        };
+        let absent = |number: &u64| state.is_absent((pack, *number));
+        let before = (from..number).rev().take_while(absent).count() as u64;
+        let after = (number + 1..to.max(last + 1)).take_while(absent).count() as u64;
+        number - before..number + 1 + after
     }
 
     /// What a thread that would only wait for a block asks for meanwhile: those that follow.
@@ -185,6 +198,10 @@ impl Blocks {
     }
 }
 
+fn name((kind, pack): Pack) -> String {
+    Name::Pack(kind, pack).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -193,7 +210,8 @@ mod tests {
 
     use super::*;
     use crate::context::{Random, Seeded};
-    use crate::storage::{Cause, Error, Listed};
+    use crate::fault::Kind;
+    use crate::storage::Listed;
 
     const PACK: PackId = PackId([7; 16]);
     const SIZE: u64 = 40 * BLOCK + 1000;
@@ -207,6 +225,8 @@ mod tests {
         failing: AtomicU64,
         /// None is answered before so many were made.
         together: usize,
+        /// A byte that the medium cannot read.
+        bad: Option<u64>,
     }
 
     impl One {
@@ -215,7 +235,7 @@ mod tests {
             Seeded::new(3).fill(&mut bytes);
             let bytes = Bytes::from(bytes);
             let (asked, failing) = (Mutex::default(), AtomicU64::new(0));
-            Arc::new(One { bytes, is_remote, asked, failing, together: 0 })
+            Arc::new(One { bytes, is_remote, asked, failing, together: 0, bad: None })
         }
 
         fn asked(&self) -> Vec<Range<u64>> {
@@ -241,10 +261,14 @@ mod tests {
             while lock(&self.asked).len() < self.together && began.elapsed() < Duration::from_secs(10) {
                 std::thread::yield_now();
             }
+            let failed =
+                |cause| Err(Error { action: "read", name: name.into(), medium: self.medium(), cause });
             let fails = |left: u64| left.checked_sub(1);
             if self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails).is_ok() {
-                let cause = Cause::Transient("made up".into());
-                return Err(Error { action: "read", name: name.into(), medium: self.medium(), cause });
+                return failed(Cause::Transient("made up".into()));
+            }
+            if self.bad.is_some_and(|bad| (offset..offset + length).contains(&bad)) {
+                return failed(Cause::Refused(Kind::Failed, "made up".into()));
             }
             Ok(self.of(offset, length))
         }
@@ -300,6 +324,17 @@ mod tests {
     }
 
     #[test]
+    fn a_tree_pack_that_is_read_here_and_there_is_asked_for_in_few_requests() {
+        let one = One::new(false);
+        let blocks = Blocks::new(one.clone());
+        for number in [14, 12, 9, 40] {
+            let begin = number * BLOCK + 5;
+            assert!(blocks.read(ChunkKind::Node, PACK, begin, 100).unwrap() == one.of(begin, 100));
+        }
+        assert_eq!(one.asked(), [12..16, 8..12, 40..44]);
+    }
+
+    #[test]
     fn a_pack_that_is_read_in_its_order_is_asked_for_once_and_much_of_it_together() {
         for (is_remote, most) in [(false, 11), (true, 3)] {
             let one = One::new(is_remote);
@@ -349,6 +384,23 @@ mod tests {
             }
         });
         assert_eq!(one.asked(), [0..16, 16..32]);
+    }
+
+    #[test]
+    fn beside_what_the_medium_cannot_read_all_else_is_read() {
+        for is_remote in [false, true] {
+            let bad = 2 * BLOCK + 700;
+            let one = Arc::new(One { bad: Some(bad), ..Arc::into_inner(One::new(is_remote)).unwrap() });
+            let blocks = Blocks::new(one.clone());
+            for begin in (0..SIZE).step_by(100_000) {
+                match read(&blocks, begin, 100_000) {
+                    Ok(bytes) => assert!(bytes == one.of(begin, 100_000)),
+                    Err(error) => assert!((begin..begin + 100_000).contains(&bad), "{begin}: {error}"),
+                }
+            }
+            assert!(read(&blocks, bad - 100, 100).unwrap() == one.of(bad - 100, 100));
+            assert!(read(&blocks, bad, 100).is_err());
+        }
     }
 
     #[test]
