@@ -77,6 +77,18 @@ pub fn run<J: Send, S, E: Send, T>(
     }
 }
 
+/// What `of` makes of each of a few things, in their order, each on a thread of its own.
+pub fn each<T: Sync, R: Send>(things: &[T], of: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = things.iter().map(|thing| scope.spawn(|| of(thing))).collect();
+        let made = threads.into_iter().map(|thread| match thread.join() {
+            Ok(made) => made,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        made.collect()
+    })
+}
+
 /// What [`ahead`] hands over together weighs so many bytes, and so many such batches wait. In smaller ones a thread
 /// would wait for the other's waking up for as long as it works.
 const BATCH: usize = 128 << 10;

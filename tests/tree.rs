@@ -1,6 +1,6 @@
 //! Properties of trees, on nodes kept in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,24 +18,43 @@ struct Memory {
     chunks: RwLock<HashMap<ChunkId, Bytes>>,
     reads: AtomicUsize,
     new: AtomicUsize,
+    prefetched: RwLock<HashSet<ChunkId>>,
+    /// Nodes read that were not prefetched.
+    waited_for: AtomicUsize,
 }
 
 impl Memory {
     fn new() -> Memory {
         let namer = ContentSecret::from_bytes([1; 32]).namer();
-        Memory { namer, chunks: RwLock::default(), reads: AtomicUsize::new(0), new: AtomicUsize::new(0) }
+        Memory {
+            namer,
+            chunks: RwLock::default(),
+            reads: AtomicUsize::new(0),
+            new: AtomicUsize::new(0),
+            prefetched: RwLock::default(),
+            waited_for: AtomicUsize::new(0),
+        }
     }
 
     fn forget_counts(&self) {
         self.reads.store(0, Ordering::Relaxed);
         self.new.store(0, Ordering::Relaxed);
+        self.prefetched.write().unwrap().clear();
+        self.waited_for.store(0, Ordering::Relaxed);
     }
 }
 
 impl Nodes for Memory {
     fn get(&self, kind: ChunkKind, id: &ChunkId) -> store::Result<Bytes> {
         self.reads.fetch_add(1, Ordering::Relaxed);
+        if kind == ChunkKind::Node && !self.prefetched.read().unwrap().contains(id) {
+            self.waited_for.fetch_add(1, Ordering::Relaxed);
+        }
         self.chunks.read().unwrap().get(id).cloned().ok_or(store::Error::Missing { kind, id: *id })
+    }
+
+    fn prefetch(&self, ids: &[ChunkId]) {
+        self.prefetched.write().unwrap().extend(ids);
     }
 
     fn put(&self, kind: ChunkKind, bytes: Vec<u8>) -> store::Result<ChunkId> {
@@ -278,6 +297,22 @@ fn a_diff_of_two_large_trees_reads_only_near_the_changes() {
     .unwrap();
     assert_eq!(shown, 2);
     assert!(nodes.reads.load(Ordering::Relaxed) < 60, "{} reads", nodes.reads.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_long_scan_waits_for_its_first_leaf_only_and_a_short_one_prefetches_little() {
+    let (nodes, shape) = (Memory::new(), shape(16));
+    let (map, root) = large(&nodes, shape, 30_000);
+    nodes.forget_counts();
+    let scanned = tree::scan(&nodes, root.as_ref(), b"").unwrap().map(|entry| entry.unwrap().key);
+    assert!(scanned.eq(map.keys().cloned()));
+    let level = usize::from(root.as_ref().unwrap().level);
+    assert_eq!(nodes.waited_for.load(Ordering::Relaxed), level + 1);
+
+    nodes.forget_counts();
+    tree::scan(&nodes, root.as_ref(), &key(12_345)).unwrap().take(40).for_each(drop);
+    let (read, prefetched) = (nodes.reads.load(Ordering::Relaxed), nodes.prefetched.read().unwrap().len());
+    assert!(prefetched <= 2 * read, "{prefetched} prefetched, {read} read");
 }
 
 #[test]

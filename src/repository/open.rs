@@ -180,8 +180,8 @@ impl Repository {
         opened: keys::Opened,
     ) -> Repository {
         let cache = access.cache.join(id.to_string());
-        let remote = !matches!(access.location, Location::Local(_));
-        let pack_cache = remote.then(|| Arc::new(PackCache::new(&cache.join("trees"), PACK_CACHE)));
+        let pack_cache =
+            storage.is_remote().then(|| Arc::new(PackCache::new(&cache.join("trees"), PACK_CACHE)));
         let records = Arc::new(opened.seal.records());
         let keys::Opened { id: key_id, content, seal } = opened;
         let context = context.clone();

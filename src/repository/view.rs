@@ -16,6 +16,7 @@ use crate::collection::{CHOOSE, Folder, LOOK, MARK, Numbers, Reuse, Validity};
 use crate::context::Nanos;
 use crate::format::{Claim, Condemned, Malformed, Name, Segment, SegmentName, Snapshot, Verdict};
 use crate::id::{PackId, SessionId};
+use crate::pool;
 use crate::store::{self, Index, Reader, Wanted};
 
 /// Looks again this often when what was listed is removed before it is read: collections go on meanwhile.
@@ -263,15 +264,9 @@ impl Repository {
             let bytes = self.storage().get(&name)?;
             Ok((ended(self.open_record(&name, &bytes)?), bytes))
         };
-        std::thread::scope(|scope| {
-            let fetch = |part: &[SessionId]| part.iter().map(|&sid| (sid, one(sid))).collect::<Vec<_>>();
-            let threads: Vec<_> = sids.chunks(each).map(|part| scope.spawn(move || fetch(part))).collect();
-            let joined = threads.into_iter().flat_map(|thread| match thread.join() {
-                Ok(claims) => claims,
-                Err(panic) => std::panic::resume_unwind(panic),
-            });
-            joined.collect()
-        })
+        let parts: Vec<&[SessionId]> = sids.chunks(each).collect();
+        let fetch = |part: &&[SessionId]| part.iter().map(|&sid| (sid, one(sid))).collect::<Vec<_>>();
+        pool::each(&parts, fetch).into_iter().flatten().collect()
     }
 
     /// The index for what `view` holds; by `reuse` it knows what a new snapshot may refer to.

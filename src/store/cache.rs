@@ -42,6 +42,11 @@ impl PackCache {
         files.collect()
     }
 
+    /// Whether a pack is here.
+    pub fn has(&self, pack: PackId) -> bool {
+        self.path(pack).exists()
+    }
+
     /// A range of a pack, if it is here.
     pub fn read(&self, pack: PackId, offset: u64, length: usize) -> Option<Bytes> {
         let file = File::open(self.path(pack)).ok()?;

@@ -94,8 +94,8 @@ impl<'a> Import<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
     use std::collections::HashSet;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::super::index::{Index, Wanted};
     use super::super::table::options;
@@ -121,9 +121,9 @@ mod tests {
         Segment { packs: (0..PACKS).map(pack).collect() }
     }
 
-    fn open(home: &Path, names: &[&str], loads: &Cell<u32>) -> crate::store::Result<Index> {
+    fn open(home: &Path, names: &[&str], loads: &AtomicU32) -> crate::store::Result<Index> {
         let load = |name: &str| {
-            loads.set(loads.get() + 1);
+            loads.fetch_add(1, Ordering::SeqCst);
             let failure =
                 crate::store::Error::Cache { directory: name.into(), what: "it cannot be read".into() };
             if name == "large" { Ok(large()) } else { Err(failure) }
@@ -143,7 +143,7 @@ mod tests {
         assert!(import.places.len() < large().chunks(), "a file of it was taken in");
         drop(import);
         drop(db);
-        let index = open(home.path(), &["large"], &Cell::new(0)).unwrap();
+        let index = open(home.path(), &["large"], &AtomicU32::new(0)).unwrap();
         for number in (0..PACKS * CHUNKS).step_by(1009) {
             let places = index.find(&id(number)).unwrap();
             let found: Vec<_> = places.iter().map(|place| (place.pack.0[0], place.offset)).collect();
@@ -155,9 +155,9 @@ mod tests {
 
     #[test]
     fn what_came_before_a_segment_that_cannot_be_had_is_not_read_again() {
-        let (home, loads) = (tempfile::tempdir().unwrap(), Cell::new(0));
+        let (home, loads) = (tempfile::tempdir().unwrap(), AtomicU32::new(0));
         assert!(open(home.path(), &["large", "missing"], &loads).is_err());
         open(home.path(), &["large"], &loads).unwrap();
-        assert_eq!(loads.get(), 2);
+        assert_eq!(loads.into_inner(), 2);
     }
 }

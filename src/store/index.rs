@@ -23,12 +23,14 @@ use crate::format::PackEntry;
 use crate::format::{PackedChunk, Segment};
 use crate::id::{ChunkId, PackId, draw};
 use crate::lifeline::{Lifeline, is_cut};
-use crate::mutex;
+use crate::{mutex, pool};
 
 /// Dead places are swept out by starting anew once there are more of them than of live ones.
 const SWEEP_FROM: u64 = 100_000;
 /// Imports before a command gives up against others that keep changing the table.
 const IMPORTS: usize = 3;
+/// Segments read at once, of some 6 MB each: a server answers late.
+const READ_AT_ONCE: usize = 4;
 /// Up to so many chunks that came or went since the last import, none is made.
 const BESIDE: u64 = 10_000;
 /// Of look-ups in order: so many entries are stepped over before the next one is sought.
@@ -62,6 +64,9 @@ pub struct Wanted<'a> {
     pub segment: Option<&'a Segment>,
 }
 
+/// Reads a segment, by its file's full name.
+pub type Load<'a> = dyn Fn(&str) -> Result<Segment> + Sync + 'a;
+
 /// A place of a chunk, and whether it may be referred to.
 type Beside = HashMap<ChunkId, Vec<(Place, bool)>>;
 
@@ -86,7 +91,7 @@ pub struct Index {
 struct Opening<'a> {
     home: &'a Path,
     wanted: &'a [Wanted<'a>],
-    load: &'a dyn Fn(&str) -> Result<Segment>,
+    load: &'a Load<'a>,
     options: Options,
 }
 
@@ -183,8 +188,7 @@ impl Opening<'_> {
         };
         let known = known_segments(&db, self.home)?;
         let mut import = Import::begin(&db, &self.options, self.home).map_err(|e| fail(self.home, e))?;
-        let mut new = self.wanted.iter().filter(|wanted| !known.contains_key(&wanted.name));
-        let added = new.try_for_each(|wanted| self.add(&mut import, wanted));
+        let added = self.add(&mut import, |wanted| !known.contains_key(&wanted.name));
         // What came before a segment that cannot be had need not be read again.
         import.finish().map_err(|e| fail(self.home, e))?;
         added?;
@@ -194,12 +198,21 @@ impl Opening<'_> {
         Ok(())
     }
 
-    fn add(&self, import: &mut Import, wanted: &Wanted) -> Result<()> {
-        let added = match wanted.segment {
-            Some(segment) => import.add(&wanted.name, segment),
-            None => import.add(&wanted.name, &(self.load)(&wanted.name)?),
-        };
-        added.map_err(|e| fail(self.home, e))
+    /// Adds the segments that are new: those at hand, then files, in their order, several of which are read at once.
+    fn add(&self, import: &mut Import, is_new: impl Fn(&Wanted) -> bool) -> Result<()> {
+        let new: Vec<&Wanted> = self.wanted.iter().filter(|wanted| is_new(wanted)).collect();
+        let mut add =
+            |name: &str, segment: &Segment| import.add(name, segment).map_err(|e| fail(self.home, e));
+        for (wanted, segment) in new.iter().filter_map(|wanted| Some((wanted, wanted.segment?))) {
+            add(&wanted.name, segment)?;
+        }
+        let files = new.iter().filter(|wanted| wanted.segment.is_none());
+        let files: Vec<&str> = files.map(|wanted| wanted.name.as_str()).collect();
+        for several in files.chunks(READ_AT_ONCE) {
+            let segments = pool::each(several, |name| (self.load)(name));
+            several.iter().zip(segments).try_for_each(|(name, segment)| add(name, &segment?))?;
+        }
+        Ok(())
     }
 
     fn start_anew(&self) -> Result<DB> {
@@ -236,7 +249,7 @@ impl Index {
         wanted: &[Wanted],
         condemned: HashSet<PackId>,
         random: &dyn Random,
-        load: &dyn Fn(&str) -> Result<Segment>,
+        load: &Load,
     ) -> Result<Index> {
         let name = format!("{}-{:016x}", std::process::id(), u64::from_le_bytes(draw(random)));
         let own = home.join("commands").join(name);
@@ -432,7 +445,8 @@ fn segment_of(packs: &[(u8, &[u8])]) -> Segment {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
     use crate::context::Seeded;
@@ -588,15 +602,33 @@ mod tests {
     #[test]
     fn a_segment_is_loaded_once() {
         let home = tempfile::tempdir().unwrap();
-        let loads = Cell::new(0);
+        let loads = AtomicU32::new(0);
         let counting = |name: &str| {
-            loads.set(loads.get() + 1);
+            loads.fetch_add(1, Ordering::SeqCst);
             load(name)
         };
         for _ in 0..3 {
             Index::open(home.path(), &wanted(&["a", "b"]), HashSet::new(), &Seeded::new(1), &counting)
                 .unwrap();
         }
-        assert_eq!(loads.get(), 2);
+        assert_eq!(loads.into_inner(), 2);
+    }
+
+    #[test]
+    fn segments_are_read_several_at_once() {
+        let home = tempfile::tempdir().unwrap();
+        let together = Barrier::new(READ_AT_ONCE);
+        let names: Vec<String> = (0..2 * READ_AT_ONCE).map(|number| number.to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let waiting = |name: &str| {
+            together.wait();
+            let number = name.parse().unwrap();
+            Ok(segment_of(&[(number, &[100 + number])]))
+        };
+        let index =
+            Index::open(home.path(), &wanted(&names), HashSet::new(), &Seeded::new(1), &waiting).unwrap();
+        for number in 0..names.len() as u8 {
+            assert_eq!(packs(&index, 100 + number), [number]);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Gives content out: find, fetch, open, verify.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 
@@ -10,7 +10,8 @@ use super::blocks::Blocks;
 use super::index::Cursor;
 use super::{Error, Index, Listing, PackCache, PackReader, Place, Result, unshared};
 use crate::format::{Malformed, Name, PackedChunk, Segment};
-use crate::id::{ChunkId, ChunkKind};
+use crate::id::{ChunkId, ChunkKind, PackId};
+use crate::pool;
 use crate::secret::{ChunkNamer, SealSecret};
 use crate::storage::Storage;
 
@@ -18,6 +19,8 @@ use crate::storage::Storage;
 const RELOADS: u32 = 3;
 /// And so often for one chunk, however fast collections follow each other.
 const TRIES: usize = 32;
+/// Tree packs fetched at once, of up to 8 MiB each.
+const FETCHED_AT_ONCE: usize = 8;
 
 /// Makes an index of what is there now.
 pub type Reload = Box<dyn Fn() -> Result<Arc<Index>> + Send + Sync>;
@@ -147,6 +150,23 @@ impl Reader {
     /// The plain bytes of the copy at this place, verified.
     pub fn read_at(&self, kind: ChunkKind, id: &ChunkId, place: &Place) -> Result<Bytes> {
         self.read(kind, id, place)
+    }
+
+    /// Fetches the tree packs of these nodes side by side, where they are kept on this machine and are not here
+    /// yet. What fails is told to whoever reads it.
+    pub fn prefetch(&self, nodes: &[ChunkId]) {
+        let Some(cache) = &self.cache else { return };
+        let index = self.index();
+        let first = |id| self.places_by(&index, id).ok()?.first().map(|place| place.pack);
+        let packs: HashSet<PackId> =
+            nodes.iter().filter_map(first).filter(|pack| !cache.has(*pack)).collect();
+        for several in packs.into_iter().collect::<Vec<_>>().chunks(FETCHED_AT_ONCE) {
+            pool::each(several, |&pack| {
+                if let Ok(whole) = self.storage.get(&Name::Pack(ChunkKind::Node, pack).to_string()) {
+                    cache.keep(pack, &whole);
+                }
+            });
+        }
     }
 
     /// Every valid segment with its packs.

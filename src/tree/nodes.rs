@@ -22,6 +22,9 @@ pub trait Nodes: Sync {
     /// Stores a chunk.
     fn put(&self, kind: ChunkKind, bytes: Vec<u8>) -> store::Result<ChunkId>;
 
+    /// Says that these nodes are wanted next: what is far away may be fetched together.
+    fn prefetch(&self, _ids: &[ChunkId]) {}
+
     /// A node, decoded.
     fn node(&self, id: &ChunkId) -> Result<Arc<Node>> {
         Ok(Arc::new(self.node_once(id)?))
@@ -62,6 +65,10 @@ impl Nodes for ReadWrite<'_> {
         // Reading verbs never build trees.
         let writer = self.writer.ok_or(store::Error::Interrupted(crate::context::Interrupted))?;
         Ok(writer.put(kind, bytes)?.id)
+    }
+
+    fn prefetch(&self, ids: &[ChunkId]) {
+        self.reader.prefetch(ids);
     }
 
     fn node(&self, id: &ChunkId) -> Result<Arc<Node>> {

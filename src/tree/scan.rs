@@ -46,25 +46,61 @@ fn below<'n>(node: &'n Node, at: usize, root: &Root) -> Result<&'n Cell> {
 
 /// The entries from `from` on, in order.
 pub fn scan<'a>(nodes: &'a dyn Nodes, root: Option<&Root>, from: &[u8]) -> Result<Scan<'a>> {
-    let mut scan = Scan { nodes, path: Vec::new(), leaf: Vec::new().into_iter() };
+    let mut scan = Scan { nodes, path: Vec::new(), ahead: 1, leaf: Vec::new().into_iter() };
     let Some(root) = root else { return Ok(scan) };
     let mut node = nodes.node(&root.node)?;
     while node.level > 0 {
         let at = node.find(from);
         let next = child(nodes, below(&node, at, root)?, node.level - 1)?;
-        scan.path.push((node, at + 1));
+        scan.path.push(Step::new(node, at + 1));
         node = next;
     }
     let at = node.cells.partition_point(|cell| cell.key.as_slice() < from);
-    scan.path.push((node, at));
+    scan.path.push(Step::new(node, at));
     Ok(scan)
+}
+
+/// Nodes are fetched ahead as a scan goes on: two, then twice as many each time, up to this.
+const AHEAD: usize = 128;
+
+/// A node on the way down.
+struct Step {
+    node: Arc<Node>,
+    /// The cell that is next.
+    next: usize,
+    /// What lies below the cells before this one was fetched.
+    fetched: usize,
+}
+
+impl Step {
+    fn new(node: Arc<Node>, next: usize) -> Step {
+        Step { node, next, fetched: next }
+    }
+
+    /// The next cell, after what lies below it and some that follow was fetched.
+    fn advance(&mut self, nodes: &dyn Nodes, ahead: &mut usize) -> Option<&Cell> {
+        if self.next == self.fetched && self.node.level > 0 {
+            *ahead = AHEAD.min(2 * *ahead);
+            self.fetched = self.node.cells.len().min(self.next + *ahead);
+            let below =
+                self.node.cells[self.next..self.fetched].iter().filter_map(|cell| match cell.payload {
+                    Payload::Child { id, .. } => Some(id),
+                    Payload::Leaf { .. } => None,
+                });
+            nodes.prefetch(&below.collect::<Vec<_>>());
+        }
+        self.next += 1;
+        self.node.cells.get(self.next - 1)
+    }
 }
 
 /// A range being read; holds one node a level.
 pub struct Scan<'a> {
     nodes: &'a dyn Nodes,
-    /// Nodes from the root down, each with its next place.
-    path: Vec<(Arc<Node>, usize)>,
+    /// From the root down.
+    path: Vec<Step>,
+    /// Nodes that were fetched ahead the last time.
+    ahead: usize,
     /// What is left of a leaf after the first one. Long scans pass many leaves, each once.
     leaf: std::vec::IntoIter<Cell>,
 }
@@ -76,18 +112,18 @@ impl Scan<'_> {
             if let Some(cell) = self.leaf.next() {
                 return Ok(Some(cell));
             }
-            let Some((node, at)) = self.path.last_mut() else { return Ok(None) };
-            let Some(cell) = node.cells.get(*at) else {
+            let Some(step) = self.path.last_mut() else { return Ok(None) };
+            let level = step.node.level;
+            let Some(cell) = step.advance(self.nodes, &mut self.ahead) else {
                 self.path.pop();
                 continue;
             };
-            *at += 1;
-            match node.level {
+            match level {
                 0 => return Ok(Some(cell.clone())),
                 1 => self.leaf = leaf(self.nodes, cell)?.cells.into_iter(),
                 level => {
                     let below = child(self.nodes, cell, level - 1)?;
-                    self.path.push((below, 0));
+                    self.path.push(Step::new(below, 0));
                 }
             }
         }
