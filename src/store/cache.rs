@@ -5,25 +5,32 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use crate::id::PackId;
+use crate::mutex::lock;
 
 /// Files in a directory, one a pack. Failures are misses: the repository has the truth.
 pub struct PackCache {
     directory: PathBuf,
     most: u64,
     bytes: AtomicU64,
+    /// Files made so far.
+    made: AtomicU64,
+    /// One thread evicts.
+    evicting: Mutex<()>,
 }
 
 impl PackCache {
     /// At most about `most` bytes in `directory`.
     pub fn new(directory: &Path, most: u64) -> PackCache {
         let _ = fs::create_dir_all(directory);
-        let cache = PackCache { directory: directory.to_owned(), most, bytes: AtomicU64::new(0) };
+        let (bytes, made, evicting) = Default::default();
+        let cache = PackCache { directory: directory.to_owned(), most, bytes, made, evicting };
         cache.bytes.store(cache.files().iter().map(|file| file.1).sum(), Ordering::Relaxed);
         cache
     }
@@ -57,7 +64,8 @@ impl PackCache {
 
     /// Keeps a pack. Not synced: a torn file fails its seal and is forgotten.
     pub fn keep(&self, pack: PackId, bytes: &[u8]) {
-        let temporary = self.directory.join(format!("{pack}.{}", std::process::id()));
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.directory.join(format!("{pack}.{}-{number}", std::process::id()));
         let written = File::create(&temporary).and_then(|mut file| file.write_all(bytes));
         if written.and_then(|()| fs::rename(&temporary, self.path(pack))).is_err() {
             let _ = fs::remove_file(&temporary);
@@ -65,7 +73,10 @@ impl PackCache {
         }
         let now = self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed) + bytes.len() as u64;
         if now > self.most {
-            self.evict();
+            let _alone = lock(&self.evicting);
+            if self.bytes.load(Ordering::Relaxed) > self.most {
+                self.evict();
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Gives content out: find, fetch, open, verify.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 
@@ -9,11 +9,12 @@ use bytes::Bytes;
 use super::blocks::Blocks;
 use super::index::Cursor;
 use super::{Error, Index, Listing, PackCache, PackReader, Place, Result, unshared};
+use crate::fault::Kind;
 use crate::format::{Malformed, Name, PackedChunk, Segment};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::pool;
 use crate::secret::{ChunkNamer, SealSecret};
-use crate::storage::Storage;
+use crate::storage::{self, Storage};
 
 /// The index is made anew this often in vain before what is missing is believed to be.
 const RELOADS: u32 = 3;
@@ -152,20 +153,33 @@ impl Reader {
         self.read(kind, id, place)
     }
 
-    /// Fetches the tree packs of these nodes side by side, where they are kept on this machine and are not here
-    /// yet. What fails is told to whoever reads it.
-    pub fn prefetch(&self, nodes: &[ChunkId]) {
-        let Some(cache) = &self.cache else { return };
+    /// Fetches the tree packs of these nodes, of a repository of which they are kept on this machine: side by side,
+    /// and no more of them than can be. So many nodes it got to. Of a server that is gone it is told at once; what
+    /// else fails is told to whoever reads it.
+    pub fn prefetch(&self, nodes: &[ChunkId]) -> Result<usize> {
+        let Some(cache) = &self.cache else { return Ok(nodes.len()) };
         let index = self.index();
-        let first = |id| self.places_by(&index, id).ok()?.first().map(|place| place.pack);
-        let packs: HashSet<PackId> =
-            nodes.iter().filter_map(first).filter(|pack| !cache.has(*pack)).collect();
-        for several in packs.into_iter().collect::<Vec<_>>().chunks(FETCHED_AT_ONCE) {
-            pool::each(several, |&pack| {
-                if let Ok(whole) = self.storage.get(&Name::Pack(ChunkKind::Node, pack).to_string()) {
-                    cache.keep(pack, &whole);
+        let mut absent: Vec<PackId> = Vec::new();
+        let mut got_to = 0;
+        for id in nodes {
+            let pack = self.places_by(&index, id)?.first().map(|place| place.pack);
+            if let Some(pack) = pack.filter(|pack| !absent.contains(pack) && !cache.has(*pack)) {
+                if absent.len() == FETCHED_AT_ONCE {
+                    break;
                 }
-            });
+                absent.push(pack);
+            }
+            got_to += 1;
+        }
+        let fetched = pool::each(&absent, |&pack| {
+            let whole = self.storage.get(&Name::Pack(ChunkKind::Node, pack).to_string())?;
+            cache.keep(pack, &whole);
+            Ok(())
+        });
+        let is_gone = |error: &storage::Error| matches!(error.kind(), Kind::Unreachable | Kind::Interrupted);
+        match fetched.into_iter().filter_map(storage::Result::err).find(is_gone) {
+            Some(error) => Err(error.into()),
+            None => Ok(got_to),
         }
     }
 

@@ -22,8 +22,10 @@ pub trait Nodes: Sync {
     /// Stores a chunk.
     fn put(&self, kind: ChunkKind, bytes: Vec<u8>) -> store::Result<ChunkId>;
 
-    /// Says that these nodes are wanted next: what is far away may be fetched together.
-    fn prefetch(&self, _ids: &[ChunkId]) {}
+    /// Fetches together what is far away of nodes that are wanted next; so many of them it got to.
+    fn prefetch(&self, ids: &[ChunkId]) -> store::Result<usize> {
+        Ok(ids.len())
+    }
 
     /// A node, decoded.
     fn node(&self, id: &ChunkId) -> Result<Arc<Node>> {
@@ -67,8 +69,8 @@ impl Nodes for ReadWrite<'_> {
         Ok(writer.put(kind, bytes)?.id)
     }
 
-    fn prefetch(&self, ids: &[ChunkId]) {
-        self.reader.prefetch(ids);
+    fn prefetch(&self, ids: &[ChunkId]) -> store::Result<usize> {
+        self.reader.prefetch(ids)
     }
 
     fn node(&self, id: &ChunkId) -> Result<Arc<Node>> {

@@ -46,7 +46,7 @@ fn below<'n>(node: &'n Node, at: usize, root: &Root) -> Result<&'n Cell> {
 
 /// The entries from `from` on, in order.
 pub fn scan<'a>(nodes: &'a dyn Nodes, root: Option<&Root>, from: &[u8]) -> Result<Scan<'a>> {
-    let mut scan = Scan { nodes, path: Vec::new(), ahead: 1, leaf: Vec::new().into_iter() };
+    let mut scan = Scan { nodes, path: Vec::new(), ahead: 2, leaf: Vec::new().into_iter() };
     let Some(root) = root else { return Ok(scan) };
     let mut node = nodes.node(&root.node)?;
     while node.level > 0 {
@@ -60,8 +60,10 @@ pub fn scan<'a>(nodes: &'a dyn Nodes, root: Option<&Root>, from: &[u8]) -> Resul
     Ok(scan)
 }
 
-/// Nodes are fetched ahead as a scan goes on: two, then twice as many each time, up to this.
+/// Leaves are fetched ahead as a scan goes on: two, then twice as many each time, up to this.
 const AHEAD: usize = 128;
+/// Nodes above leaves, of which each leads to many.
+const AHEAD_ABOVE: usize = 2;
 
 /// A node on the way down.
 struct Step {
@@ -78,19 +80,23 @@ impl Step {
     }
 
     /// The next cell, after what lies below it and some that follow was fetched.
-    fn advance(&mut self, nodes: &dyn Nodes, ahead: &mut usize) -> Option<&Cell> {
+    fn advance(&mut self, nodes: &dyn Nodes, ahead: &mut usize) -> Result<Option<&Cell>> {
+        let Some(rest) = self.node.cells.get(self.next..).filter(|rest| !rest.is_empty()) else {
+            return Ok(None);
+        };
         if self.next == self.fetched && self.node.level > 0 {
-            *ahead = AHEAD.min(2 * *ahead);
-            self.fetched = self.node.cells.len().min(self.next + *ahead);
-            let below =
-                self.node.cells[self.next..self.fetched].iter().filter_map(|cell| match cell.payload {
-                    Payload::Child { id, .. } => Some(id),
-                    Payload::Leaf { .. } => None,
-                });
-            nodes.prefetch(&below.collect::<Vec<_>>());
+            let most = if self.node.level == 1 { *ahead } else { AHEAD_ABOVE };
+            let below = rest.iter().take(most).filter_map(|cell| match cell.payload {
+                Payload::Child { id, .. } => Some(id),
+                Payload::Leaf { .. } => None,
+            });
+            self.fetched += nodes.prefetch(&below.collect::<Vec<_>>())?.max(1);
+            if self.node.level == 1 {
+                *ahead = AHEAD.min(2 * *ahead);
+            }
         }
         self.next += 1;
-        self.node.cells.get(self.next - 1)
+        Ok(self.node.cells.get(self.next - 1))
     }
 }
 
@@ -99,7 +105,7 @@ pub struct Scan<'a> {
     nodes: &'a dyn Nodes,
     /// From the root down.
     path: Vec<Step>,
-    /// Nodes that were fetched ahead the last time.
+    /// Leaves to be fetched ahead the next time.
     ahead: usize,
     /// What is left of a leaf after the first one. Long scans pass many leaves, each once.
     leaf: std::vec::IntoIter<Cell>,
@@ -114,7 +120,7 @@ impl Scan<'_> {
             }
             let Some(step) = self.path.last_mut() else { return Ok(None) };
             let level = step.node.level;
-            let Some(cell) = step.advance(self.nodes, &mut self.ahead) else {
+            let Some(cell) = step.advance(self.nodes, &mut self.ahead)? else {
                 self.path.pop();
                 continue;
             };
