@@ -522,6 +522,15 @@ fn in_bucket(world: &World, url: &str, bucket: &str) -> Access {
     Access { location, credentials, ..world.access() }
 }
 
+/// Makes a repository in a new bucket of the world's server, which it gives.
+fn new_repository(world: &World) -> String {
+    let bucket = new_bucket();
+    world.minio.make_bucket(&world.runtime, &bucket);
+    let access = in_bucket(world, &world.minio.url, &bucket);
+    Repository::init(&world.context(), &access, PASSPHRASE, COST).unwrap();
+    bucket
+}
+
 #[test]
 fn a_repository_whose_server_is_restarted_in_the_middle_is_waited_for() {
     let server = Arc::new(std::sync::Mutex::new(Server::minio()));
@@ -549,11 +558,8 @@ fn a_repository_whose_server_is_restarted_in_the_middle_is_waited_for() {
 fn a_listing_on_another_machine_fetches_tree_packs_of_a_server_that_answers_late_side_by_side() {
     let world = World::new();
     world.fill(objects(1000));
-    let bucket = new_bucket();
-    world.minio.make_bucket(&world.runtime, &bucket);
-    let context = world.context();
+    let (context, bucket) = (world.context(), new_repository(&world));
     let access = in_bucket(&world, &world.minio.url, &bucket);
-    Repository::init(&context, &access, PASSPHRASE, COST).unwrap();
     let tuning = Tuning { tree_pack: 1, ..Tuning::default() };
     let options = backup::Options { tuning, ..world.options() };
     backup::run(&Repository::open(&context, &access, PASSPHRASE).unwrap(), &options).unwrap();
@@ -577,10 +583,7 @@ fn a_listing_on_another_machine_fetches_tree_packs_of_a_server_that_answers_late
 fn a_network_that_breaks_while_packs_are_put_and_read_costs_time_only() {
     let world = World::new();
     world.fill(mixed());
-    let bucket = new_bucket();
-    world.minio.make_bucket(&world.runtime, &bucket);
-    let context = world.context();
-    Repository::init(&context, &in_bucket(&world, &world.minio.url, &bucket), PASSPHRASE, COST).unwrap();
+    let (context, bucket) = (world.context(), new_repository(&world));
     let proxy = Proxy::before(&world.minio.url, |number| match number % 5 {
         _ if number > 40 => Fate::Pass,
         0 => Fate::CutUp(1 << 20),

@@ -8,6 +8,12 @@ use super::{Error, Nodes, Result};
 use crate::format::{Malformed, Root};
 use crate::id::ChunkKind;
 
+/// Leaves are fetched ahead as a scan goes on: so many, then twice as many each time, up to the most.
+const AHEAD_FIRST: usize = 2;
+const AHEAD_MOST: usize = 128;
+/// Nodes above leaves, of which each leads to many.
+const AHEAD_ABOVE: usize = 2;
+
 /// An entry of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -46,7 +52,7 @@ fn below<'n>(node: &'n Node, at: usize, root: &Root) -> Result<&'n Cell> {
 
 /// The entries from `from` on, in order.
 pub fn scan<'a>(nodes: &'a dyn Nodes, root: Option<&Root>, from: &[u8]) -> Result<Scan<'a>> {
-    let mut scan = Scan { nodes, path: Vec::new(), ahead: 2, leaf: Vec::new().into_iter() };
+    let mut scan = Scan { nodes, path: Vec::new(), ahead: AHEAD_FIRST, leaf: Vec::new().into_iter() };
     let Some(root) = root else { return Ok(scan) };
     let mut node = nodes.node(&root.node)?;
     while node.level > 0 {
@@ -59,11 +65,6 @@ pub fn scan<'a>(nodes: &'a dyn Nodes, root: Option<&Root>, from: &[u8]) -> Resul
     scan.path.push(Step::new(node, at));
     Ok(scan)
 }
-
-/// Leaves are fetched ahead as a scan goes on: two, then twice as many each time, up to this.
-const AHEAD: usize = 128;
-/// Nodes above leaves, of which each leads to many.
-const AHEAD_ABOVE: usize = 2;
 
 /// A node on the way down.
 struct Step {
@@ -92,7 +93,7 @@ impl Step {
             });
             self.fetched += nodes.prefetch(&below.collect::<Vec<_>>())?.max(1);
             if self.node.level == 1 {
-                *ahead = AHEAD.min(2 * *ahead);
+                *ahead = AHEAD_MOST.min(2 * *ahead);
             }
         }
         self.next += 1;
