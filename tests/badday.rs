@@ -5,8 +5,8 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,9 +19,10 @@ use icecore::context::{Context, FixedClock, Seeded};
 use icecore::fault::Kind;
 use icecore::format::Name;
 use icecore::repository::{Access, Point, Repository};
+use icecore::restore;
 use icecore::storage::{
     Cause, CredentialVars, Faulty, Injected, Local, Location, Operation, PROBE_FOLDER, Patience, Requests,
-    Retried, S3Address, Storage, connect,
+    Retried, S3, S3Address, Storage, connect,
 };
 use icecore::store::Tuning;
 
@@ -577,6 +578,74 @@ fn a_listing_on_another_machine_fetches_tree_packs_of_a_server_that_answers_late
     Browser::open(&repository).unwrap().objects(&moment, b"", show).unwrap();
     assert_eq!(keys.len(), 1000);
     assert!(proxy.count.load(Ordering::SeqCst) >= 4, "{:?} connections", proxy.count);
+}
+
+/// A snapshot of a thousand objects in some twenty packs, in a bucket of which `plan` decides how it answers.
+fn far_away(
+    world: &World,
+    plan: impl Fn(Operation, &str) -> Option<Injected> + Send + Sync + 'static,
+) -> Repository {
+    world.fill(objects(1000));
+    let (context, bucket) = (world.context(), new_repository(world));
+    let access = in_bucket(world, &world.minio.url, &bucket);
+    let tuning = Tuning { data_pack: 256 << 10, ..Tuning::default() };
+    let options = backup::Options { tuning, ..world.options() };
+    backup::run(&Repository::open(&context, &access, PASSPHRASE).unwrap(), &options).unwrap();
+
+    let client = world.runtime.block_on(connect(&world.minio.access())).unwrap();
+    let server = S3::new(client, world.runtime.handle().clone(), &bucket, "r/", &bucket);
+    let storage = Arc::new(Faulty::new(server, plan));
+    Repository::open_on(&context, &access, storage, Arc::new(Requests::default()), PASSPHRASE).unwrap()
+}
+
+fn restore_to(out: &Path, repository: &Repository) -> restore::Result<restore::Report> {
+    let moment = repository.view().unwrap().snapshots.remove(0).into();
+    let options = restore::Options { directory: Some(out.to_owned()), ..restore::Options::default() };
+    restore::run(repository, &moment, &options, &|_| ())
+}
+
+/// Whether a request is for contents.
+fn is_contents(operation: Operation, name: &str) -> bool {
+    operation == Operation::Get && name.starts_with("packs/data/")
+}
+
+#[test]
+fn a_restore_asks_a_server_that_answers_late_for_several_packs_of_contents_at_once() {
+    let world = World::new();
+    let (asked, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (asking, seen) = (asked.clone(), most.clone());
+    let repository = far_away(&world, move |operation, name| {
+        if is_contents(operation, name) {
+            seen.fetch_max(asking.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(50));
+            asking.fetch_sub(1, Ordering::SeqCst);
+        }
+        None
+    });
+    let out = world.path("out");
+    restore_to(&out, &repository).unwrap();
+    for (key, body) in objects(1000) {
+        assert!(fs::read(out.join(&key)).unwrap() == body, "{key}");
+    }
+    assert!(most.load(Ordering::SeqCst) >= 6, "{most:?} at once");
+}
+
+#[test]
+fn a_restore_of_which_a_pack_far_away_is_lost_says_so_and_what_it_made_is_whole() {
+    let world = World::new();
+    let lost = OnceLock::new();
+    let repository = far_away(&world, move |operation, name| {
+        let is_lost = is_contents(operation, name) && lost.get_or_init(|| name.to_owned()) == name;
+        is_lost.then_some(Injected::Instead(Cause::NotFound))
+    });
+    let out = world.path("out");
+    assert_eq!(restore_to(&out, &repository).unwrap_err().kind(), Kind::Damage);
+    for (key, body) in objects(1000) {
+        assert!(
+            fs::read(out.join(&key)).is_ok_and(|found| found == body) || !out.join(&key).exists(),
+            "{key}"
+        );
+    }
 }
 
 #[test]

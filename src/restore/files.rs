@@ -11,13 +11,14 @@ use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::ahead::{QUEUE, Take, Waiting, ahead, beginning};
 use super::layout::{Steps, forwards};
 use super::{Change, Counts, Error, Listed, Plan, Result, Run, text};
 use crate::directory::{Dir, FileReader, Piece, Status, split};
 use crate::format::{Attributes, Content, FileKind, Item, Malformed};
 use crate::id::{ChunkId, ChunkKind};
 use crate::mutex::{into_inner, lock};
-use crate::pool::{self, Pool};
+use crate::pool;
 use crate::progress::{Amount, Phase};
 use crate::sorter::Sorter;
 use crate::target::{DirectoryTarget, Dirs, Unnamed, Wanted};
@@ -25,8 +26,6 @@ use crate::tree::{self, Nodes};
 
 /// Files written at once: most of the time of small ones is waiting for the disk.
 const AT_ONCE: usize = 8;
-/// Files waiting for a thread.
-const QUEUE: usize = 64;
 /// Files get their names once they are durable, and so many are made so at once.
 const BATCH: usize = 512;
 /// Or so many bytes.
@@ -157,9 +156,10 @@ impl Work<'_, '_> {
             Some(_) => {
                 // Each thread goes its own way through the directories.
                 let own = || self.target.dirs();
-                let write = |dirs: &mut Option<Dirs>, job: Job| self.file(dirs.as_mut(), job);
+                let write = |dirs: &mut Option<Dirs>, job: Waiting<Job>| self.file(dirs.as_mut(), job.take());
                 let made = pool::run(AT_ONCE, QUEUE, own, write, |jobs| {
-                    self.make(makes, &mut dirs, Some(jobs), &mut counts)
+                    let reader = self.run.nodes.reader();
+                    ahead(reader, jobs, |take| self.make(makes, &mut dirs, Some(take), &mut counts))
                 });
                 // What is complete stays, also where the rest is not to come.
                 let named = self.name(std::mem::take(&mut *lock(&self.batch)));
@@ -244,12 +244,12 @@ impl Work<'_, '_> {
         })
     }
 
-    /// Makes directories, and gives files to `jobs`.
+    /// Makes directories, and gives files to `take`.
     fn make(
         &self,
         makes: Sorter,
         dirs: &mut Option<Dirs>,
-        jobs: Option<&Pool<'_, Job, Error>>,
+        mut take: Option<&mut Take<'_, Job>>,
         counts: &mut Counts,
     ) -> Result<()> {
         self.each(makes, |key, record| {
@@ -265,9 +265,11 @@ impl Work<'_, '_> {
                 *counter += 1;
                 self.show(action, &key);
             }
-            match (item, jobs) {
-                (Some(item), Some(jobs)) if *Wanted::new(&item).kind() != FileKind::Directory => {
-                    Ok(jobs.give(Job { key, item, replaces })?)
+            match (item, &mut take) {
+                (Some(item), Some(take)) if *Wanted::new(&item).kind() != FileKind::Directory => {
+                    // What stands there may be the same, and then nothing is read.
+                    let beginning = beginning(&item).filter(|_| !replaces);
+                    take(Job { key, item, replaces }, beginning)
                 }
                 (item, Some(_)) => {
                     let Some(dirs) = dirs else { return Ok(()) };

@@ -4,6 +4,7 @@
 //! side is planned before anything is written: a target that holds anything else is left alone. What
 //! is identical already is skipped, so running it again continues an interrupted restore.
 
+mod ahead;
 mod database;
 mod etcd;
 mod files;

@@ -2,13 +2,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::ahead::{QUEUE, Take, Waiting, ahead, beginning};
 use super::milvus::Later;
 use super::put::{Putting, of_object};
 use super::settings::Planned;
 use super::{Change, Counts, Error, Listed, Plan, Result, Run, text};
 use crate::context::Nanos;
 use crate::format::{Attributes, FileKind, Headers, Item, ItemState, Malformed, ObjectAttributes};
-use crate::pool::{self, Pool};
+use crate::pool;
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, Certainty, object, objects};
 use crate::sorter::Sorter;
@@ -395,8 +396,14 @@ impl Run<'_> {
     fn write_objects(&mut self, target: &BucketTarget, jobs: Sorter) -> Result<Counts> {
         let putting = Putting::new(self, target);
         let work = Work { putting, run: self, target, refused: Default::default() };
-        let done = |(): &mut (), job| work.one(job);
-        let mut counts = pool::run(AT_ONCE, 2 * AT_ONCE, || (), done, |pool| work.give(jobs, pool))?;
+        let done = |(): &mut (), job: Waiting<Job>| work.one(job.take());
+        let mut counts = pool::run(
+            AT_ONCE,
+            QUEUE,
+            || (),
+            done,
+            |pool| ahead(self.nodes.reader(), pool, |take| work.give(jobs, take)),
+        )?;
         let [new, there] = work.refused.map(AtomicU64::into_inner);
         counts.written -= new;
         counts.overwritten -= there;
@@ -410,7 +417,7 @@ impl Run<'_> {
 
 impl Work<'_> {
     /// Gives the plan's jobs to the workers, or only shows them.
-    fn give(&self, plan: Sorter, pool: &Pool<'_, Job, Error>) -> Result<Counts> {
+    fn give(&self, plan: Sorter, take: &mut Take<'_, Job>) -> Result<Counts> {
         let (options, context) = (self.run.options, self.run.repository.context());
         let failed = |e| self.run.spool_failed(e);
         let mut counts = Counts::default();
@@ -432,7 +439,11 @@ impl Work<'_> {
             *counter += 1;
             (self.run.show)(Change { side: "objects", action, key: key.clone().into_bytes() });
             if !options.dry_run {
-                pool.give(job)?;
+                let beginning = match &job {
+                    Job::Put { item, .. } => beginning(item),
+                    Job::Lock { .. } | Job::Delete { .. } => None,
+                };
+                take(job, beginning)?;
             }
         }
         Ok(counts)

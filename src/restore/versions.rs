@@ -3,13 +3,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::ahead::{Take, Waiting, ahead, beginning};
 use super::milvus::Later;
 use super::objects::{AT_ONCE, SORT_BYTES};
 use super::put::{Putting, of_object};
 use super::settings::Planned;
 use super::{Change, Counts, Error, Plan, Result, Run};
 use crate::format::{Item, ItemState, parse_version_key, version_key};
-use crate::pool::{self, Pool};
+use crate::pool;
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, versions};
 use crate::selection::Selection;
@@ -126,8 +127,14 @@ impl Run<'_> {
         context.progress.settled();
         let putting = Putting::new(self, target);
         let work = Work { putting, run: self, target, left: Default::default() };
-        let done = |(): &mut (), series| work.one(&series);
-        let mut counts = pool::run(AT_ONCE, AT_ONCE, || (), done, |pool| work.give(jobs, plan.counts, pool))?;
+        let done = |(): &mut (), series: Waiting<Series>| work.one(&series.take());
+        let mut counts = pool::run(
+            AT_ONCE,
+            AT_ONCE,
+            || (),
+            done,
+            |pool| ahead(self.nodes.reader(), pool, |take| work.give(jobs, plan.counts, take)),
+        )?;
         counts.written -= work.left.0.into_inner();
         counts.deleted -= work.left.1.into_inner();
         let done = work.putting.finish();
@@ -258,7 +265,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// Gives each key's series to a worker, or only shows it.
-    fn give(&self, plan: Sorter, mut counts: Counts, pool: &Pool<'_, Series, Error>) -> Result<Counts> {
+    fn give(&self, plan: Sorter, mut counts: Counts, take: &mut Take<'_, Series>) -> Result<Counts> {
         let failed = |e| self.run.spool_failed(e);
         for series in by_key(plan.finish().map_err(failed)?, failed) {
             self.run.repository.context().cancel.check()?;
@@ -274,7 +281,8 @@ impl Work<'_> {
                 (self.run.show)(Change { side: "objects", action, key: key.clone().into_bytes() });
             }
             if !self.run.options.dry_run {
-                pool.give(Series { key, steps })?;
+                let beginning = steps.first().and_then(beginning);
+                take(Series { key, steps }, beginning)?;
             }
         }
         Ok(counts)

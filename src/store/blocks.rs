@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use lru::LruCache;
@@ -56,12 +56,32 @@ impl State {
     }
 }
 
-/// Blocks that a thread asks for; whether they came or not, nobody waits for them once this is dropped.
-struct Coming<'a> {
+/// Blocks to be fetched, for which others wait; whether they came or not, nobody does once this is dropped.
+pub struct Coming<'a> {
     blocks: &'a Blocks,
     pack: Pack,
     numbers: Range<u64>,
     request: u64,
+}
+
+impl Coming<'_> {
+    /// Fetches them, and keeps them up to the pack's end.
+    pub fn fetch(self) -> Result<Bytes> {
+        let Coming { blocks, pack, ref numbers, .. } = self;
+        let length = (numbers.end - numbers.start) * BLOCK;
+        let bytes = blocks.storage.get_range(&name(pack), numbers.start * BLOCK, length)?;
+        // Each by itself: one that is kept for long is not to keep the others.
+        let mut parts = bytes.chunks(BLOCK as usize).map(Bytes::copy_from_slice);
+        for number in numbers.clone() {
+            let at = (pack, number);
+            let mut state = lock(&blocks.state);
+            state.here.put(at, parts.next().unwrap_or_default());
+            if state.is_last(at) {
+                break;
+            }
+        }
+        Ok(bytes)
+    }
 }
 
 impl Drop for Coming<'_> {
@@ -100,6 +120,18 @@ impl Blocks {
         }
     }
 
+    /// What is to be fetched so that a stretch of a pack of contents, which is read soon, begins with what is here.
+    /// Nothing where it is or comes without that, or where answers are quick.
+    pub fn ask(&self, pack: PackId, begin: u64, length: u64) -> Option<Coming<'_>> {
+        let at = ((ChunkKind::Data, pack), begin / BLOCK);
+        let mut state = lock(&self.state);
+        if !self.storage.is_remote() || !state.is_absent(at) {
+            return None;
+        }
+        let numbers = self.numbers(&state, at, (begin + length).saturating_sub(1) / BLOCK);
+        Some(self.coming(&mut state, at.0, numbers))
+    }
+
     fn assemble(&self, pack: Pack, wanted: Range<u64>) -> Result<Bytes> {
         let last = wanted.end.saturating_sub(1) / BLOCK;
         let mut read = BytesMut::with_capacity((wanted.end - wanted.start) as usize);
@@ -122,7 +154,9 @@ impl Blocks {
         {
             if let Some(next) = self.next(&state, at) {
                 // A failure is told to whoever wants it.
-                let _ = self.fetch(state, at.0, next);
+                let coming = self.coming(&mut state, at.0, next);
+                drop(state);
+                let _ = coming.fetch();
                 state = lock(&self.state);
             }
             // Not for another thread's next try, where this one fails: all would try one after another.
@@ -134,31 +168,18 @@ impl Blocks {
         }
         let numbers = self.numbers(&state, at, last);
         let begin = ((at.1 - numbers.start) * BLOCK) as usize;
-        let bytes = self.fetch(state, at.0, numbers)?;
+        let coming = self.coming(&mut state, at.0, numbers);
+        drop(state);
+        let bytes = coming.fetch()?;
         Ok(bytes.slice(begin.min(bytes.len())..bytes.len().min(begin + BLOCK as usize)))
     }
 
-    /// Asks for blocks, and keeps them up to the pack's end.
-    fn fetch(&self, mut state: MutexGuard<'_, State>, pack: Pack, numbers: Range<u64>) -> Result<Bytes> {
+    /// Has whoever wants these blocks wait for them.
+    fn coming(&self, state: &mut State, pack: Pack, numbers: Range<u64>) -> Coming<'_> {
         state.requests += 1;
         let request = state.requests;
         state.coming.extend(numbers.clone().map(|number| ((pack, number), request)));
-        drop(state);
-        let coming = Coming { blocks: self, pack, numbers: numbers.clone(), request };
-        let length = (numbers.end - numbers.start) * BLOCK;
-        let bytes = self.storage.get_range(&name(pack), numbers.start * BLOCK, length)?;
-        // Each by itself: one that is kept for long is not to keep the others.
-        let mut blocks = bytes.chunks(BLOCK as usize).map(Bytes::copy_from_slice);
-        for number in numbers {
-            let at = (pack, number);
-            let mut state = lock(&self.state);
-            state.here.put(at, blocks.next().unwrap_or_default());
-            if state.is_last(at) {
-                break;
-            }
-        }
-        drop(coming);
-        Ok(bytes)
+        Coming { blocks: self, pack, numbers, request }
     }
 
     /// What is asked for together with a block: those that are wanted, and more where the pack is read in its
@@ -384,6 +405,27 @@ mod tests {
             }
         });
         assert_eq!(one.asked(), [0..16, 16..32]);
+    }
+
+    #[test]
+    fn who_wants_what_was_asked_for_ahead_waits_for_it_and_asks_himself_where_it_does_not_come() {
+        for comes in [true, false] {
+            let one = One::new(true);
+            let blocks = Blocks::new(one.clone());
+            let coming = blocks.ask(PACK, 10, 100).unwrap();
+            assert!(blocks.ask(PACK, 10, 100).is_none(), "it is coming");
+            std::thread::scope(|scope| {
+                let reading = scope.spawn(|| assert!(read(&blocks, 10, 100).unwrap() == one.of(10, 100)));
+                match comes {
+                    true => assert!(coming.fetch().is_ok()),
+                    false => drop(coming),
+                }
+                reading.join().unwrap();
+            });
+            assert!(blocks.ask(PACK, 10, 100).is_none(), "it is here");
+            assert_eq!(one.asked().iter().filter(|asked| asked.contains(&0)).count(), 1);
+        }
+        assert!(Blocks::new(One::new(false)).ask(PACK, 10, 100).is_none(), "an answer is quick");
     }
 
     #[test]

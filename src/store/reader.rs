@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, Coming};
 use super::index::Cursor;
 use super::{Error, Index, Listing, PackCache, PackReader, Place, Result, unshared};
 use crate::fault::Kind;
@@ -181,6 +181,18 @@ impl Reader {
             Some(error) => Err(error.into()),
             None => Ok(got_to),
         }
+    }
+
+    /// Whether the repository is far away, so that it pays to ask early for what is wanted.
+    pub fn is_remote(&self) -> bool {
+        self.storage.is_remote()
+    }
+
+    /// What is to be fetched so that a chunk of contents, which is wanted soon, is here by then.
+    pub fn ask(&self, id: &ChunkId) -> Result<Option<Coming<'_>>> {
+        let places = self.places(id)?;
+        let Some(place) = places.first() else { return Ok(None) };
+        Ok(self.blocks.ask(place.pack, place.offset.into(), place.stored.into()))
     }
 
     /// Every valid segment with its packs.

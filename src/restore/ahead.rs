@@ -1,0 +1,87 @@
+//! What is far away is asked for before a worker gets to it. Files and objects that follow each other mostly lie in one
+//! pack: without this all workers would wait for that one, and then for the next.
+
+use crossbeam_channel::{Receiver, bounded};
+
+use super::{Error, Result};
+use crate::format::{Content, Item};
+use crate::id::ChunkId;
+use crate::pool::{self, Pool};
+use crate::store::{Coming, Reader};
+
+/// Requests for jobs that no worker has taken yet: what they bring has to be kept until then, and may be 4 MiB each.
+const REQUESTS: usize = 6;
+/// Jobs that wait for a worker; these are to lie in so many packs.
+pub(super) const QUEUE: usize = 512;
+/// What is larger is read ahead by the worker that has it, and a few of them would drive out all that was asked for.
+const LARGE: u64 = 1 << 20;
+
+/// Takes a job, and the chunk that it reads first.
+pub(super) type Take<'a, J> = dyn FnMut(J, Option<ChunkId>) -> Result<()> + 'a;
+
+/// A job that waits for a worker.
+pub(super) struct Waiting<J> {
+    job: J,
+    _request: Option<Request>,
+}
+
+impl<J> Waiting<J> {
+    pub fn take(self) -> J {
+        self.job
+    }
+}
+
+/// One of the requests that there may be, until it is dropped.
+struct Request(Receiver<()>);
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        let _ = self.0.try_recv();
+    }
+}
+
+/// What of an item's content it pays to ask for early. Of one that is a tree nodes would have to be read for it.
+pub(super) fn beginning(item: &Item) -> Option<ChunkId> {
+    match &item.content {
+        Content::Chunks(chunks) if item.size <= LARGE => chunks.first().map(|(id, _)| *id),
+        _ => None,
+    }
+}
+
+/// Gives `jobs` what `give` gives, in its order.
+pub(super) fn ahead<J: Send, T>(
+    reader: &Reader,
+    jobs: &Pool<'_, Waiting<J>, Error>,
+    give: impl FnOnce(&mut Take<'_, J>) -> Result<T>,
+) -> Result<T> {
+    if !reader.is_remote() {
+        return give(&mut |job, _| Ok(jobs.give(Waiting { job, _request: None })?));
+    }
+    let fetch = |(): &mut (), coming: Coming<'_>| {
+        // A worker that needs what did not come asks once more, and tells why.
+        let _ = coming.fetch();
+        Ok(())
+    };
+    let (made, done) = bounded(REQUESTS);
+    pool::run(
+        REQUESTS,
+        REQUESTS,
+        || (),
+        fetch,
+        |requests| {
+            give(&mut |job, beginning| {
+                let mut request = None;
+                if let Some(id) = beginning {
+                    // Before anything is asked for: a worker that waited for it might be the one that ends a request.
+                    let _ = made.send(());
+                    request = Some(Request(done.clone()));
+                    match reader.ask(&id)? {
+                        Some(coming) => requests.give(coming)?,
+                        None => request = None,
+                    }
+                }
+                Ok(jobs.give(Waiting { job, _request: request })?)
+            })
+        },
+    )
+}
