@@ -11,8 +11,10 @@ use crate::store::{Coming, Reader};
 
 /// Requests for jobs that no worker has taken yet: what they bring has to be kept until then, and may be 4 MiB each.
 const REQUESTS: usize = 6;
-/// Jobs that wait for a worker; these are to lie in so many packs.
-pub(super) const QUEUE: usize = 512;
+/// Jobs that wait for a worker.
+const QUEUE: usize = 64;
+/// And so many where they are to lie in several packs.
+const QUEUE_FAR: usize = 512;
 /// What is larger is read ahead by the worker that has it, and a few of them would drive out all that was asked for.
 const LARGE: u64 = 1 << 20;
 
@@ -38,6 +40,11 @@ impl Drop for Request {
     fn drop(&mut self) {
         let _ = self.0.try_recv();
     }
+}
+
+/// How many jobs are to wait for a worker.
+pub(super) fn queue(reader: &Reader) -> usize {
+    if reader.is_remote() { QUEUE_FAR } else { QUEUE }
 }
 
 /// What of an item's content it pays to ask for early. Of one that is a tree nodes would have to be read for it.

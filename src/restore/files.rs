@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::ahead::{QUEUE, Take, Waiting, ahead, beginning};
+use super::ahead::{Take, Waiting, ahead, beginning, queue};
 use super::layout::{Steps, forwards};
 use super::{Change, Counts, Error, Listed, Plan, Result, Run, text};
 use crate::directory::{Dir, FileReader, Piece, Status, split};
@@ -157,8 +157,8 @@ impl Work<'_, '_> {
                 // Each thread goes its own way through the directories.
                 let own = || self.target.dirs();
                 let write = |dirs: &mut Option<Dirs>, job: Waiting<Job>| self.file(dirs.as_mut(), job.take());
-                let made = pool::run(AT_ONCE, QUEUE, own, write, |jobs| {
-                    let reader = self.run.nodes.reader();
+                let reader = self.run.nodes.reader();
+                let made = pool::run(AT_ONCE, queue(reader), own, write, |jobs| {
                     ahead(reader, jobs, |take| self.make(makes, &mut dirs, Some(take), &mut counts))
                 });
                 // What is complete stays, also where the rest is not to come.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::ahead::{QUEUE, Take, Waiting, ahead, beginning};
+use super::ahead::{Take, Waiting, ahead, beginning, queue};
 use super::milvus::Later;
 use super::put::{Putting, of_object};
 use super::settings::Planned;
@@ -397,12 +397,13 @@ impl Run<'_> {
         let putting = Putting::new(self, target);
         let work = Work { putting, run: self, target, refused: Default::default() };
         let done = |(): &mut (), job: Waiting<Job>| work.one(job.take());
+        let reader = self.nodes.reader();
         let mut counts = pool::run(
             AT_ONCE,
-            QUEUE,
+            queue(reader),
             || (),
             done,
-            |pool| ahead(self.nodes.reader(), pool, |take| work.give(jobs, take)),
+            |pool| ahead(reader, pool, |take| work.give(jobs, take)),
         )?;
         let [new, there] = work.refused.map(AtomicU64::into_inner);
         counts.written -= new;
