@@ -30,13 +30,33 @@ pub struct Pool<'a, J, E> {
 impl<J, E> Pool<'_, J, E> {
     /// Waits for a place in the queue. An error once any job failed, which is told in its place.
     pub fn give(&self, job: J) -> Result<(), Interrupted> {
-        let failed = self.shared.failed.load(Ordering::SeqCst);
-        if failed || self.queue.send(job).is_err() { Err(Interrupted) } else { Ok(()) }
+        if self.has_failed() || self.queue.send(job).is_err() { Err(Interrupted) } else { Ok(()) }
+    }
+
+    /// Whether any job failed, so that no more is done.
+    pub fn has_failed(&self) -> bool {
+        self.shared.failed.load(Ordering::SeqCst)
+    }
+}
+
+/// Takes what is left of a queue where its worker panics, so that nobody waits for ever, also where all do.
+struct Unfinished<'a, J, E> {
+    queue: &'a Receiver<J>,
+    shared: &'a Shared<E>,
+}
+
+impl<J, E> Drop for Unfinished<'_, J, E> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.failed.store(true, Ordering::SeqCst);
+            self.queue.iter().for_each(drop);
+        }
     }
 }
 
 impl<E> Shared<E> {
     fn work<J, S>(&self, queue: &Receiver<J>, mut own: S, work: &impl Fn(&mut S, J) -> Result<(), E>) {
+        let _unfinished = Unfinished { queue, shared: self };
         for job in queue {
             // After a failure jobs are only taken, so that nobody waits for ever.
             if self.failed.load(Ordering::SeqCst) {
@@ -223,6 +243,13 @@ mod tests {
             let most = (BATCHES + 2) * (BATCH + WEIGHT) / WEIGHT;
             assert!(made.load(Ordering::SeqCst) <= most as u64);
         });
+    }
+
+    #[test]
+    fn workers_that_all_panic_end_it_and_the_panic_goes_on() {
+        let work = |_: &mut (), _: u64| -> Result<(), Failure> { panic!("made up") };
+        let give = |pool: &Pool<'_, u64, Failure>| (0..).try_for_each(|job| Ok(pool.give(job)?));
+        assert!(std::panic::catch_unwind(|| run(2, 2, || (), work, give)).is_err());
     }
 
     #[test]

@@ -3,11 +3,12 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::Server;
@@ -612,13 +613,22 @@ fn is_contents(operation: Operation, name: &str) -> bool {
 #[test]
 fn a_restore_asks_a_server_that_answers_late_for_several_packs_of_contents_at_once() {
     let world = World::new();
-    let (asked, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (asking, seen) = (asked.clone(), most.clone());
+    let most = Arc::new(AtomicUsize::new(0));
+    let (seen, asked, begun) = (most.clone(), Mutex::new(Vec::new()), OnceLock::new());
     let repository = far_away(&world, move |operation, name| {
         if is_contents(operation, name) {
-            seen.fetch_max(asking.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(50));
-            asking.fetch_sub(1, Ordering::SeqCst);
+            let mut now = asked.lock().unwrap();
+            now.push(name.to_owned());
+            seen.fetch_max(now.iter().collect::<BTreeSet<_>>().len(), Ordering::SeqCst);
+            drop(now);
+            // None is answered before so many were asked for, or not for long.
+            let begun = begun.get_or_init(Instant::now);
+            while seen.load(Ordering::SeqCst) < 6 && begun.elapsed() < Duration::from_secs(10) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let mut now = asked.lock().unwrap();
+            let at = now.iter().position(|asked| asked == name).unwrap();
+            now.remove(at);
         }
         None
     });
@@ -628,6 +638,21 @@ fn a_restore_asks_a_server_that_answers_late_for_several_packs_of_contents_at_on
         assert!(fs::read(out.join(&key)).unwrap() == body, "{key}");
     }
     assert!(most.load(Ordering::SeqCst) >= 6, "{most:?} at once");
+}
+
+#[test]
+fn a_restore_succeeds_where_what_it_asks_for_early_fails() {
+    let world = World::new();
+    let seen = Mutex::new(BTreeSet::new());
+    let repository = far_away(&world, move |operation, name| {
+        let fails = is_contents(operation, name) && seen.lock().unwrap().insert(name.to_owned());
+        fails.then(|| Injected::Instead(Cause::Refused(Kind::Failed, "made up".into())))
+    });
+    let out = world.path("out");
+    restore_to(&out, &repository).unwrap();
+    for (key, body) in objects(1000) {
+        assert!(fs::read(out.join(&key)).unwrap() == body, "{key}");
+    }
 }
 
 #[test]

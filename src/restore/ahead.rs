@@ -55,9 +55,10 @@ pub(super) fn beginning(item: &Item) -> Option<ChunkId> {
     }
 }
 
-/// Gives `jobs` what `give` gives, in its order.
+/// Gives `jobs`, which so many `workers` do, what `give` gives, in its order.
 pub(super) fn ahead<J: Send, T>(
     reader: &Reader,
+    workers: usize,
     jobs: &Pool<'_, Waiting<J>, Error>,
     give: impl FnOnce(&mut Take<'_, J>) -> Result<T>,
 ) -> Result<T> {
@@ -66,12 +67,15 @@ pub(super) fn ahead<J: Send, T>(
     }
     let fetch = |(): &mut (), coming: Coming<'_>| {
         // A worker that needs what did not come asks once more, and tells why.
-        let _ = coming.fetch();
+        if !jobs.has_failed() {
+            let _ = coming.fetch();
+        }
         Ok(())
     };
     let (made, done) = bounded(REQUESTS);
+    // As many as would ask if each worker did: it waits where its request is made here.
     pool::run(
-        REQUESTS,
+        workers,
         REQUESTS,
         || (),
         fetch,

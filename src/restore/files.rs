@@ -159,7 +159,7 @@ impl Work<'_, '_> {
                 let write = |dirs: &mut Option<Dirs>, job: Waiting<Job>| self.file(dirs.as_mut(), job.take());
                 let reader = self.run.nodes.reader();
                 let made = pool::run(AT_ONCE, queue(reader), own, write, |jobs| {
-                    ahead(reader, jobs, |take| self.make(makes, &mut dirs, Some(take), &mut counts))
+                    ahead(reader, AT_ONCE, jobs, |take| self.make(makes, &mut dirs, Some(take), &mut counts))
                 });
                 // What is complete stays, also where the rest is not to come.
                 let named = self.name(std::mem::take(&mut *lock(&self.batch)));

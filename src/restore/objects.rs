@@ -403,7 +403,7 @@ impl Run<'_> {
             queue(reader),
             || (),
             done,
-            |pool| ahead(reader, pool, |take| work.give(jobs, take)),
+            |pool| ahead(reader, AT_ONCE, pool, |take| work.give(jobs, take)),
         )?;
         let [new, there] = work.refused.map(AtomicU64::into_inner);
         counts.written -= new;

@@ -128,12 +128,13 @@ impl Run<'_> {
         let putting = Putting::new(self, target);
         let work = Work { putting, run: self, target, left: Default::default() };
         let done = |(): &mut (), series: Waiting<Series>| work.one(&series.take());
+        // Few wait: each holds every version of its key.
         let mut counts = pool::run(
             AT_ONCE,
             AT_ONCE,
             || (),
             done,
-            |pool| ahead(self.nodes.reader(), pool, |take| work.give(jobs, plan.counts, take)),
+            |pool| ahead(self.nodes.reader(), AT_ONCE, pool, |take| work.give(jobs, plan.counts, take)),
         )?;
         counts.written -= work.left.0.into_inner();
         counts.deleted -= work.left.1.into_inner();
