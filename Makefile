@@ -40,7 +40,7 @@ bench: build ## measures, and writes the tables of docs/performance.md but Milvu
 	. scripts/env.sh && benches/micro.py
 	export TMPDIR=$${BENCH_DIR:-/dev/shm}; . scripts/env.sh && benches/document.py index "In memory (tmpfs)" cargo bench --locked --bench index -- $${INDEX:-10000000 100000000}
 	. scripts/env.sh && benches/peers.py run --rounds $${ROUNDS:-3} --scale $${SCALE:-1} && benches/peers.py report
-	benches/minio.sh --rounds $${ROUNDS:-3}
+	benches/minio.sh --rounds $${ROUNDS:-3} --scale $${SCALE:-1}
 	benches/far.sh --rounds $${ROUNDS:-3}
 	benches/etcd.sh
 	for part in restic snapshots start chunks year; do benches/collection.sh $$part || exit; done

@@ -129,7 +129,7 @@ def main():
     parser.add_argument("process", type=int, help="the server's")
     parser.add_argument("server", nargs=3)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=0.25)
+    parser.add_argument("--scale", type=float, default=1)
     options = parser.parse_args()
     if not Rclone.program:
         sys.exit("rclone is not there: scripts/servers.sh peers")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # icecore beside rclone, on a bucket of a MinIO in memory: see benches/minio.py.
 #
-#   benches/minio.sh [--rounds 3] [--scale 0.25]
+#   benches/minio.sh [--rounds 3] [--scale 1]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export TMPDIR=${BENCH_DIR:-/dev/shm}

@@ -1,5 +1,7 @@
 //! The program's peak memory is bounded by its budget, however much goes through it.
 
+mod common;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -8,10 +10,12 @@ use std::time::Duration;
 
 use icecore::context::{Random, Seeded};
 
+use crate::common::{ACCESS_KEY, SECRET_KEY, Server};
+
 const MIB: u64 = 1 << 20;
 
 /// The highest resident memory of a command that succeeds, in bytes.
-fn peak(directory: &Path, arguments: &[&str]) -> u64 {
+fn peak(directory: &Path, repository: &str, arguments: &[&str]) -> u64 {
     let mut command = Command::new(env!("CARGO_BIN_EXE_icecore"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ICECORE_")) {
         command.env_remove(name);
@@ -19,7 +23,9 @@ fn peak(directory: &Path, arguments: &[&str]) -> u64 {
     command
         .args(arguments)
         .args(["--quiet", "--json"])
-        .env("ICECORE_REPOSITORY", directory.join("repository"))
+        .env("ICECORE_REPOSITORY", repository)
+        .env("ICECORE_REPOSITORY_ACCESS_KEY_ID", ACCESS_KEY)
+        .env("ICECORE_REPOSITORY_SECRET_ACCESS_KEY", SECRET_KEY)
         .env("ICECORE_CACHE_DIR", directory.join("cache"))
         .env("ICECORE_PASSPHRASE", "a long sentence")
         .current_dir(directory)
@@ -64,25 +70,39 @@ fn fill(directory: &Path, large: usize, small: usize) {
     }
 }
 
-/// Every verb that much goes through, on a source of 3 and one of 300 MiB.
+/// Every verb that much goes through, on a source of 300 MiB, within so much.
+fn stays_within(repository: &str, world: &Path, budget: &str, bound: u64) {
+    let at = |name: &str| world.join(name).to_string_lossy().into_owned();
+    fill(&world.join("source"), 9, 6000);
+    peak(world, repository, &["init"]);
+    let source = at("source");
+    let steps: [&[&str]; 5] = [
+        &["backup", "--dir", &source],
+        &["backup", "--dir", &source],
+        &["check", "--read-data"],
+        &["verify", "latest"],
+        &["restore", "latest", "--to-dir", &at("restored")],
+    ];
+    for step in steps {
+        let most = peak(world, repository, &[step, &["--memory", budget]].concat());
+        assert!(most <= bound, "{step:?} within {budget}: {} MiB", most / MIB);
+    }
+}
+
 #[test]
 fn a_hundred_times_as_much_stays_within_the_budget() {
     for (budget, bound) in [("256MiB", 256 * MIB), ("128MiB", 192 * MIB)] {
         let world = tempfile::tempdir().unwrap();
-        let at = |name: &str| world.path().join(name).to_string_lossy().into_owned();
-        fill(&world.path().join("source"), 9, 6000);
-        peak(world.path(), &["init"]);
-        let source = at("source");
-        let steps: [&[&str]; 5] = [
-            &["backup", "--dir", &source],
-            &["backup", "--dir", &source],
-            &["check", "--read-data"],
-            &["verify", "latest"],
-            &["restore", "latest", "--to-dir", &at("restored")],
-        ];
-        for step in steps {
-            let most = peak(world.path(), &[step, &["--memory", budget]].concat());
-            assert!(most <= bound, "{step:?} within {budget}: {} MiB", most / MIB);
-        }
+        let repository = world.path().join("repository").to_string_lossy().into_owned();
+        stays_within(&repository, world.path(), budget, bound);
     }
+}
+
+/// There packs are sent from memory, and more is asked for at once.
+#[test]
+fn a_hundred_times_as_much_on_a_server_stays_within_the_budget() {
+    let (runtime, server) = (common::runtime(), Server::minio());
+    server.make_bucket(&runtime, "a-bucket");
+    let world = tempfile::tempdir().unwrap();
+    stays_within(&format!("s3://a-bucket/?endpoint={}", server.url), world.path(), "256MiB", 256 * MIB);
 }

@@ -22,15 +22,9 @@ const LARGE: u64 = 1 << 20;
 pub(super) type Take<'a, J> = dyn FnMut(J, Option<ChunkId>) -> Result<()> + 'a;
 
 /// A job that waits for a worker.
-pub(super) struct Waiting<J> {
+struct Waiting<J> {
     job: J,
-    _request: Option<Request>,
-}
-
-impl<J> Waiting<J> {
-    pub fn take(self) -> J {
-        self.job
-    }
+    request: Option<Request>,
 }
 
 /// One of the requests that there may be, until it is dropped.
@@ -55,16 +49,33 @@ pub(super) fn beginning(item: &Item) -> Option<ChunkId> {
     }
 }
 
-/// Gives `jobs`, which so many `workers` do, what `give` gives, in its order.
-pub(super) fn ahead<J: Send, T>(
+/// Does the jobs that `give` gives, in its order, as [`pool::run`] does them, `waiting` of which wait for a worker.
+pub(super) fn run<J: Send, S, T>(
     reader: &Reader,
-    workers: usize,
+    threads: usize,
+    waiting: usize,
+    own: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, J) -> Result<()> + Sync,
+    give: impl FnOnce(&mut Take<'_, J>) -> Result<T>,
+) -> Result<T> {
+    let work = |own: &mut S, Waiting { job, request }: Waiting<J>| {
+        drop(request);
+        work(own, job)
+    };
+    pool::run(threads, waiting, own, work, |jobs| match reader.is_remote() {
+        true => asking(reader, threads, jobs, give),
+        false => give(&mut |job, _| Ok(jobs.give(Waiting { job, request: None })?)),
+    })
+}
+
+/// Gives `jobs` what `give` gives, and asks for their beginnings on so many `threads`: as many as would ask if each
+/// worker did, for those wait where a request is made here.
+fn asking<J: Send, T>(
+    reader: &Reader,
+    threads: usize,
     jobs: &Pool<'_, Waiting<J>, Error>,
     give: impl FnOnce(&mut Take<'_, J>) -> Result<T>,
 ) -> Result<T> {
-    if !reader.is_remote() {
-        return give(&mut |job, _| Ok(jobs.give(Waiting { job, _request: None })?));
-    }
     let fetch = |(): &mut (), coming: Coming<'_>| {
         // A worker that needs what did not come asks once more, and tells why.
         if !jobs.has_failed() {
@@ -73,9 +84,8 @@ pub(super) fn ahead<J: Send, T>(
         Ok(())
     };
     let (made, done) = bounded(REQUESTS);
-    // As many as would ask if each worker did: it waits where its request is made here.
     pool::run(
-        workers,
+        threads,
         REQUESTS,
         || (),
         fetch,
@@ -91,7 +101,7 @@ pub(super) fn ahead<J: Send, T>(
                         None => request = None,
                     }
                 }
-                Ok(jobs.give(Waiting { job, _request: request })?)
+                Ok(jobs.give(Waiting { job, request })?)
             })
         },
     )

@@ -11,14 +11,13 @@ use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::ahead::{Take, Waiting, ahead, beginning, queue};
+use super::ahead::{self, Take, beginning, queue};
 use super::layout::{Steps, forwards};
 use super::{Change, Counts, Error, Listed, Plan, Result, Run, text};
 use crate::directory::{Dir, FileReader, Piece, Status, split};
 use crate::format::{Attributes, Content, FileKind, Item, Malformed};
 use crate::id::{ChunkId, ChunkKind};
 use crate::mutex::{into_inner, lock};
-use crate::pool;
 use crate::progress::{Amount, Phase};
 use crate::sorter::Sorter;
 use crate::target::{DirectoryTarget, Dirs, Unnamed, Wanted};
@@ -156,10 +155,10 @@ impl Work<'_, '_> {
             Some(_) => {
                 // Each thread goes its own way through the directories.
                 let own = || self.target.dirs();
-                let write = |dirs: &mut Option<Dirs>, job: Waiting<Job>| self.file(dirs.as_mut(), job.take());
+                let write = |dirs: &mut Option<Dirs>, job| self.file(dirs.as_mut(), job);
                 let reader = self.run.nodes.reader();
-                let made = pool::run(AT_ONCE, queue(reader), own, write, |jobs| {
-                    ahead(reader, AT_ONCE, jobs, |take| self.make(makes, &mut dirs, Some(take), &mut counts))
+                let made = ahead::run(reader, AT_ONCE, queue(reader), own, write, |take| {
+                    self.make(makes, &mut dirs, Some(take), &mut counts)
                 });
                 // What is complete stays, also where the rest is not to come.
                 let named = self.name(std::mem::take(&mut *lock(&self.batch)));

@@ -2,14 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::ahead::{Take, Waiting, ahead, beginning, queue};
+use super::ahead::{self, Take, beginning, queue};
 use super::milvus::Later;
 use super::put::{Putting, of_object};
 use super::settings::Planned;
 use super::{Change, Counts, Error, Listed, Plan, Result, Run, text};
 use crate::context::Nanos;
 use crate::format::{Attributes, FileKind, Headers, Item, ItemState, Malformed, ObjectAttributes};
-use crate::pool;
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, Certainty, object, objects};
 use crate::sorter::Sorter;
@@ -396,15 +395,10 @@ impl Run<'_> {
     fn write_objects(&mut self, target: &BucketTarget, jobs: Sorter) -> Result<Counts> {
         let putting = Putting::new(self, target);
         let work = Work { putting, run: self, target, refused: Default::default() };
-        let done = |(): &mut (), job: Waiting<Job>| work.one(job.take());
+        let done = |(): &mut (), job| work.one(job);
         let reader = self.nodes.reader();
-        let mut counts = pool::run(
-            AT_ONCE,
-            queue(reader),
-            || (),
-            done,
-            |pool| ahead(reader, AT_ONCE, pool, |take| work.give(jobs, take)),
-        )?;
+        let give = |take: &mut Take<'_, Job>| work.give(jobs, take);
+        let mut counts = ahead::run(reader, AT_ONCE, queue(reader), || (), done, give)?;
         let [new, there] = work.refused.map(AtomicU64::into_inner);
         counts.written -= new;
         counts.overwritten -= there;

@@ -3,14 +3,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::ahead::{Take, Waiting, ahead, beginning};
+use super::ahead::{self, Take, beginning};
 use super::milvus::Later;
 use super::objects::{AT_ONCE, SORT_BYTES};
 use super::put::{Putting, of_object};
 use super::settings::Planned;
 use super::{Change, Counts, Error, Plan, Result, Run};
 use crate::format::{Item, ItemState, parse_version_key, version_key};
-use crate::pool;
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, versions};
 use crate::selection::Selection;
@@ -127,15 +126,10 @@ impl Run<'_> {
         context.progress.settled();
         let putting = Putting::new(self, target);
         let work = Work { putting, run: self, target, left: Default::default() };
-        let done = |(): &mut (), series: Waiting<Series>| work.one(&series.take());
+        let done = |(): &mut (), series: Series| work.one(&series);
+        let give = |take: &mut Take<'_, Series>| work.give(jobs, plan.counts, take);
         // Few wait: each holds every version of its key.
-        let mut counts = pool::run(
-            AT_ONCE,
-            AT_ONCE,
-            || (),
-            done,
-            |pool| ahead(self.nodes.reader(), AT_ONCE, pool, |take| work.give(jobs, plan.counts, take)),
-        )?;
+        let mut counts = ahead::run(self.nodes.reader(), AT_ONCE, AT_ONCE, || (), done, give)?;
         counts.written -= work.left.0.into_inner();
         counts.deleted -= work.left.1.into_inner();
         let done = work.putting.finish();

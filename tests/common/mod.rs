@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 use icecore::storage::{CredentialVars, S3Access, S3Address, connect};
 use tokio::runtime::Runtime;
 
-const ACCESS_KEY: &str = "icecore-test";
-const SECRET_KEY: &str = "icecore-test-secret";
+pub const ACCESS_KEY: &str = "icecore-test";
+pub const SECRET_KEY: &str = "icecore-test-secret";
 
 /// A server may need this long on a busy machine.
 const READY: Duration = Duration::from_secs(60);

@@ -117,8 +117,8 @@ fn a_thousand_snapshots_on_minio() {
     a_thousand_snapshots(&World::on(Server::minio()), "on MinIO");
 }
 
-/// What the shortest command takes on a thousand snapshots: with a key that costs nothing to open, and with one
-/// of a passphrase as it is made usually.
+/// What the shortest command takes on a thousand snapshots, and asks for: with a key that costs nothing to open, on
+/// what is in the cache and on nothing, and with a key of a passphrase as it is made usually.
 #[test]
 #[ignore = "prints figures"]
 fn the_start_of_a_command_on_a_thousand_snapshots() {
@@ -128,27 +128,32 @@ fn the_start_of_a_command_on_a_thousand_snapshots() {
         store(&repository, &[&round.to_le_bytes(), &noise(1, 100)]);
     }
     drop(repository);
-    let repository = world.open(1);
-    let mut last = [0; 4];
-    requests(&repository, &mut last);
-    repository.view().unwrap();
-    println!("what a view of {count} snapshots asks for: {}", requests(&repository, &mut last));
-    table(&["`icecore snapshots`, with", "median of 30", "least"]);
-    started(&world, "a generated passphrase");
-    repository.change_passphrase("passphrase", KeyCost::of("passphrase")).unwrap();
-    started(&world, "one that somebody chose");
+    table(&["`icecore snapshots`, with", "median of 30", "least", "requests"]);
+    started(&world, "a generated passphrase", || ());
+    let empty = || std::fs::remove_dir_all(world.cache_path(1)).unwrap();
+    started(&world, "the same, and nothing in the cache", empty);
+    let cost = KeyCost::of("passphrase");
+    world.open(1).change_passphrase("passphrase", cost).unwrap();
+    started(&world, "one that somebody chose", || ());
 }
 
-fn started(world: &World, key: &str) {
+/// A line of how long the command takes, each time after `before`.
+fn started(world: &World, key: &str, before: impl Fn()) {
+    before();
+    let (repository, mut last) = (world.open(1), [0; 4]);
+    repository.view().unwrap();
+    let requests = requests(&repository, &mut last);
+    drop(repository);
     let mut seconds: Vec<f64> = Vec::new();
     for _ in 0..30 {
+        before();
         let (mut command, began) = (world.program(), Instant::now());
         let output = command.arg("snapshots").output().unwrap();
         seconds.push(began.elapsed().as_secs_f64());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     let least = seconds.iter().copied().fold(f64::INFINITY, f64::min) * 1e3;
-    row(&[key.into(), format!("{:.1} ms", median(&seconds)), format!("{least:.1} ms")]);
+    row(&[key.into(), format!("{:.1} ms", median(&seconds)), format!("{least:.1} ms"), requests]);
 }
 
 /// Chunks of an object.
