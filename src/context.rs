@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::memory::Memory;
 use crate::mutex::lock;
@@ -90,6 +91,18 @@ impl Cancel {
     /// An error once stopping was asked for.
     pub fn check(&self) -> Result<(), Interrupted> {
         if self.is_set() { Err(Interrupted) } else { Ok(()) }
+    }
+
+    /// Waits for so long, or until stopping is asked for, which is an error.
+    pub fn wait(&self, pause: Duration) -> Result<(), Interrupted> {
+        let until = Instant::now() + pause;
+        loop {
+            self.check()?;
+            match until.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => return Ok(()),
+                left => std::thread::sleep(left.min(Duration::from_millis(20))),
+            }
+        }
     }
 }
 

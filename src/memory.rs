@@ -1,5 +1,5 @@
 //! How much memory a backup may take: one budget, of which every buffer that grows with its work is a share.
-//! Restores and other commands have bounds of their own.
+//! Of other commands only what reads packs whole keeps to it; restores have bounds of their own.
 //!
 //! ```text
 //! of 256 MiB
@@ -38,6 +38,11 @@ impl Memory {
     pub fn uploads(self) -> usize {
         // More than a few only wait for one another.
         (self.share(1, 96 << 20)).clamp(1, 4)
+    }
+
+    /// Packs that are read whole, at once, each with a chunk that is being opened.
+    pub fn packs(self) -> usize {
+        self.share(1, 48 << 20).max(1)
     }
 
     /// Bytes of objects that are read and not yet cut.

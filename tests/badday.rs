@@ -698,6 +698,33 @@ fn a_network_that_breaks_while_packs_are_put_and_read_costs_time_only() {
     assert!(proxy.count.load(Ordering::SeqCst) > 8, "{:?} connections", proxy.count);
 }
 
+#[test]
+fn a_large_object_whose_upload_breaks_is_read_and_sent_again() {
+    let world = World::new();
+    let large = content(7, 20 << 20);
+    world.fill([("large".to_owned(), large.clone())]);
+    let repository = world.open();
+    backup::run(&repository, &world.options()).unwrap();
+    // It is sent as it is read, so that the client cannot do it.
+    let proxy = Proxy::before(&world.minio.url, |number| match number {
+        0..3 => Fate::CutUp(9 << 20),
+        _ => Fate::Pass,
+    });
+    let to = new_bucket();
+    world.minio.make_bucket(&world.runtime, &to);
+    let mut access = world.minio.access();
+    access.address.endpoint = Some(proxy.url.clone());
+    let moment = repository.view().unwrap().snapshots.remove(0).into();
+    let options =
+        restore::Options { bucket: Some((access, to.clone(), String::new())), ..restore::Options::default() };
+    let report = restore::run(&repository, &moment, &options, &|_| ()).unwrap();
+    assert_eq!(report.warnings, [] as [String; 0]);
+    let copy = world.client().get_object().bucket(&to).key("large");
+    let copy = world.runtime.block_on(async { copy.send().await.unwrap().body.collect().await.unwrap() });
+    assert!(copy.into_bytes() == large, "what arrived is not what was backed up");
+    assert!(proxy.count.load(Ordering::SeqCst) > 2, "{:?} connections", proxy.count);
+}
+
 /// MinIO's answer where a bucket's quota is used up.
 const QUOTA: &str = "HTTP/1.1 507 Insufficient Storage\r\nContent-Type: application/xml\r\nContent-Length: 103\r\n\
 Connection: close\r\n\r\n<Error><Code>XMinioAdminBucketQuotaExceeded</Code><Message>Bucket quota exceeded</Message></Error>     ";

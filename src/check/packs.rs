@@ -51,7 +51,7 @@ impl Run<'_> {
         self.note(damage);
     }
 
-    /// Reads packs to the last byte, one a core at a time.
+    /// Reads packs to the last byte, one a core at a time, as far as there is memory for them.
     fn read_packs(&mut self, packs: &[&PackEntry]) -> Result<()> {
         let context = self.repository.context();
         context.progress.begin(Phase { name: "reading packs", unit: "packs" });
@@ -66,7 +66,9 @@ impl Run<'_> {
             Ok(())
         };
         let give = |pool: &Pool<'_, _, Error>| packs.iter().try_for_each(|pack| Ok(pool.give(*pack)?));
-        pool::run(cores(), cores(), || (), read, give)?;
+        // None waits in the queue: it is the reading that takes memory.
+        let at_once = cores().min(context.memory.packs());
+        pool::run(at_once, at_once, || (), read, give)?;
         for read in into_inner(results) {
             let Read { chunks, bytes, damage, bad_chunks, bad_pack } = read;
             self.report.chunks_read += chunks;

@@ -64,7 +64,8 @@ impl Run<'_> {
     /// What other records speak of, and no collection can have removed.
     pub(super) fn missing_records(&mut self, view: &View) -> Result<()> {
         let named = std::mem::take(&mut self.named);
-        for sid in named.snapshots.into_iter().filter(|sid| view.validity.snapshot(sid)) {
+        let snapshots = named.snapshots.into_iter().filter(|sid| view.validity.snapshot(sid));
+        for sid in snapshots.chain(view.absent.iter().copied()) {
             self.must_be_there("snapshot", &Name::Claim(sid).to_string())?;
         }
         for segment in view.validity.segments.iter().filter(|name| !view.segments.contains(name)) {

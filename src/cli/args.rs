@@ -315,7 +315,7 @@ pub struct Prune {
 
 #[derive(Args)]
 pub struct PruneHow {
-    /// So much of the packs may stay though nobody needs it; packs with more are rewritten [default: 5%]
+    /// So much of all packs together may stay though nobody needs it; the most wasteful are rewritten [default: 5%]
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     pub max_unused: Option<f64>,
     /// How long to wait for a backup that shows no progress before it is closed [default: 1h]
@@ -434,7 +434,7 @@ pub struct Backup {
     pub max_size: Option<u64>,
     /// Compare what was captured of etcd with the member's own hash of it (HashKV)
     ///
-    /// The first backup of a series does so by itself.
+    /// The first backup of a whole etcd does so by itself.
     #[arg(long)]
     pub prove: bool,
     /// Warnings are failures: exit 1 instead of 3

@@ -23,7 +23,7 @@ use super::{Outcome, Session};
 const NAMED: usize = 20;
 
 pub fn run(session: &Session, config: Option<&Path>, command: &args::Milvus) -> Result<Outcome, Failure> {
-    let root = config.map(read_config).transpose()?.and_then(|config| config.root);
+    let root = session.milvus_config(config)?.and_then(|config| config.root);
     let repository = session.open()?;
     let look = Look { session, repository: &repository, browser: Browser::open(&repository)?, root };
     match command {

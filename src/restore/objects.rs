@@ -14,7 +14,7 @@ use crate::repository::{self, Certainty, object, objects};
 use crate::sorter::Sorter;
 use crate::target::BucketTarget;
 
-pub(super) const SORT_BYTES: usize = 32 << 20;
+pub(super) const SORT_BYTES: usize = 8 << 20;
 const SECOND: Nanos = 1_000_000_000;
 /// Objects put at once.
 pub(super) const AT_ONCE: usize = 12;

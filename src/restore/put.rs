@@ -3,16 +3,23 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::{Error, Listed, Result, Run};
+use crate::context::Interrupted;
+use crate::fault::Kind;
 use crate::format::{Attributes, Content, Item, Malformed, ObjectAttributes};
 use crate::id::ChunkKind;
 use crate::mutex::{into_inner, lock};
 use crate::progress::Amount;
 use crate::target::{BucketTarget, Put, Upload};
 use crate::tree::{self, Nodes};
+
+/// An object that cannot be sent, since the target does not answer, is sent again so often, after pauses that double.
+const TRIES: u32 = 7;
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// What belongs to an object of a bucket.
 pub(super) fn of_object(item: &Item) -> Result<&ObjectAttributes> {
@@ -58,6 +65,7 @@ impl<'a> Putting<'a> {
         for known in [&mut attributes.storage_class, &mut attributes.encryption] {
             known.take_if(|feature| lock(&self.unknown).contains(feature.as_str()));
         }
+        let (mut tries, mut pause) = (1, FIRST_PAUSE);
         let put = loop {
             match self.send(key, item, &attributes) {
                 Ok(put) => break put,
@@ -66,6 +74,14 @@ impl<'a> Putting<'a> {
                     Some(why) => {
                         lock(&self.refused).add(|| format!("{key:?} ({why})"));
                         return Ok(false);
+                    }
+                    // What is sent as it is read the client cannot send again.
+                    None if error.kind() == Kind::Unreachable
+                        && tries < TRIES
+                        && (Upload { key, size: item.size, attributes: &attributes }).streams() =>
+                    {
+                        context.cancel.wait(pause)?;
+                        (tries, pause) = (tries + 1, pause * 2);
                     }
                     None => return Err(error.into()),
                 },
@@ -119,7 +135,7 @@ impl<'a> Putting<'a> {
     /// This thread reads the object's chunks, a task sends them.
     fn send(&self, key: &str, item: &Item, attributes: &ObjectAttributes) -> Result<Put> {
         let context = self.run.repository.context();
-        let (pieces, arriving) = mpsc::channel(4);
+        let (pieces, arriving) = mpsc::channel(2);
         let (target, key_there, sent, size) =
             (self.target.clone(), key.to_owned(), attributes.clone(), item.size);
         let sending = context.runtime.spawn(async move {
@@ -149,16 +165,18 @@ impl<'a> Putting<'a> {
             let _ = pieces.blocking_send(Ok(bytes.clone().into()));
             return Ok(());
         }
-        tree::chunks_of(&self.run.nodes, content, |id, length| {
+        let mut stopped = false;
+        let fed = tree::chunks_of(&self.run.nodes, content, |id, length| {
             cancel.check()?;
             let chunk = self.run.nodes.get(ChunkKind::Data, &id)?;
             if chunk.len() as u64 != length {
                 return Err(Malformed::Length(chunk.len()).into());
             }
-            // A sender that stopped has an error of its own to tell.
-            let _ = pieces.blocking_send(Ok(chunk));
-            Ok(())
-        })
+            stopped = pieces.blocking_send(Ok(chunk)).is_err();
+            if stopped { Err(Interrupted.into()) } else { Ok(()) }
+        });
+        // A sender that stopped has an error of its own to tell.
+        if stopped { Ok(()) } else { fed }
     }
 
     /// What was put, and what is to be said of it.

@@ -15,7 +15,7 @@ use super::listing::{Listed, Lister, Listing, Version};
 use super::versions::Versions;
 use super::{Error, Result};
 use crate::context::Nanos;
-use crate::fault::{Kind, chain};
+use crate::fault::Kind;
 use crate::format::{Headers, ObjectAttributes, Retention, runs_of};
 use crate::selection::Selection;
 use crate::storage::{Cause, S3Access, classify, connect, impatient, received};
@@ -24,8 +24,6 @@ use crate::storage::{Cause, S3Access, classify, connect, impatient, received};
 const PIECE: u64 = 4 << 20;
 /// Pieces of one object that wait in memory for whoever cuts them.
 const PIECES_AHEAD: usize = 3;
-/// A body that stands still for so long is given up.
-const STILL: Duration = Duration::from_secs(120);
 /// An object that changes while it is read is read again this often.
 const TRIES: usize = 4;
 /// A body that breaks off is asked for this often, after pauses that double.
@@ -492,9 +490,7 @@ impl Bucket {
     async fn collect(&self, key: &str, answer: GetObjectOutput) -> Result<Bytes> {
         let broken = |why: String| self.fail("read", key, Cause::Transient(why));
         let expected = answer.content_length();
-        let body = tokio::time::timeout(STILL, received(answer.body, expected, PIECE as usize)).await;
-        let body = body.map_err(|_| broken("the body did not arrive in time".into()))?;
-        let bytes = body.map_err(|e| broken(chain(&e)))?;
+        let bytes = received(answer.body, expected, PIECE as usize).await.map_err(broken)?;
         if bytes.len() as u64 > PIECE {
             return Err(broken("more came than was asked for".into()));
         }

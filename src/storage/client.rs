@@ -11,7 +11,7 @@ use aws_sdk_s3::config::{
     StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::{ByteStream, ByteStreamError};
+use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -24,7 +24,7 @@ use crate::fault::{Kind, chain};
 const CONNECT: Duration = Duration::from_secs(5);
 /// One that does not begin to answer within this time, too.
 const ANSWER: Duration = Duration::from_secs(60);
-/// No attempt takes longer.
+/// No attempt takes longer, but for the body of an answer.
 const ATTEMPT: Duration = Duration::from_secs(600);
 
 /// How often the client tries a request to a source or a target: pauses that double up to the longest, at
@@ -106,7 +106,7 @@ pub async fn connect(access: &S3Access) -> Result<Client, S3Error> {
         .timeout_config(timeouts)
         .retry_config(retries(access.attempts))
         .retry_partition(RetryPartition::custom("icecore").token_bucket(TokenBucket::unlimited()).build())
-        // Slow servers trip it; requests have deadlines of their own.
+        // Slow servers trip it; `received` sees what stands still.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         // Trailing checksums break some servers; icecore checks contents itself.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
@@ -152,17 +152,18 @@ pub fn patience(bytes: u64) -> aws_sdk_s3::config::Builder {
 }
 
 /// A body, put together as it arrives: where the server tells its length, what has been received is held once only.
-/// Of one that is longer than `most` a little more than that.
-pub async fn received(
-    mut body: ByteStream,
-    expected: Option<i64>,
-    most: usize,
-) -> Result<Bytes, ByteStreamError> {
+/// Of one that is longer than `most` a little more than that. However slowly it comes, what moves is waited for.
+pub async fn received(mut body: ByteStream, expected: Option<i64>, most: usize) -> Result<Bytes, String> {
     /// Room that is made on a server's word alone.
     const ROOM: usize = 64 << 20;
+    /// Nothing comes for so long: the connection is lost, which may not be told otherwise.
+    const STILL: Duration = Duration::from_secs(120);
     let expected = expected.and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
     let mut bytes = BytesMut::with_capacity(expected.min(most).min(ROOM));
-    while let Some(more) = body.try_next().await? {
+    loop {
+        let more = tokio::time::timeout(STILL, body.try_next()).await;
+        let more = more.map_err(|_| format!("after {} bytes nothing came for {STILL:?}", bytes.len()))?;
+        let Some(more) = more.map_err(|e| chain(&e))? else { break };
         bytes.extend_from_slice(&more);
         if bytes.len() > most {
             break;
@@ -268,7 +269,8 @@ fn classify_answer(status: u16, code: &str, said: String, unclear: impl Fn(Strin
         }
         // What a server has not, it will not have on the next try.
         (501, _) => Cause::Refused(Kind::Failed, said),
-        (408 | 429, _) | (500..=599, _) => unclear(said),
+        // A body that stood still for a while is refused with 400.
+        (408 | 429, _) | (_, "RequestTimeout") | (500..=599, _) => unclear(said),
         _ => Cause::Refused(Kind::Failed, said),
     }
 }
@@ -278,8 +280,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_upload_that_stood_still_is_no_refusal() {
+        let cause = classify_answer(400, "RequestTimeout", "too slow".into(), Cause::Uncertain);
+        assert!(matches!(cause, Cause::Uncertain(_)), "{cause:?}");
+    }
+
+    #[test]
     fn a_body_is_what_came_whatever_its_length_was_said_to_be() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let receive = |expected, most| {
             let body = ByteStream::from_static(b"0123456789");
             runtime.block_on(received(body, expected, most)).unwrap()

@@ -35,11 +35,7 @@ impl Gate {
             until
         };
         // Whoever wants to stop does not want to wait.
-        while Instant::now() < until && !self.cancel.is_set() {
-            std::thread::sleep(
-                until.saturating_duration_since(Instant::now()).min(Duration::from_millis(50)),
-            );
-        }
+        let _ = self.cancel.wait(until.saturating_duration_since(now));
     }
 }
 

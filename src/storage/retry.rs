@@ -15,7 +15,8 @@ use crate::id::draw;
 pub struct Patience {
     /// The first pause; each one after is twice as long, up to ten seconds.
     pub pause: Duration,
-    /// For one request, once the medium has answered at all.
+    /// For one request, once the medium has answered at all: from its first failure on, for a try may itself take
+    /// long. There is always a second one.
     pub deadline: Duration,
     /// For one request before the medium has ever answered: a wrong address is told quickly.
     pub first_answer: Duration,
@@ -52,17 +53,6 @@ impl<S: Storage> Retried<S> {
         pause.mul_f64(0.5 + f64::from(byte) / 512.0)
     }
 
-    fn wait(&self, pause: Duration) -> bool {
-        let until = Instant::now() + pause;
-        while Instant::now() < until {
-            if self.cancel.is_set() {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(20).min(until - Instant::now()));
-        }
-        true
-    }
-
     /// Runs `request` until it gives a clear answer. `settle` turns an answer into a final one, or
     /// asks for another try; it is told whether an earlier try may have happened.
     fn again<T>(
@@ -70,7 +60,7 @@ impl<S: Storage> Retried<S> {
         mut request: impl FnMut() -> Result<T>,
         settle: impl Fn(Error, bool) -> std::result::Result<Result<T>, Error>,
     ) -> Result<T> {
-        let begun = Instant::now();
+        let (begun, mut failing) = (Instant::now(), None);
         let mut pause = self.patience.pause;
         let mut uncertain = false;
         loop {
@@ -89,12 +79,15 @@ impl<S: Storage> Retried<S> {
                 Err(error) => error,
             };
             uncertain |= matches!(error.cause, Cause::Uncertain(_));
-            let answered = self.answered.load(Ordering::Relaxed);
-            let deadline = if answered { self.patience.deadline } else { self.patience.first_answer };
-            if begun.elapsed() + pause > deadline {
+            let failing = failing.get_or_insert_with(Instant::now);
+            let (since, deadline) = match self.answered.load(Ordering::Relaxed) {
+                true => (*failing, self.patience.deadline),
+                false => (begun, self.patience.first_answer),
+            };
+            if since.elapsed() + pause > deadline {
                 return Err(error);
             }
-            if !self.wait(self.jittered(pause)) {
+            if self.cancel.wait(self.jittered(pause)).is_err() {
                 return Err(Error { cause: Cause::Interrupted, ..error });
             }
             pause = (pause * 2).min(Duration::from_secs(10));
@@ -230,6 +223,24 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(storage.get("a").unwrap_err().kind(), Kind::Unreachable);
         assert!(begun.elapsed() < Duration::from_millis(300));
+    }
+
+    #[test]
+    fn what_fails_late_is_tried_once_more() {
+        let directory = tempfile::tempdir().unwrap();
+        Local::new(directory.path()).put("a", Bytes::from_static(b"there")).unwrap();
+        let (patience, tries) = (patience(), AtomicU32::new(0));
+        let plan = move |_, _: &str| {
+            let broken = tries.fetch_add(1, Ordering::SeqCst) == 1;
+            broken.then(|| {
+                std::thread::sleep(patience.deadline);
+                Injected::Instead(Cause::Transient("broken".into()))
+            })
+        };
+        let faulty = Faulty::new(Local::new(directory.path()), plan);
+        let storage = Retried::new(faulty, patience, Arc::new(Seeded::new(1)), Cancel::default());
+        storage.get("a").unwrap();
+        assert_eq!(storage.get("a").unwrap(), "there");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! A bucket, or a prefix of one, as medium.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -11,9 +10,6 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use super::{Cause, Error, Listed, Result, Storage, classify, patience, received};
-
-/// A body that does not arrive within this time counts as no answer.
-const BODY: Duration = Duration::from_secs(300);
 
 /// A bucket and a prefix.
 pub struct S3 {
@@ -48,16 +44,25 @@ impl S3 {
         self.error(action, name, classify(&error, action == "write"))
     }
 
-    /// At most so many bytes, or a few more where there are more.
-    fn read(&self, name: &str, range: Option<String>, most: usize) -> Result<Bytes> {
+    /// The whole file, or so many bytes of it from an offset on.
+    fn read(&self, name: &str, range: Option<(u64, u64)>) -> Result<Bytes> {
+        let header = range.map(|(from, length)| format!("bytes={from}-{}", from.saturating_add(length - 1)));
         self.runtime.block_on(async {
-            let request = self.client.get_object().bucket(&self.bucket).key(self.key(name)).set_range(range);
+            let request = self.client.get_object().bucket(&self.bucket).key(self.key(name)).set_range(header);
             let answer = request.send().await.map_err(|e| self.fail("read", name, e))?;
             let broken = |why: String| self.error("read", name, Cause::Transient(why));
             let expected = answer.content_length();
-            let body = tokio::time::timeout(BODY, received(answer.body, expected, most)).await;
-            let body = body.map_err(|_| broken("the body did not arrive in time".into()))?;
-            body.map_err(|e| broken(crate::fault::chain(&e)))
+            let size = answer.content_range().and_then(|range| range.rsplit_once('/')?.1.parse::<u64>().ok());
+            let most = range.map_or(usize::MAX, |(_, length)| usize::try_from(length).unwrap_or(usize::MAX));
+            let bytes = received(answer.body, expected, most).await.map_err(broken)?;
+            // Less than there is would be taken for the file's end.
+            if let (Some((from, length)), Some(size)) = (range, size) {
+                let due = size.saturating_sub(from).min(length);
+                if (bytes.len() as u64) < due {
+                    return Err(broken(format!("{} bytes came instead of {due}", bytes.len())));
+                }
+            }
+            Ok(bytes)
         })
     }
 }
@@ -72,16 +77,14 @@ impl Storage for S3 {
     }
 
     fn get(&self, name: &str) -> Result<Bytes> {
-        self.read(name, None, usize::MAX)
+        self.read(name, None)
     }
 
     fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Bytes> {
         if length == 0 {
             return Ok(Bytes::new());
         }
-        let last = offset.saturating_add(length - 1);
-        let most = usize::try_from(length).unwrap_or(usize::MAX);
-        match self.read(name, Some(format!("bytes={offset}-{last}")), most) {
+        match self.read(name, Some((offset, length))) {
             // A range that begins behind the end is refused by the server: nothing is there.
             Err(Error { cause: Cause::Refused(_, why), .. }) if why.contains("InvalidRange") => {
                 Ok(Bytes::new())

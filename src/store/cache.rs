@@ -62,7 +62,7 @@ impl PackCache {
         Some(bytes.into())
     }
 
-    /// Keeps a pack. Not synced: a torn file fails its seal and is forgotten.
+    /// Keeps a pack. Not synced: a torn file fails its seal and is fetched again.
     pub fn keep(&self, pack: PackId, bytes: &[u8]) {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let temporary = self.directory.join(format!("{pack}.{}-{number}", std::process::id()));
@@ -78,11 +78,6 @@ impl PackCache {
                 self.evict();
             }
         }
-    }
-
-    /// Drops a pack that turned out to be damaged here.
-    pub fn forget(&self, pack: PackId) {
-        let _ = fs::remove_file(self.path(pack));
     }
 
     /// Drops the oldest until three quarters of the bound are left.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use bytes::Bytes;
 
@@ -12,6 +12,7 @@ use super::{Error, Index, Listing, PackCache, PackReader, Place, Result, unshare
 use crate::fault::Kind;
 use crate::format::{Malformed, Name, PackedChunk, Segment};
 use crate::id::{ChunkId, ChunkKind, PackId};
+use crate::mutex::lock;
 use crate::pool;
 use crate::secret::{ChunkNamer, SealSecret};
 use crate::storage::{self, Storage};
@@ -36,6 +37,8 @@ pub struct Reader {
     seal: SealSecret,
     cache: Option<Arc<PackCache>>,
     blocks: Blocks,
+    /// Held by who fetches a tree pack: whoever else comes for it waits, instead of fetching it, too.
+    fetching: [Mutex<()>; 64],
     /// Of packs that no segment lists yet.
     unlisted: HashMap<ChunkId, Place>,
 }
@@ -66,7 +69,9 @@ impl Reader {
     ) -> Reader {
         let blocks = Blocks::new(storage.clone());
         let (index, in_vain) = (RwLock::new(index), AtomicU32::new(0));
-        Reader { storage, index, reload: None, in_vain, namer, seal, cache, blocks, unlisted: HashMap::new() }
+        let fetching = std::array::from_fn(|_| Mutex::default());
+        let unlisted = HashMap::new();
+        Reader { storage, index, reload: None, in_vain, namer, seal, cache, blocks, fetching, unlisted }
     }
 
     /// Reads what `segment` lists, too: durable packs of a snapshot that is not there yet.
@@ -172,6 +177,10 @@ impl Reader {
             got_to += 1;
         }
         let fetched = pool::each(&absent, |&pack| {
+            let _alone = self.fetching(pack);
+            if cache.has(pack) {
+                return Ok(());
+            }
             let whole = self.storage.get(&Name::Pack(ChunkKind::Node, pack).to_string())?;
             cache.keep(pack, &whole);
             Ok(())
@@ -217,6 +226,11 @@ impl Reader {
         Ok(places)
     }
 
+    fn fetching(&self, pack: PackId) -> MutexGuard<'_, ()> {
+        let [first, ..] = pack.0;
+        lock(&self.fetching[usize::from(first) % self.fetching.len()])
+    }
+
     fn read(&self, kind: ChunkKind, id: &ChunkId, place: &Place) -> Result<Bytes> {
         let open = |sealed: Bytes| {
             let &Place { offset, stored, plain, position, pack } = place;
@@ -224,11 +238,17 @@ impl Reader {
             PackReader::new(pack, kind, &self.seal).open(&self.namer, position, &chunk, &mut unshared(sealed))
         };
         if let (ChunkKind::Node, Some(cache)) = (kind, &self.cache) {
-            let here = cache.read(place.pack, place.offset.into(), place.stored as usize);
-            if let Some(plain) = here.and_then(|sealed| open(sealed).ok()) {
+            let here = || {
+                let sealed = cache.read(place.pack, place.offset.into(), place.stored as usize)?;
+                open(sealed).ok()
+            };
+            if let Some(plain) = here() {
                 return Ok(plain);
             }
-            cache.forget(place.pack);
+            let _alone = self.fetching(place.pack);
+            if let Some(plain) = here() {
+                return Ok(plain);
+            }
             let whole = self.storage.get(&Name::Pack(kind, place.pack).to_string())?;
             cache.keep(place.pack, &whole);
             let range = place.offset as usize..place.offset as usize + place.stored as usize;
@@ -238,7 +258,12 @@ impl Reader {
             })?;
             return open(Bytes::copy_from_slice(sealed));
         }
-        open(self.blocks.read(kind, place.pack, place.offset.into(), place.stored.into())?)
+        let sealed = self.blocks.read(kind, place.pack, place.offset.into(), place.stored.into())?;
+        if sealed.len() < place.stored as usize {
+            let what = Malformed::Length(place.offset as usize + sealed.len());
+            return Err(Error::Damaged { file: Name::Pack(kind, place.pack).to_string(), what });
+        }
+        open(sealed)
     }
 }
 

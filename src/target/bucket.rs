@@ -1,12 +1,16 @@
 //! A bucket as target.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{
     CompletedMultipartUpload, CompletedPart, EncodingType, ServerSideEncryption, StorageClass,
 };
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::http::Request;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
@@ -17,10 +21,18 @@ use tokio::sync::mpsc;
 
 use super::{Error, Result};
 use crate::format::{ObjectAttributes, sizes_of};
-use crate::storage::{Cause, S3Access, classify, connect, decode_key};
+use crate::mutex::lock;
+use crate::storage::{Cause, S3Access, classify, connect, decode_key, patience};
 
 /// Up to this size a body is sent from memory, so that the client may try again by itself.
 const IN_MEMORY: u64 = 8 << 20;
+
+/// What is smaller is sent within the client's own time-outs, also over a slow link.
+const QUICK: u64 = 1 << 20;
+
+/// A server that takes nothing for so long of a body that streams, nor answers, is given up. The kernel may hold
+/// some MiB of it, which a slow link needs a while for.
+const STILL: Duration = Duration::from_secs(180);
 
 /// Objects asked about at once.
 const ASKED_AT_ONCE: usize = 32;
@@ -74,10 +86,24 @@ pub struct Upload<'a> {
     pub attributes: &'a ObjectAttributes,
 }
 
+impl Upload<'_> {
+    /// Whether a body of it is sent as it arrives, so that the client cannot try again by itself.
+    pub fn streams(&self) -> bool {
+        match &self.attributes.parts[..] {
+            [] => self.size > IN_MEMORY,
+            parts => sizes_of(parts).iter().any(|&size| size > IN_MEMORY),
+        }
+    }
+}
+
+/// Since when it is the server's turn, to take more of a body or to answer; nothing while pieces are waited for.
+type Turn = Arc<Mutex<Option<Instant>>>;
+
 /// A body of known length that arrives over a channel.
 struct Arriving {
     pieces: Pieces,
     left: u64,
+    turn: Turn,
 }
 
 impl http_body::Body for Arriving {
@@ -91,7 +117,9 @@ impl http_body::Body for Arriving {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        self.pieces.poll_recv(task).map(|piece| match piece {
+        let piece = self.pieces.poll_recv(task);
+        *lock(&self.turn) = piece.is_ready().then(Instant::now);
+        piece.map(|piece| match piece {
             Some(Ok(piece)) => {
                 self.left = self.left.saturating_sub(piece.len() as u64);
                 Some(Ok(Frame::data(piece)))
@@ -239,9 +267,10 @@ impl BucketTarget {
         }
     }
 
-    async fn body(&self, key: &str, mut pieces: Pieces, size: u64) -> Result<ByteStream> {
+    async fn body(&self, key: &str, mut pieces: Pieces, size: u64, turn: &Turn) -> Result<ByteStream> {
         if size > IN_MEMORY {
-            return Ok(ByteStream::new(SdkBody::from_body_1_x(Arriving { pieces, left: size })));
+            let arriving = Arriving { pieces, left: size, turn: turn.clone() };
+            return Ok(ByteStream::new(SdkBody::from_body_1_x(arriving)));
         }
         let mut bytes = Vec::with_capacity(size as usize);
         while let Some(piece) = pieces.recv().await {
@@ -255,13 +284,16 @@ impl BucketTarget {
 
     async fn put_whole(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<Put> {
         let (key, attributes) = (upload.key, upload.attributes);
-        let body = self.body(key, pieces, upload.size).await?;
+        let turn = Turn::default();
+        let body = self.body(key, pieces, upload.size, &turn).await?;
         let request = self.client.put_object().bucket(&self.bucket).key(key);
         let request = described_as!(request, attributes).content_length(upload.size as i64).body(body);
         // A body that streams cannot be hashed first; the ETag that comes back verifies it.
         let request = request.customize().mutate_request(add_expires(attributes));
         let request = if upload.size > IN_MEMORY { request.disable_payload_signing() } else { request };
-        let answer = request.send().await.map_err(|e| self.fail("write", key, classify(&e, true)))?;
+        let request =
+            if upload.size > QUICK { request.config_override(patience(upload.size)) } else { request };
+        let answer = moving(request.send(), &turn).await.map_err(|cause| self.fail("write", key, cause))?;
         Ok(Put::new(answer.e_tag(), answer.version_id()))
     }
 
@@ -311,13 +343,15 @@ impl BucketTarget {
         size: u64,
         pieces: Pieces,
     ) -> Result<Option<String>> {
-        let body = self.body(key, pieces, size).await?;
+        let turn = Turn::default();
+        let body = self.body(key, pieces, size, &turn).await?;
         let request =
             self.client.upload_part().bucket(&self.bucket).key(key).upload_id(id).part_number(number);
         let request = request.content_length(size as i64).body(body).customize();
         let request = if size > IN_MEMORY { request.disable_payload_signing() } else { request };
-        let answer = request.send().await;
-        let answer = answer.map_err(|e| self.fail("write a part of", key, classify(&e, true)))?;
+        let request = if size > QUICK { request.config_override(patience(size)) } else { request };
+        let answer = moving(request.send(), &turn).await;
+        let answer = answer.map_err(|cause| self.fail("write a part of", key, cause))?;
         Ok(answer.e_tag().map(str::to_owned))
     }
 
@@ -325,6 +359,26 @@ impl BucketTarget {
     pub async fn delete(&self, key: &str) -> Result<()> {
         let request = self.client.delete_object().bucket(&self.bucket).key(key);
         request.send().await.map(|_| ()).map_err(|e| self.fail("delete", key, classify(&e, true)))
+    }
+}
+
+/// What comes of a request, as long as the server does its part: a time-out for the whole of a large body would be
+/// too long for a server that stands still, or too short for a slow link.
+async fn moving<T, E>(
+    sending: impl Future<Output = std::result::Result<T, SdkError<E, HttpResponse>>>,
+    turn: &Turn,
+) -> std::result::Result<T, Cause>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let mut sending = pin!(sending);
+    loop {
+        if let Ok(answer) = tokio::time::timeout(STILL / 60, sending.as_mut()).await {
+            return answer.map_err(|e| classify(&e, true));
+        }
+        if lock(turn).is_some_and(|since| since.elapsed() > STILL) {
+            return Err(Cause::Uncertain(format!("the server took nothing for {STILL:?}")));
+        }
     }
 }
 

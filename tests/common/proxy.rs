@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 /// What a listing is made into.
@@ -38,7 +38,7 @@ pub struct Proxy {
     pub url: String,
     address: SocketAddr,
     ended: Arc<AtomicBool>,
-    open: Arc<Mutex<Vec<TcpStream>>>,
+    open: Arc<Mutex<Vec<Weak<TcpStream>>>>,
     /// Connections so far.
     pub count: Arc<AtomicUsize>,
 }
@@ -50,7 +50,7 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (ended, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let open: Arc<Mutex<Vec<Weak<TcpStream>>>> = Arc::default();
         let (end, counter, clients) = (ended.clone(), count.clone(), open.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -59,7 +59,9 @@ impl Proxy {
                 }
                 let number = counter.fetch_add(1, Ordering::SeqCst);
                 let fate = fate(number);
-                clients.lock().unwrap().extend(client.try_clone());
+                // Not held here: a connection that is served no more is to be closed.
+                let client = Arc::new(client);
+                clients.lock().unwrap().push(Arc::downgrade(&client));
                 std::thread::spawn(move || serve(client, server, fate));
             }
         });
@@ -70,7 +72,7 @@ impl Proxy {
 impl Proxy {
     /// Every connection breaks.
     pub fn cut(&self) {
-        for client in self.open.lock().unwrap().drain(..) {
+        for client in self.open.lock().unwrap().drain(..).filter_map(|client| client.upgrade()) {
             let _ = client.shutdown(Shutdown::Both);
         }
     }
@@ -84,7 +86,7 @@ impl Drop for Proxy {
     }
 }
 
-fn serve(mut client: TcpStream, server: SocketAddr, fate: Fate) {
+fn serve(client: Arc<TcpStream>, server: SocketAddr, fate: Fate) {
     match fate {
         Fate::Refuse => {
             let _ = client.shutdown(Shutdown::Both);
@@ -92,12 +94,12 @@ fn serve(mut client: TcpStream, server: SocketAddr, fate: Fate) {
         }
         Fate::Answer(text) => {
             let mut request = [0; 64 << 10];
-            let _ = client.read(&mut request);
-            let _ = client.write_all(text.as_bytes());
+            let _ = (&*client).read(&mut request);
+            let _ = (&*client).write_all(text.as_bytes());
             let _ = client.shutdown(Shutdown::Write);
             // What else is sent is taken, so that the answer is not lost to a reset.
             let _ = client.set_read_timeout(Some(Duration::from_secs(2)));
-            while client.read(&mut request).is_ok_and(|n| n > 0) {}
+            while (&*client).read(&mut request).is_ok_and(|n| n > 0) {}
             let _ = client.shutdown(Shutdown::Both);
             return;
         }
@@ -107,11 +109,12 @@ fn serve(mut client: TcpStream, server: SocketAddr, fate: Fate) {
         let _ = client.shutdown(Shutdown::Both);
         return;
     };
+    let upstream = Arc::new(upstream);
     if let Fate::Listing(edit) = fate {
         let _ = relay(client, upstream, edit);
         return;
     }
-    let (from_client, to_server) = (client.try_clone().unwrap(), upstream.try_clone().unwrap());
+    let (from_client, to_server) = (client.clone(), upstream.clone());
     let up = if let Fate::CutUp(most) = fate { most } else { usize::MAX };
     let down = if let Fate::CutDown(most) = fate { most } else { usize::MAX };
     let late = if let Fate::Slow(by) = fate { by } else { Duration::ZERO };
@@ -121,11 +124,11 @@ fn serve(mut client: TcpStream, server: SocketAddr, fate: Fate) {
 }
 
 /// One request and its answer.
-fn relay(mut client: TcpStream, mut upstream: TcpStream, edit: Edit) -> io::Result<()> {
+fn relay(client: Arc<TcpStream>, upstream: Arc<TcpStream>, edit: Edit) -> io::Result<()> {
     const END: &[u8] = b"\r\n\r\n";
     let (mut request, mut buffer) = (Vec::new(), [0; 16 << 10]);
     while !request.windows(END.len()).any(|window| window == END) {
-        match client.read(&mut buffer)? {
+        match (&*client).read(&mut buffer)? {
             0 => return Ok(()),
             n => request.extend_from_slice(&buffer[..n]),
         }
@@ -134,34 +137,34 @@ fn relay(mut client: TcpStream, mut upstream: TcpStream, edit: Edit) -> io::Resu
     let is_listing = String::from_utf8_lossy(&request[..line]).contains("list-type=2");
     // So that the next request comes on a connection of its own, and the answer's end is seen.
     request.splice(line..line, *b"\r\nConnection: close");
-    upstream.write_all(&request)?;
+    (&*upstream).write_all(&request)?;
     if !is_listing {
-        let (from_client, to_server) = (client.try_clone()?, upstream.try_clone()?);
+        let (from_client, to_server) = (client.clone(), upstream.clone());
         std::thread::spawn(move || pump(from_client, to_server, usize::MAX, Duration::ZERO));
         pump(upstream, client, usize::MAX, Duration::ZERO);
         return Ok(());
     }
     let mut answer = String::new();
-    upstream.read_to_string(&mut answer)?;
+    (&*upstream).read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let body = edit(body);
     let head = head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
     let head = head.collect::<Vec<_>>().join("\r\n");
-    write!(client, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+    write!(&*client, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
     client.shutdown(Shutdown::Both)
 }
 
 /// Copies up to `most` bytes; then both sides are cut.
-fn pump(mut from: TcpStream, mut to: TcpStream, most: usize, late: Duration) {
+fn pump(from: Arc<TcpStream>, to: Arc<TcpStream>, most: usize, late: Duration) {
     let mut buffer = [0; 16 << 10];
     let mut left = most;
     while left > 0 {
-        let n = match from.read(&mut buffer) {
+        let n = match (&*from).read(&mut buffer) {
             Ok(n) if n > 0 => n.min(left),
             _ => break,
         };
         std::thread::sleep(late);
-        if to.write_all(&buffer[..n]).is_err() {
+        if (&*to).write_all(&buffer[..n]).is_err() {
             break;
         }
         left -= n;

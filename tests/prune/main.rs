@@ -374,6 +374,9 @@ fn a_snapshot_that_the_verdict_names_and_that_is_lost_stops_a_prune_until_it_is_
     prune::run(&repository, &now()).unwrap();
     std::fs::remove_file(world.repository_path().join(Name::Claim(lost.sid).to_string())).unwrap();
     stops(&world, &world.open(2));
+    let found = check::run(&world.open(4), check::Options { read_data: false }).unwrap().damage;
+    let files: Vec<&str> = found.iter().map(|damage| &*damage.file).collect();
+    assert_eq!(files, [Name::Claim(lost.sid).to_string()]);
     let told = world.program().args(["forget", &lost.sid.to_string(), "--prune"]).output().unwrap();
     assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
     kept.reads_back(&world.open(3));
