@@ -14,10 +14,10 @@ use crate::format::{Attributes, Content, Item, Malformed, ObjectAttributes};
 use crate::id::ChunkKind;
 use crate::mutex::{into_inner, lock};
 use crate::progress::Amount;
-use crate::target::{BucketTarget, Put, Upload};
+use crate::target::{self, BucketTarget, Put, Upload};
 use crate::tree::{self, Nodes};
 
-/// An object that cannot be sent, since the target does not answer, is sent again so often, after pauses that double.
+/// A large object is sent so often to a target that breaks off or does not answer, after pauses that double.
 const TRIES: u32 = 7;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -27,6 +27,11 @@ pub(super) fn of_object(item: &Item) -> Result<&ObjectAttributes> {
         Attributes::Object(attributes) => Ok(attributes),
         Attributes::File(_) => Err(Malformed::Decode("a file among objects".into()).into()),
     }
+}
+
+/// The client has not tried it again already, and it may help.
+fn may_be_sent_again(error: &target::Error) -> bool {
+    matches!(error, target::Error::Streamed(_)) && error.kind() == Kind::Unreachable
 }
 
 /// Objects being put; shared by the threads that do it.
@@ -75,11 +80,7 @@ impl<'a> Putting<'a> {
                         lock(&self.refused).add(|| format!("{key:?} ({why})"));
                         return Ok(false);
                     }
-                    // What is sent as it is read the client cannot send again.
-                    None if error.kind() == Kind::Unreachable
-                        && tries < TRIES
-                        && (Upload { key, size: item.size, attributes: &attributes }).streams() =>
-                    {
+                    None if may_be_sent_again(&error) && tries < TRIES => {
                         context.cancel.wait(pause)?;
                         (tries, pause) = (tries + 1, pause * 2);
                     }

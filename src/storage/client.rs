@@ -151,6 +151,13 @@ pub fn patience(bytes: u64) -> aws_sdk_s3::config::Builder {
     aws_sdk_s3::Config::builder().timeout_config(timeouts.build())
 }
 
+/// No time-outs but for connecting: somebody watches over a body that streams.
+pub fn untimed() -> aws_sdk_s3::config::Builder {
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT);
+    let timeouts = timeouts.disable_read_timeout().disable_operation_attempt_timeout();
+    aws_sdk_s3::Config::builder().timeout_config(timeouts.build())
+}
+
 /// A body, put together as it arrives: where the server tells its length, what has been received is held once only.
 /// Of one that is longer than `most` a little more than that. However slowly it comes, what moves is waited for.
 pub async fn received(mut body: ByteStream, expected: Option<i64>, most: usize) -> Result<Bytes, String> {

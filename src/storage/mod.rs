@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 pub use client::{
     ATTEMPTS, CredentialVars, S3Access, S3Address, S3Error, classify, connect, decode_key, impatient,
-    patience, received,
+    patience, received, untimed,
 };
 pub use count::{Counted, Requests};
 pub use fault::{Faulty, Injected, Operation};

@@ -37,7 +37,7 @@ pub struct Reader {
     seal: SealSecret,
     cache: Option<Arc<PackCache>>,
     blocks: Blocks,
-    /// Held by who fetches a tree pack: whoever else comes for it waits, instead of fetching it, too.
+    /// Held by who fetches a tree pack: whoever else comes for it waits once, and looks whether it is here.
     fetching: [Mutex<()>; 64],
     /// Of packs that no segment lists yet.
     unlisted: HashMap<ChunkId, Place>,
@@ -226,9 +226,17 @@ impl Reader {
         Ok(places)
     }
 
-    fn fetching(&self, pack: PackId) -> MutexGuard<'_, ()> {
+    /// Waits for whoever fetches a pack. Nothing then: where that one failed, the others do not wait for each other.
+    fn fetching(&self, pack: PackId) -> Option<MutexGuard<'_, ()>> {
         let [first, ..] = pack.0;
-        lock(&self.fetching[usize::from(first) % self.fetching.len()])
+        let one = &self.fetching[usize::from(first) % self.fetching.len()];
+        match one.try_lock() {
+            Ok(alone) => Some(alone),
+            Err(_) => {
+                drop(lock(one));
+                None
+            }
+        }
     }
 
     fn read(&self, kind: ChunkKind, id: &ChunkId, place: &Place) -> Result<Bytes> {

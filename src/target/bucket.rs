@@ -6,6 +6,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::Builder;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{
     CompletedMultipartUpload, CompletedPart, EncodingType, ServerSideEncryption, StorageClass,
@@ -22,7 +23,7 @@ use tokio::sync::mpsc;
 use super::{Error, Result};
 use crate::format::{ObjectAttributes, sizes_of};
 use crate::mutex::lock;
-use crate::storage::{Cause, S3Access, classify, connect, decode_key, patience};
+use crate::storage::{Cause, S3Access, classify, connect, decode_key, patience, untimed};
 
 /// Up to this size a body is sent from memory, so that the client may try again by itself.
 const IN_MEMORY: u64 = 8 << 20;
@@ -33,6 +34,8 @@ const QUICK: u64 = 1 << 20;
 /// A server that takes nothing for so long of a body that streams, nor answers, is given up. The kernel may hold
 /// some MiB of it, which a slow link needs a while for.
 const STILL: Duration = Duration::from_secs(180);
+/// A body that streams is given in frames of so many bytes, so that it is seen how the server takes them.
+const FRAME: usize = 64 << 10;
 
 /// Objects asked about at once.
 const ASKED_AT_ONCE: usize = 32;
@@ -86,24 +89,22 @@ pub struct Upload<'a> {
     pub attributes: &'a ObjectAttributes,
 }
 
-impl Upload<'_> {
-    /// Whether a body of it is sent as it arrives, so that the client cannot try again by itself.
-    pub fn streams(&self) -> bool {
-        match &self.attributes.parts[..] {
-            [] => self.size > IN_MEMORY,
-            parts => sizes_of(parts).iter().any(|&size| size > IN_MEMORY),
-        }
-    }
+/// What a body that streams shares with whoever watches over its sending.
+#[derive(Default)]
+struct Stream {
+    /// Nothing once the sending has ended: the connection may keep the body, and whoever gives the pieces would wait
+    /// as long as it does.
+    pieces: Option<Pieces>,
+    /// Since when it is the server's turn, to take more or to answer; nothing while pieces are waited for.
+    turn: Option<Instant>,
 }
-
-/// Since when it is the server's turn, to take more of a body or to answer; nothing while pieces are waited for.
-type Turn = Arc<Mutex<Option<Instant>>>;
 
 /// A body of known length that arrives over a channel.
 struct Arriving {
-    pieces: Pieces,
+    stream: Arc<Mutex<Stream>>,
+    /// What is to be given yet of the last piece.
+    rest: Bytes,
     left: u64,
-    turn: Turn,
 }
 
 impl http_body::Body for Arriving {
@@ -114,19 +115,28 @@ impl http_body::Body for Arriving {
         mut self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, std::io::Error>>> {
-        if self.left == 0 {
+        let body = &mut *self;
+        if body.left == 0 {
             return Poll::Ready(None);
         }
-        let piece = self.pieces.poll_recv(task);
-        *lock(&self.turn) = piece.is_ready().then(Instant::now);
-        piece.map(|piece| match piece {
-            Some(Ok(piece)) => {
-                self.left = self.left.saturating_sub(piece.len() as u64);
-                Some(Ok(Frame::data(piece)))
-            }
-            Some(Err(why)) => Some(Err(std::io::Error::other(why))),
-            None => Some(Err(std::io::Error::other("the body ended early"))),
-        })
+        let mut stream = lock(&body.stream);
+        stream.turn = Some(Instant::now());
+        let failed = |why: String| Poll::Ready(Some(Err(std::io::Error::other(why))));
+        if body.rest.is_empty() {
+            let Some(pieces) = &mut stream.pieces else { return failed("it was given up".into()) };
+            body.rest = match pieces.poll_recv(task) {
+                Poll::Ready(Some(Ok(piece))) => piece,
+                Poll::Ready(Some(Err(why))) => return failed(why),
+                Poll::Ready(None) => return failed("the body ended early".into()),
+                Poll::Pending => {
+                    stream.turn = None;
+                    return Poll::Pending;
+                }
+            };
+        }
+        let frame = body.rest.split_to(body.rest.len().min(FRAME));
+        body.left = body.left.saturating_sub(frame.len() as u64);
+        Poll::Ready(Some(Ok(Frame::data(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -267,9 +277,16 @@ impl BucketTarget {
         }
     }
 
-    async fn body(&self, key: &str, mut pieces: Pieces, size: u64, turn: &Turn) -> Result<ByteStream> {
+    async fn body(
+        &self,
+        key: &str,
+        mut pieces: Pieces,
+        size: u64,
+        stream: &Arc<Mutex<Stream>>,
+    ) -> Result<ByteStream> {
         if size > IN_MEMORY {
-            let arriving = Arriving { pieces, left: size, turn: turn.clone() };
+            *lock(stream) = Stream { pieces: Some(pieces), turn: Some(Instant::now()) };
+            let arriving = Arriving { stream: stream.clone(), rest: Bytes::new(), left: size };
             return Ok(ByteStream::new(SdkBody::from_body_1_x(arriving)));
         }
         let mut bytes = Vec::with_capacity(size as usize);
@@ -284,16 +301,19 @@ impl BucketTarget {
 
     async fn put_whole(&self, upload: &Upload<'_>, pieces: Pieces) -> Result<Put> {
         let (key, attributes) = (upload.key, upload.attributes);
-        let turn = Turn::default();
-        let body = self.body(key, pieces, upload.size, &turn).await?;
+        let stream = Arc::default();
+        let body = self.body(key, pieces, upload.size, &stream).await?;
         let request = self.client.put_object().bucket(&self.bucket).key(key);
         let request = described_as!(request, attributes).content_length(upload.size as i64).body(body);
         // A body that streams cannot be hashed first; the ETag that comes back verifies it.
         let request = request.customize().mutate_request(add_expires(attributes));
         let request = if upload.size > IN_MEMORY { request.disable_payload_signing() } else { request };
-        let request =
-            if upload.size > QUICK { request.config_override(patience(upload.size)) } else { request };
-        let answer = moving(request.send(), &turn).await.map_err(|cause| self.fail("write", key, cause))?;
+        let request = match time_for(upload.size) {
+            Some(time) => request.config_override(time),
+            None => request,
+        };
+        let answer = moving(request.send(), &stream, STILL).await;
+        let answer = answer.map_err(|cause| self.not_sent("write", key, upload.size, cause))?;
         Ok(Put::new(answer.e_tag(), answer.version_id()))
     }
 
@@ -343,16 +363,25 @@ impl BucketTarget {
         size: u64,
         pieces: Pieces,
     ) -> Result<Option<String>> {
-        let turn = Turn::default();
-        let body = self.body(key, pieces, size, &turn).await?;
+        let stream = Arc::default();
+        let body = self.body(key, pieces, size, &stream).await?;
         let request =
             self.client.upload_part().bucket(&self.bucket).key(key).upload_id(id).part_number(number);
         let request = request.content_length(size as i64).body(body).customize();
         let request = if size > IN_MEMORY { request.disable_payload_signing() } else { request };
-        let request = if size > QUICK { request.config_override(patience(size)) } else { request };
-        let answer = moving(request.send(), &turn).await;
-        let answer = answer.map_err(|cause| self.fail("write a part of", key, cause))?;
+        let request = match time_for(size) {
+            Some(time) => request.config_override(time),
+            None => request,
+        };
+        let answer = moving(request.send(), &stream, STILL).await;
+        let answer = answer.map_err(|cause| self.not_sent("write a part of", key, size, cause))?;
         Ok(answer.e_tag().map(str::to_owned))
+    }
+
+    /// Why a body of so many bytes was not sent.
+    fn not_sent(&self, action: &'static str, key: &str, size: u64, cause: Cause) -> Error {
+        let error = self.fail(action, key, cause);
+        if size > IN_MEMORY { Error::Streamed(Box::new(error)) } else { error }
     }
 
     /// Removes an object.
@@ -362,24 +391,37 @@ impl BucketTarget {
     }
 }
 
-/// What comes of a request, as long as the server does its part: a time-out for the whole of a large body would be
-/// too long for a server that stands still, or too short for a slow link.
+/// Time-outs for a request that sends so many bytes, where they are not the client's own.
+fn time_for(size: u64) -> Option<Builder> {
+    match size {
+        _ if size > IN_MEMORY => Some(untimed()),
+        _ if size > QUICK => Some(patience(size)),
+        _ => None,
+    }
+}
+
+/// What comes of a request, as long as the server does its part: within `still` it takes more of a body that streams,
+/// or answers. A time-out for the whole of a large body would be too long for a server that stands still, or too short
+/// for a slow link.
 async fn moving<T, E>(
     sending: impl Future<Output = std::result::Result<T, SdkError<E, HttpResponse>>>,
-    turn: &Turn,
+    stream: &Mutex<Stream>,
+    still: Duration,
 ) -> std::result::Result<T, Cause>
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     let mut sending = pin!(sending);
-    loop {
-        if let Ok(answer) = tokio::time::timeout(STILL / 60, sending.as_mut()).await {
-            return answer.map_err(|e| classify(&e, true));
+    let sent = loop {
+        if let Ok(answer) = tokio::time::timeout(still / 60, sending.as_mut()).await {
+            break answer.map_err(|e| classify(&e, true));
         }
-        if lock(turn).is_some_and(|since| since.elapsed() > STILL) {
-            return Err(Cause::Uncertain(format!("the server took nothing for {STILL:?}")));
+        if lock(stream).turn.is_some_and(|since| since.elapsed() > still) {
+            break Err(Cause::Uncertain(format!("the server took nothing for {still:?}")));
         }
-    }
+    };
+    lock(stream).pieces = None;
+    sent
 }
 
 /// A body being cut into parts.
@@ -448,7 +490,28 @@ fn encode(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_s3::operation::put_object::PutObjectError;
+
     use super::*;
+
+    #[test]
+    fn a_server_that_stands_still_is_given_up_and_nobody_waits_to_give_it_more() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let still = Duration::from_millis(100);
+        let (given, pieces) = mpsc::channel(1);
+        let stream = Mutex::new(Stream { pieces: Some(pieces), turn: None });
+        let never =
+            || std::future::pending::<std::result::Result<(), SdkError<PutObjectError, HttpResponse>>>();
+        runtime.block_on(async {
+            let waiting = moving(never(), &stream, still);
+            assert!(tokio::time::timeout(still * 3, waiting).await.is_err(), "it is not the server's turn");
+            assert!(!given.is_closed());
+            lock(&stream).turn = Some(Instant::now());
+            let cause = moving(never(), &stream, still).await.unwrap_err();
+            assert!(matches!(cause, Cause::Uncertain(_)), "{cause:?}");
+        });
+        assert!(given.is_closed());
+    }
 
     #[test]
     fn tags_survive_their_header() {

@@ -30,6 +30,9 @@ pub enum Error {
         /// Why.
         cause: Cause,
     },
+    /// A body that is sent as it is read was not sent whole; the client cannot try that again by itself.
+    #[error(transparent)]
+    Streamed(Box<Error>),
     /// No client for the S3 server.
     #[error(transparent)]
     Client(#[from] S3Error),
@@ -81,6 +84,7 @@ impl Error {
     pub fn refusal(&self) -> Option<&str> {
         match self {
             Error::S3 { cause: Cause::Refused(Kind::Failed, why), .. } => Some(why),
+            Error::Streamed(error) => error.refusal(),
             _ => None,
         }
     }
@@ -89,6 +93,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Error::S3 { cause, .. } => cause.kind(),
+            Error::Streamed(error) => error.kind(),
             Error::Client(_) => Kind::Usage,
             Error::Etcd(error) => error.kind(),
             Error::Directory { cause, .. } => match cause.kind() {
