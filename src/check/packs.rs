@@ -66,7 +66,6 @@ impl Run<'_> {
             Ok(())
         };
         let give = |pool: &Pool<'_, _, Error>| packs.iter().try_for_each(|pack| Ok(pool.give(*pack)?));
-        // None waits in the queue: it is the reading that takes memory.
         let at_once = cores().min(context.memory.packs());
         pool::run(at_once, at_once, || (), read, give)?;
         for read in into_inner(results) {

@@ -169,12 +169,7 @@ fn missing(found: &[Milvus]) -> Vec<Missing> {
 }
 
 fn wait(repository: &Repository, time: Duration) -> Result<()> {
-    const STEP: Duration = Duration::from_millis(100);
-    for _ in 0..time.as_millis() / STEP.as_millis() {
-        repository.context().cancel.check().map_err(repository::Error::from)?;
-        std::thread::sleep(STEP);
-    }
-    Ok(())
+    Ok(repository.context().cancel.wait(time).map_err(repository::Error::from)?)
 }
 
 /// The snapshot that was taken.

@@ -74,11 +74,7 @@ impl Run<'_> {
                     .iter()
                     .for_each(|backup| context.progress.note(&format!("waiting for backup {backup}")));
             }
-            let until = Instant::now() + pause;
-            while Instant::now() < until {
-                context.cancel.check()?;
-                std::thread::sleep(PAUSES.0.min(pause));
-            }
+            context.cancel.wait(pause)?;
             pause = (pause * 2).min(PAUSES.1);
         }
     }

@@ -89,11 +89,7 @@ pub fn watch<E: From<Error>>(
 
 /// Longer each time, some fifteen seconds altogether: time for a member to come back.
 fn pause(failures: u32, cancel: &Cancel) -> std::result::Result<(), crate::context::Interrupted> {
-    for _ in 0..1 << failures {
-        cancel.check()?;
-        std::thread::sleep(ASK);
-    }
-    Ok(())
+    cancel.wait(ASK * (1 << failures))
 }
 
 /// How one stream ended.
