@@ -45,13 +45,20 @@ pub fn run(session: &Session, command: &Key) -> Result<Outcome, Failure> {
 /// To a new file that only its owner may read, or to the standard output.
 fn generate(session: &Session, file: Option<&Path>) -> Result<Outcome, Failure> {
     let passphrase = generate_passphrase(&*session.context.random);
+    let mut out = std::io::stdout().lock();
     let Some(path) = file else {
-        writeln!(std::io::stdout().lock(), "{}", *passphrase)?;
+        match session.json {
+            true => writeln!(out, "{}", json!({ "passphrase": *passphrase }))?,
+            false => writeln!(out, "{}", *passphrase)?,
+        }
         return Ok(Outcome::Done);
     };
     let failed = |e: std::io::Error| Failure::usage(format!("cannot make {}: {e}", path.display()));
     let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     writeln!(new, "{}", *passphrase).and_then(|()| new.sync_all()).map_err(failed)?;
+    if session.json {
+        writeln!(out, "{}", json!({ "file": path.display().to_string() }))?;
+    }
     if !session.quiet {
         eprintln!("{} holds a new passphrase; keep a copy of it elsewhere", path.display());
     }

@@ -56,7 +56,7 @@ fn known_line(known: &Known) -> String {
 
 pub fn snapshots(session: &Session, tag: Option<&str>) -> Result<Outcome, Failure> {
     let repository = session.open()?;
-    let view = repository.view()?;
+    let view = repository.view_of_snapshots()?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     // Without --series all are listed.
     let series = session.settings.series_given.then_some(session.settings.series.as_str());

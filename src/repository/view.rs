@@ -160,7 +160,7 @@ impl Repository {
     }
 
     /// The snapshots that are valid now, without segments.
-    pub(super) fn view_of_snapshots(&self) -> Result<View> {
+    pub fn view_of_snapshots(&self) -> Result<View> {
         self.view_in(&CHOOSE)
     }
 
