@@ -11,7 +11,7 @@ use super::{Error, Repository, Result, SnapshotInfo, View};
 use crate::collection::{self, Reuse};
 use crate::fault::Kind;
 use crate::format::{Claim, Closed, Name, Segment, SegmentName, Session, SessionKind, Snapshot};
-use crate::id::SessionId;
+use crate::id::{SessionId, draw};
 use crate::lifeline::{Lifeline, is_cut};
 use crate::mutex::lock;
 use crate::storage::Cause;
@@ -64,7 +64,7 @@ impl Repository {
                 Ok(()) => return Ok(Begun { sid, lifeline }),
                 Err(error) => match error.cause {
                     Cause::Uncertain(_) | Cause::Transient(_) | Cause::Exists => {
-                        std::thread::sleep(std::time::Duration::from_millis(100 << attempt));
+                        self.context().cancel.wait(std::time::Duration::from_millis(100 << attempt))?;
                         failure = Some(error);
                     }
                     _ => return Err(error.into()),
@@ -201,7 +201,7 @@ impl Repository {
         };
         // What is left at the end is listed together with what stays.
         let tuning = Tuning { inline_chunks: usize::MAX, ..Tuning::within(self.context().memory) };
-        Writer::start(self.writer_parts(index, format!("collection-{number}"), Box::new(put_segment)), tuning)
+        Writer::start(self.writer_parts(index, Box::new(put_segment)), tuning)
     }
 
     /// Puts a segment of collection `number`; gives its name and size.
@@ -214,8 +214,11 @@ impl Repository {
         Ok((segment_name, size))
     }
 
-    fn writer_parts(&self, index: Arc<Index>, run: String, put_segment: PutSegment) -> WriterParts {
+    fn writer_parts(&self, index: Arc<Index>, put_segment: PutSegment) -> WriterParts {
         let context = self.context();
+        // Drawn, for process ids come again: the table of another run would tell what this one has stored.
+        let run = u64::from_le_bytes(draw(&*context.random));
+        let scratch = format!("index/commands/{}-{run:016x}-own", std::process::id());
         WriterParts {
             storage: self.shared_storage(),
             index,
@@ -223,7 +226,7 @@ impl Repository {
             seal: self.seal_secret().clone(),
             random: context.random.clone(),
             cache: self.pack_cache(),
-            scratch: self.cache().join("index/commands").join(format!("{}-own-{run}", std::process::id())),
+            scratch: self.cache().join(scratch),
             put_segment,
             cancel: context.cancel.clone(),
             progress: context.progress.clone(),
@@ -243,7 +246,7 @@ impl WriteSession<'_> {
             let bytes = crate::format::seal(segment, &[], &key, id, &name, &*random);
             storage.put(&name, bytes.into()).map_err(store::Error::from)
         };
-        let parts = repository.writer_parts(self.index.clone(), self.sid.to_string(), Box::new(put_segment));
+        let parts = repository.writer_parts(self.index.clone(), Box::new(put_segment));
         Writer::start(parts, tuning)
     }
 

@@ -61,6 +61,8 @@ impl Own {
         if self.table.is_none() {
             let mut options = Options::default();
             options.create_if_missing(true);
+            // What another run has stored says nothing of this one.
+            options.set_error_if_exists(true);
             options.set_block_based_table_factory(&blocks(BLOCK_CACHE));
             options.set_write_buffer_size(16 << 20);
             self.lifeline = Lifeline::hold(&self.directory.with_extension(ALIVE)).ok();
@@ -103,5 +105,20 @@ mod tests {
         }
         assert!(own.recent.len() <= 10);
         assert!((0..100).all(|n| !own.insert(id(n)).unwrap()));
+    }
+
+    /// As a machine that went down leaves it: nothing was removed.
+    #[test]
+    fn what_another_run_left_is_not_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        let id = |n: u8| ChunkId([n; 32]);
+        let mut left = Own::new(directory.path().join("own"), 1);
+        (0..4).for_each(|n| assert!(left.insert(id(n)).unwrap()));
+        left.table = None;
+        std::mem::forget(left);
+        let mut own = Own::new(directory.path().join("own"), 1);
+        assert!(own.insert(id(0)).unwrap());
+        let error = own.insert(id(1)).unwrap_err();
+        assert!(error.to_string().contains("exists"), "{error}");
     }
 }
