@@ -359,6 +359,10 @@ bad_repositories() {
   expect 'unknown flag' 2 --no-such-flag "$icecore" backup --no-such-flag
   expect 'unknown command' 2 no-such-command "$icecore" no-such-command
   expect 'backup of nothing' 2 '' "$icecore" backup
+  expect 'forget: an empty tag' 2 '--keep-tag is empty' "$icecore" forget --keep-tag '' --prune
+  printf '[retention]\nkeep-tag = []\n' >"$TMP/no-tags.toml"
+  expect 'forget: an empty list of tags is no rule' 2 'what is to be forgotten?' \
+    "$icecore" -c "$TMP/no-tags.toml" forget --prune
 }
 
 bad_s3_repositories() {
@@ -434,6 +438,9 @@ limited() {
   ICECORE_ETCD_PASSWORD=secret expect 'etcd: a user of one prefix' 0 '' \
     "$icecore" backup --series limited "${source[@]}" --etcd-prefix by-dev/ --json
   holds 'etcd: a user of one prefix: by ranges, every key' "r['etcd']['path'] == 'range' and r['etcd']['keys'] == $keys"
+  printf '[etcd]\npassword-file = "%s"\n' "$TMP/not-there" >"$TMP/password.toml"
+  ICECORE_ETCD_PASSWORD=secret expect 'etcd: a password of the environment before one of the configuration' 0 '' \
+    "$icecore" -c "$TMP/password.toml" backup --series limited "${source[@]}" --etcd-prefix by-dev/
   "${reads[@]}" --user milvus:secret >"$TMP/limited.etcd"
   fresh_target limited
   expect 'etcd: a user of one prefix: restore' 0 '' "$icecore" restore latest --series limited --to-etcd "${URL[to]}"

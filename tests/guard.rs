@@ -206,6 +206,43 @@ fn places_in_pulsar_are_warned_of_and_become_its_begin_where_it_begins_anew() {
     }
 }
 
+/// `datapb.FieldBinlog`, as older versions have it: with whole keys of objects.
+#[derive(Clone, PartialEq, Message)]
+struct Logs {
+    #[prost(message, repeated, tag = "2")]
+    logs: Vec<Log>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Log {
+    #[prost(string, tag = "4")]
+    path: String,
+}
+
+/// Etcd and the bucket may be restored one after the other.
+#[test]
+fn a_new_prefix_of_the_objects_is_in_the_values_also_where_etcd_alone_is_restored() {
+    let stored = Stored::new();
+    let key = keys().into_keys().find(|key| key.contains("/datacoord-meta/binlog/")).unwrap();
+    let path = objects().into_keys().find(|path| path.contains("/insert_log/")).unwrap();
+    let logs = Logs { logs: vec![Log { path: path.clone() }] };
+    put(&stored.world, &stored.etcd.url, &BTreeMap::from([(key.clone(), logs.encode_to_vec())]));
+    let id = stored.backup(&stored.world.context()).backup.id;
+    let repository = stored.world.open();
+    let info = repository.view().unwrap().snapshots.into_iter().find(|info| info.id == id).unwrap();
+    let moment = info.into();
+    let restored = |options: restore::Options| {
+        let target = Server::etcd("3.5.1");
+        let access = Access { endpoints: vec![target.url.clone()], ..Access::default() };
+        let options = restore::Options { etcd: Some(access), ..options };
+        restore::run(&repository, &moment, &options, &|_| {}).unwrap();
+        Logs::decode(&get(&stored.world, &target.url, &key)[..]).unwrap().logs.remove(0).path
+    };
+    assert_eq!(restored(restore::Options::default()), path);
+    let moved = restored(restore::Options { to_prefix: "copy/".into(), ..restore::Options::default() });
+    assert_eq!(moved, format!("copy/{path}"));
+}
+
 fn key(position: &Position) -> String {
     format!("by-dev/meta/datacoord-meta/channel-cp/{}", position.channel)
 }

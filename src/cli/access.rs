@@ -101,7 +101,9 @@ impl Settings {
     /// Each of an array's texts, or the one text there is.
     pub fn list(&self, table: &str, key: &str) -> Vec<String> {
         let joined = self.get(table, key);
-        joined.map(|joined| joined.split(ARRAY).map(str::to_owned).collect()).unwrap_or_default()
+        let texts = joined.iter().flat_map(|joined| joined.split(ARRAY));
+        // An empty array has one, as it is kept.
+        texts.filter(|text| !text.is_empty()).map(str::to_owned).collect()
     }
 
     fn access(&self) -> Result<Access, Failure> {
@@ -162,7 +164,10 @@ fn ask(prompt: &str, twice: bool) -> Result<String, Failure> {
         ));
     }
     let read = |prompt: &str| {
-        rpassword::prompt_password(prompt).map_err(|e| Failure::new(Kind::Failed, format!("cannot ask: {e}")))
+        rpassword::prompt_password(prompt).map_err(|e| match e.kind() {
+            std::io::ErrorKind::Interrupted => Failure::new(Kind::Interrupted, "interrupted"),
+            _ => Failure::new(Kind::Failed, format!("cannot ask: {e}")),
+        })
     };
     let passphrase = read(prompt)?;
     if twice && read("again: ")? != passphrase {
@@ -202,9 +207,12 @@ struct User {
     /// Whose.
     of: &'static str,
     name: Option<String>,
+    /// The flag's.
     password_file: Option<PathBuf>,
-    password_command: Option<String>,
+    /// With the password; with `_COMMAND` behind it, what prints it.
     variable: &'static str,
+    /// The configuration's file, and its command.
+    configured: [Option<String>; 2],
 }
 
 impl User {
@@ -213,11 +221,13 @@ impl User {
         if let Some((name, password)) = name.split_once(':') {
             return Ok(Some((name.into(), password.into())));
         }
-        let password = match (self.password_file, env(self.variable), self.password_command) {
-            (Some(path), _, _) => read_secret(&path)?,
-            (None, Some(password), _) => password,
-            (None, None, Some(command)) => run_secret(&command)?,
-            (None, None, None) => ask(&format!("password of {} user {name}: ", self.of), false)?,
+        let command = env(&format!("{}_COMMAND", self.variable));
+        let password = match (self.password_file, env(self.variable), command, self.configured) {
+            (Some(path), ..) => read_secret(&path)?,
+            (_, Some(password), ..) => password,
+            (_, _, Some(command), _) | (_, _, _, [None, Some(command)]) => run_secret(&command)?,
+            (_, _, _, [Some(path), _]) => read_secret(Path::new(&path))?,
+            _ => ask(&format!("password of {} user {name}: ", self.of), false)?,
         };
         Ok(Some((name, password)))
     }
@@ -262,13 +272,12 @@ impl Session {
         if urls.is_empty() {
             return Ok(None);
         }
-        let password_command = env("ICECORE_ETCD_PASSWORD_COMMAND").or_else(|| file("password-command"));
         let user = User {
             of: "etcd",
             name: arguments.etcd_user.clone().or_else(|| file("user")),
-            password_file: path(&arguments.etcd_password_file, "password-file"),
-            password_command,
+            password_file: arguments.etcd_password_file.clone(),
             variable: "ICECORE_ETCD_PASSWORD",
+            configured: ["password-file", "password-command"].map(file),
         };
         let access = etcd::Access {
             endpoints: urls,
@@ -320,9 +329,9 @@ impl Session {
         let user = User {
             of: "Milvus",
             name: arguments.milvus_user.clone().or_else(|| file("user")),
-            password_file: path(&arguments.milvus_password_file, "password-file"),
-            password_command: env("ICECORE_MILVUS_PASSWORD_COMMAND").or_else(|| file("password-command")),
+            password_file: arguments.milvus_password_file.clone(),
             variable: "ICECORE_MILVUS_PASSWORD",
+            configured: ["password-file", "password-command"].map(file),
         };
         Ok(Some(MilvusAccess { url, user: user.read()?, ca: path(&arguments.milvus_ca, "ca") }))
     }
@@ -411,8 +420,8 @@ impl Session {
             of: "etcd",
             name: arguments.to_etcd_user.clone(),
             password_file: arguments.to_etcd_password_file.clone(),
-            password_command: env("ICECORE_TO_ETCD_PASSWORD_COMMAND"),
             variable: "ICECORE_TO_ETCD_PASSWORD",
+            configured: [None, None],
         };
         Ok(Some(etcd::Access {
             endpoints: arguments.to_etcd.clone(),
@@ -422,7 +431,7 @@ impl Session {
         }))
     }
 
-    pub fn bucket_target(&self, arguments: &Restore) -> Result<Option<(S3Access, String, String)>, Failure> {
+    pub fn bucket_target(&self, arguments: &Restore) -> Result<Option<(S3Access, String)>, Failure> {
         let (endpoint, bucket) = match (&arguments.to_s3, &arguments.to_bucket) {
             (Some(endpoint), Some(bucket)) => (endpoint, bucket),
             (None, None) => return Ok(None),
@@ -431,6 +440,6 @@ impl Session {
         };
         let keys = credentials("ICECORE_TO_S3").or_else(|| credentials("ICECORE_S3"));
         let access = s3(endpoint, arguments.to_s3_ca.clone(), keys);
-        Ok(Some((access, bucket.clone(), arguments.to_prefix.clone().unwrap_or_default())))
+        Ok(Some((access, bucket.clone())))
     }
 }

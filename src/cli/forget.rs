@@ -40,6 +40,10 @@ impl Session {
             false => rules.keep_tag.clone(),
             true => self.settings.list("retention", "keep-tag"),
         };
+        // No snapshot has it, so that all would be forgotten for it.
+        if tags.iter().any(String::is_empty) {
+            return Err(Failure::usage("--keep-tag is empty: which tag is to be kept?"));
+        }
         let max_size = self.max_size(rules.max_size)?;
         let policy = Policy {
             within: self.rule(rules.keep_within, "keep-within", parse_span)?,

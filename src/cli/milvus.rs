@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::args;
 use super::catalog::{collection_json, full_name, print_head, print_long, print_table, totals_json};
 use super::failure::Failure;
-use super::read::find;
+use super::read::{find, outcome};
 use super::show::{duration, local_time, number, size, utc};
 use super::write::{restore_options, warn};
 use super::{Outcome, Session};
@@ -33,6 +33,11 @@ pub fn run(session: &Session, config: Option<&Path>, command: &args::Milvus) -> 
         args::Milvus::Prove(arguments) => look.prove(arguments),
         args::Milvus::History { collection } => look.history(collection),
     }
+}
+
+fn no_milvus(place: &str) -> Failure {
+    let why = "no key of etcd is <root>/meta/root-coord/credential/roles/…";
+    Failure::new(Kind::PointNotFound, format!("{place} has no Milvus: {why}"))
 }
 
 /// Reads a `milvus.yaml`.
@@ -56,24 +61,25 @@ struct Look<'a> {
 
 impl Look<'_> {
     fn milvus(&self, moment: &Moment) -> Result<Vec<Milvus>, Failure> {
-        let found = self.browser.milvus(moment, self.root.as_deref())?;
-        if found.is_empty() {
-            let (id, why) = (moment.info.id, "no key of etcd is <root>/meta/root-coord/credential/roles/…");
-            return Err(Failure::new(Kind::PointNotFound, format!("snapshot {id} has no Milvus: {why}")));
-        }
-        Ok(found)
+        let found = self.any_milvus(moment)?;
+        if found.is_empty() { Err(no_milvus(&format!("snapshot {}", moment.info.id))) } else { Ok(found) }
+    }
+
+    /// The same where there may be none: snapshots of a series may be older than its Milvus.
+    fn any_milvus(&self, moment: &Moment) -> Result<Vec<Milvus>, Failure> {
+        Ok(self.browser.milvus(moment, self.root.as_deref())?)
     }
 
     fn find(&self, point: &str) -> Result<Moment, Failure> {
         find(self.session, self.repository, point)
     }
 
-    /// Every snapshot of the series with etcd, oldest first.
-    fn series(&self) -> Result<Vec<Moment>, Failure> {
-        let all = self.repository.view()?.snapshots;
-        let lines = repository::lines(&all, &self.session.settings.series);
+    /// Every snapshot of the series with etcd, oldest first. Those that cannot be read are told.
+    fn series(&self) -> Result<(Vec<Moment>, Outcome), Failure> {
+        let view = self.repository.view()?;
+        let lines = repository::lines(&view.snapshots, &self.session.settings.series);
         let snapshots = lines.iter().flat_map(|line| &line.snapshots);
-        Ok(snapshots.map(|(info, _)| Moment::from((*info).clone())).collect())
+        Ok((snapshots.map(|(info, _)| Moment::from((*info).clone())).collect(), outcome(&view)))
     }
 
     fn ls(&self, point: &str, long: bool) -> Result<Outcome, Failure> {
@@ -98,14 +104,16 @@ impl Look<'_> {
     }
 
     fn check(&self, points: &[String]) -> Result<Outcome, Failure> {
-        let moments = match points.is_empty() {
+        let all = points.is_empty();
+        let (moments, ended) = match all {
             true => self.series()?,
-            false => points.iter().map(|point| self.find(point)).collect::<Result<_, _>>()?,
+            false => (points.iter().map(|point| self.find(point)).collect::<Result<_, _>>()?, Outcome::Done),
         };
         let mut out = std::io::stdout().lock();
-        let mut complete = true;
+        let (mut complete, mut any) = (true, false);
         for moment in &moments {
-            for milvus in self.milvus(moment)? {
+            for milvus in if all { self.any_milvus(moment)? } else { self.milvus(moment)? } {
+                any = true;
                 let Some(checked) = &milvus.checked else {
                     return Err(Failure::usage(format!(
                         "snapshot {} has no objects to check against",
@@ -119,7 +127,10 @@ impl Look<'_> {
                 }
             }
         }
-        Ok(if complete { Outcome::Done } else { Outcome::Warnings })
+        if !any && ended == Outcome::Done {
+            return Err(no_milvus(&format!("series {:?}", self.session.settings.series)));
+        }
+        Ok(if complete || ended == Outcome::Damage { ended } else { Outcome::Warnings })
     }
 
     fn diff(&self, before: &str, after: &str) -> Result<Outcome, Failure> {
@@ -164,9 +175,10 @@ impl Look<'_> {
         let mut last: BTreeMap<(String, i64), Listed> = BTreeMap::new();
         let mut out = BufWriter::new(std::io::stdout().lock());
         let mut any = false;
-        for moment in self.series()? {
+        let (moments, ended) = self.series()?;
+        for moment in moments {
             let mut gone = std::mem::take(&mut last);
-            for milvus in self.milvus(&moment)? {
+            for milvus in self.any_milvus(&moment)? {
                 for listed in milvus.collections().into_iter().filter(Listed::is_there) {
                     let key = (milvus.instance.root.clone(), listed.id);
                     let before = gone.remove(&key);
@@ -191,7 +203,7 @@ impl Look<'_> {
         }
         out.flush()?;
         if any {
-            return Ok(Outcome::Done);
+            return Ok(ended);
         }
         let why =
             format!("no snapshot of series {:?} has a collection {wanted:?}", self.session.settings.series);

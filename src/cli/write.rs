@@ -292,6 +292,7 @@ pub fn restore_options(session: &Session, arguments: &Restore) -> Result<restore
         etcd,
         file: file_target(arguments)?,
         bucket,
+        to_prefix: arguments.to_prefix.clone().unwrap_or_default(),
         directory: arguments.to_dir.clone(),
         etcd_prefix: arguments.etcd_prefix.as_ref().map(as_bytes).unwrap_or_default(),
         etcd_keys: arguments.etcd_key.iter().map(as_bytes).collect(),

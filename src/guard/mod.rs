@@ -8,6 +8,7 @@ use crate::backup;
 use crate::browse::{self, Browser, Milvus};
 use crate::fault::Kind;
 use crate::forget;
+use crate::format::EtcdCapture;
 use crate::milvus::{Checked, Lack, Lacking, Missing, SegmentState};
 use crate::progress::Phase;
 use crate::repository::{self, Moment, Repository};
@@ -129,7 +130,11 @@ pub fn backup(repository: &Repository, options: &backup::Options, milvus: &Optio
         }
         last = missing;
         wait(repository, PAUSE * attempts)?;
-        let next = match backup::run_instead(repository, options, report.id) {
+        // What was proved is proved of the one that stays.
+        let proof = |etcd: &EtcdCapture| etcd.hash_kv.is_some();
+        let proved = report.etcd.as_ref().is_some_and(proof) || !report.damage.is_empty();
+        let again = backup::Options { prove: options.prove || proved, ..options.clone() };
+        let mut next = match backup::run_instead(repository, &again, report.id) {
             Err(error) if error.kind() != Kind::Interrupted => {
                 report.warnings.extend(warnings.into_iter().chain(lacking(&found)));
                 report.warnings.push(format!("it could not be taken again: {error}"));
@@ -143,6 +148,10 @@ pub fn backup(repository: &Repository, options: &backup::Options, milvus: &Optio
             warnings
                 .push(format!("snapshot {}, which this one replaces, is still there: {error}", report.id));
         }
+        if next.damage.is_empty() {
+            next.damage = report.damage;
+        }
+        next.gaps.splice(0..0, report.gaps);
         (report, attempts) = (next, attempts + 1);
     }
 }

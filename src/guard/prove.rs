@@ -122,7 +122,8 @@ impl Proof {
         moment: &Moment,
         options: &restore::Options,
     ) -> Result<()> {
-        let Some((access, bucket, prefix)) = options.bucket.clone() else { return Ok(()) };
+        let Some((access, bucket)) = options.bucket.clone() else { return Ok(()) };
+        let prefix = options.to_prefix.clone();
         let context = repository.context();
         context.progress.begin(Phase { name: "reading the listing back", unit: "objects" });
         let place = BucketOptions {

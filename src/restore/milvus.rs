@@ -50,7 +50,18 @@ impl Run<'_> {
     /// Finds every Milvus that is restored, leaves its servers' sessions out, and says what to look after.
     pub(super) fn look_at_milvus(&mut self) -> Result<()> {
         let Some(etcd) = self.moment.etcd().filter(|_| self.options.etcd.is_some()) else { return Ok(()) };
-        for instance in survey(&self.nodes, etcd, &self.repository.spool())?.instances {
+        let found = survey(&self.nodes, etcd, &self.repository.spool())?;
+        if !found.left_out.is_empty() {
+            let roots: Vec<String> = found.left_out.into_iter().collect();
+            self.warnings.push(format!(
+                "there are too many Milvus in this etcd; those at {} were not looked at, and are restored as any keys",
+                roots.join(", ")
+            ));
+        }
+        for instance in found.instances {
+            if !self.touches(&instance.root)? {
+                continue;
+            }
             let sessions = session_prefix(&instance.root);
             self.look_at_target(&instance.root, &sessions)?;
             if !instance.sessions.is_empty() && !self.options.keep_sessions {
@@ -77,6 +88,19 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether any key of this Milvus is restored.
+    fn touches(&self, root: &str) -> Result<bool> {
+        let scope = self.etcd_scope();
+        for prefix in [metadata_prefix(root), counters_prefix(root)] {
+            for entry in state(&self.nodes, self.at()?, &prefix, &self.repository.spool())? {
+                if scope.takes(&entry?.0) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Finds what must not come back of the write-ahead log, also where only objects are restored: etcd may be,
@@ -147,7 +171,7 @@ impl Run<'_> {
                 counters.insert(scope.renamed(&key), (key, content_bytes(&self.nodes, &state.value)?));
             }
         }
-        let Some(access) = self.options.etcd.as_ref().filter(|_| !counters.is_empty()) else { return Ok(()) };
+        let Some(access) = &self.options.etcd else { return Ok(()) };
         let runtime = &self.repository.context().runtime;
         let present = |prefix: &[u8]| {
             let etcd = Etcd::connect(runtime, access).map_err(target::Error::from)?.0;
@@ -208,12 +232,7 @@ impl Run<'_> {
 
     /// Whether objects get other keys.
     fn moves_objects(&self) -> bool {
-        !self.options.objects_maps.is_empty() || !self.new_prefix().is_empty()
-    }
-
-    /// What goes before every key.
-    fn new_prefix(&self) -> &str {
-        self.options.bucket.as_ref().map_or("", |(_, _, prefix)| prefix)
+        !self.options.objects_maps.is_empty() || !self.options.to_prefix.is_empty()
     }
 
     fn say_unreadable(&mut self, instance: &Instance) {
@@ -233,7 +252,7 @@ impl Run<'_> {
         let scope = self.options.objects_scope();
         let path = |key: &str| {
             let new = String::from_utf8(scope.renamed(key.as_bytes())).ok()?;
-            Some(format!("{}{new}", self.new_prefix()))
+            Some(format!("{}{new}", self.options.to_prefix))
         };
         let rewrite = Rewrite { path: &path, new_queue: self.options.new_queue };
         Ok(match rewrite.value(key, &content_bytes(&self.nodes, &state.value)?) {

@@ -48,8 +48,11 @@ pub struct Options {
     pub etcd: Option<crate::etcd::Access>,
     /// A database file for `etcdutl snapshot restore`.
     pub file: Option<FileOptions>,
-    /// A bucket, and a prefix that goes before every key.
-    pub bucket: Option<(S3Access, String, String)>,
+    /// A bucket.
+    pub bucket: Option<(S3Access, String)>,
+    /// Goes before the key of every object in a bucket, whether that is restored now or beside etcd by another
+    /// command.
+    pub to_prefix: String,
     /// A directory, in place of a bucket.
     pub directory: Option<PathBuf>,
     /// Only keys that begin with this.
@@ -363,6 +366,9 @@ fn check_options(moment: &Moment, options: &Options) -> Result<()> {
     if options.bucket.is_none() && (options.versions || options.object_locks || options.bucket_settings) {
         let words = "--versions, --object-locks and --bucket-settings";
         return usage(format!("{words} are of a bucket: name it with --to-s3 and --to-bucket"));
+    }
+    if options.bucket.is_none() && options.etcd.is_none() && !options.to_prefix.is_empty() {
+        return usage("--to-prefix is of a bucket: name it with --to-s3 and --to-bucket".into());
     }
     if options.versions {
         moment.with_versions()?;

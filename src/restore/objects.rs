@@ -92,7 +92,7 @@ struct Work<'a> {
 impl Run<'_> {
     /// Compares, then restores.
     pub(super) fn restore_objects(&mut self) -> Result<Option<Counts>> {
-        let Some((access, bucket, _)) = &self.options.bucket else { return Ok(None) };
+        let Some((access, bucket)) = &self.options.bucket else { return Ok(None) };
         let context = self.repository.context();
         let target = BucketTarget::open(&context.runtime, access, bucket)?;
         self.check_named_objects()?;
@@ -187,11 +187,10 @@ impl Run<'_> {
     }
 
     pub(super) fn target_key(&self, key: &[u8]) -> Result<String> {
-        let to_prefix = self.options.bucket.as_ref().map_or("", |(_, _, prefix)| prefix);
         let mapped = self.options.objects_scope().renamed(key);
         let key = String::from_utf8(mapped)
             .map_err(|_| Malformed::Decode("an object's key is not UTF-8".into()))?;
-        Ok(format!("{to_prefix}{key}"))
+        Ok(format!("{}{key}", self.options.to_prefix))
     }
 
     /// Shows every object of the snapshot that is restored, in order, and returns what was left out as later than
@@ -258,8 +257,7 @@ impl Run<'_> {
                 return Ok(None);
             }
         }
-        let prefix = self.options.bucket.as_ref().map_or(0, |(_, _, prefix)| prefix.len());
-        let length = prefix + self.options.objects_scope().renamed(key).len();
+        let length = self.options.to_prefix.len() + self.options.objects_scope().renamed(key).len();
         if length > MOST_KEY || std::str::from_utf8(key).is_err() {
             unfit.keys.add(|| text(key));
             return Ok(None);
@@ -278,10 +276,9 @@ impl Run<'_> {
         let spool = self.repository.spool();
         let mut sorter = Sorter::new(&spool, SORT_BYTES);
         let mut failure = None;
-        let to_prefix = self.options.bucket.as_ref().map_or("", |(_, _, prefix)| prefix);
         let beginning = self.options.objects_scope().target_beginning();
         let whole = beginning.utf8_chunks().next().map_or("", |chunk| chunk.valid());
-        let prefix = format!("{to_prefix}{whole}");
+        let prefix = format!("{}{whole}", self.options.to_prefix);
         target.list(&prefix, |found| {
             let value = [&found.size.to_le_bytes()[..], found.etag.as_bytes()].concat();
             if let Err(error) = sorter.push(found.key.into_bytes(), value) {
@@ -381,8 +378,8 @@ impl Run<'_> {
 
     /// Whether a key of the target is in scope.
     pub(super) fn holds(&self, key: &[u8]) -> bool {
-        let to_prefix = self.options.bucket.as_ref().map_or("", |(_, _, prefix)| prefix);
-        self.options.objects_scope().holds(key.strip_prefix(to_prefix.as_bytes()).unwrap_or(key))
+        let to_prefix = self.options.to_prefix.as_bytes();
+        self.options.objects_scope().holds(key.strip_prefix(to_prefix).unwrap_or(key))
     }
 
     fn extra(&self, key: Vec<u8>, show: &mut impl FnMut(Job) -> Result<()>) -> Result<()> {

@@ -141,7 +141,7 @@ impl Run<'_> {
 
     /// The target's bucket, to be listed.
     pub(super) fn target_as_source(&self) -> Result<Bucket> {
-        let Some((access, bucket, to_prefix)) = &self.options.bucket else {
+        let Some((access, bucket)) = &self.options.bucket else {
             return Err(crate::context::Interrupted.into());
         };
         let beginning = self.options.objects_scope().target_beginning();
@@ -149,7 +149,7 @@ impl Run<'_> {
         let options = BucketOptions {
             access: access.clone(),
             bucket: bucket.clone(),
-            prefix: format!("{to_prefix}{whole}"),
+            prefix: format!("{}{whole}", self.options.to_prefix),
             selection: Selection::default(),
             versions: true,
         };
@@ -204,6 +204,7 @@ impl Run<'_> {
             Ok((key, effective(sequence, |shown| *shown == Shown::Marker)))
         });
         let (mut jobs, mut expected) = (Sorter::new(&spool, SORT_BYTES), Amount::default());
+        let mut staying = Later::default();
         for pair in paired(wanted, found) {
             let (key, wanted, found): (_, Option<Vec<Vec<u8>>>, Option<Vec<Shown>>) = pair?;
             self.repository.context().cancel.check()?;
@@ -228,6 +229,10 @@ impl Run<'_> {
                     plan.note(key.as_bytes());
                     match found.last() {
                         Some(Shown::Object { .. }) if self.options.delete_extra => vec![delete()],
+                        Some(Shown::Object { .. }) => {
+                            self.note_staying(&key, &mut staying);
+                            Vec::new()
+                        }
                         _ => Vec::new(),
                     }
                 }
@@ -238,6 +243,7 @@ impl Run<'_> {
                 jobs.push(place(&key, n), item.encode()).map_err(failed)?;
             }
         }
+        self.warn_about_staying(&staying);
         Ok((jobs, expected))
     }
 }
