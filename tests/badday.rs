@@ -257,6 +257,46 @@ fn a_source_that_throttles_is_waited_for() {
     world.holds(mixed());
 }
 
+/// A server that heeds no condition, and an object that is always another one by its second piece.
+#[test]
+fn an_object_that_changes_faster_than_it_is_read_is_named_and_the_others_are_kept() {
+    const SECOND: &str = "bytes 4194304-";
+    let world = World::new();
+    world.fill(mixed());
+    let changed = |head: &str| match head.contains(SECOND) {
+        true => head.replace("ETag: \"", "ETag: \"another"),
+        false => head.to_owned(),
+    };
+    let proxy = Proxy::before(&world.minio.url, move |_| Fate::Head(Arc::new(changed)));
+    let report = backup::run(&world.open(), &world.options_by(&proxy.url)).unwrap();
+    let [warning] = &report.warnings[..] else { panic!("{:?}", report.warnings) };
+    assert!(warning.contains("\"large\"") && warning.contains("changes faster"), "{warning}");
+    world.is_whole();
+    let counts = world.backup().unwrap().objects.unwrap().1;
+    assert_eq!((counts.read_count, counts.unchanged), (1, 60), "it alone is read again");
+    world.holds(mixed());
+}
+
+/// What restores the same ETag is worth having, and no more than that.
+#[test]
+fn an_object_whose_parts_the_server_does_not_tell_is_kept() {
+    let world = World::new();
+    let (key, parts) = ("in parts", [content(1, 5 << 20), content(2, 77)]);
+    world.put_in_parts(key, &parts);
+    for (series, answer) in [
+        ("a", "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+        ("b", "HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+    ] {
+        let asked = |line: &str| line.contains("attributes") || line.contains("partNumber");
+        let reply = Arc::new(move |line: &str| asked(line).then_some(answer));
+        let proxy = Proxy::before(&world.minio.url, move |_| Fate::Instead(reply.clone()));
+        let options = backup::Options { series: series.into(), ..world.options_by(&proxy.url) };
+        let report = backup::run(&world.open(), &options).unwrap();
+        assert_eq!((report.warnings.len(), report.objects.unwrap().1.read_count), (0, 1), "{answer}");
+        world.holds([(key.to_owned(), parts.concat())]);
+    }
+}
+
 #[test]
 fn a_source_that_is_gone_for_good_fails_the_backup_and_what_was_read_is_gone_on_with() {
     let world = World::new();
@@ -715,8 +755,7 @@ fn a_large_object_whose_upload_breaks_is_read_and_sent_again() {
     let mut access = world.minio.access();
     access.address.endpoint = Some(proxy.url.clone());
     let moment = repository.view().unwrap().snapshots.remove(0).into();
-    let options =
-        restore::Options { bucket: Some((access, to.clone(), String::new())), ..restore::Options::default() };
+    let options = restore::Options { bucket: Some((access, to.clone())), ..restore::Options::default() };
     let report = restore::run(&repository, &moment, &options, &|_| ()).unwrap();
     assert_eq!(report.warnings, [] as [String; 0]);
     let copy = world.client().get_object().bucket(&to).key("large");

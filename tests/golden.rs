@@ -555,7 +555,9 @@ fn content_line() -> String {
     let memory = Memory { namer: content_secret().namer(), chunks: RwLock::default() };
     let shape = Shape { sizes: config().trees.content, key: content_secret().boundary() };
     let id = |n: u32| ChunkId(*blake3::hash(&n.to_le_bytes()).as_bytes());
-    let content = tree::write_content(&memory, shape, (1..5000).map(|n| (id(n), n)).collect()).unwrap();
+    let mut content = tree::ContentBuilder::new(&memory, shape);
+    (1..5000).try_for_each(|n| content.push(id(n), n)).unwrap();
+    let content = content.finish().unwrap();
     let Content::Tree(root) = content else { panic!("so many chunks stand in a tree") };
     format!("content of 4,999 chunks: {} level {} weight {}\n", root.node, root.level, root.weight)
 }

@@ -376,7 +376,9 @@ fn a_long_value_stands_in_a_chunk_of_its_own() {
 
 fn content(nodes: &Memory, ids: &[u32]) -> Content {
     let chunk = |&n: &u32| (ChunkId(*blake3::hash(&n.to_le_bytes()).as_bytes()), n);
-    tree::write_content(nodes, shape(8), ids.iter().map(chunk).collect()).unwrap()
+    let mut content = tree::ContentBuilder::new(nodes, shape(8));
+    ids.iter().map(chunk).try_for_each(|(id, length)| content.push(id, length)).unwrap();
+    content.finish().unwrap()
 }
 
 #[test]

@@ -345,6 +345,7 @@ impl Work<'_, '_> {
         let seen = status;
         self.read_count.fetch_add(1, Ordering::Relaxed);
         for tries in 1.. {
+            let before_reading = self.run.repository.context().clock.now();
             let (item, now) = match self.read(&entry, &status, pieces)? {
                 Attempt::Read(item, now) => (item, now),
                 Attempt::Failed(error) => return self.keep_absent(entry.key, Some(&seen), &error),
@@ -361,8 +362,8 @@ impl Work<'_, '_> {
                     lock(&self.lost).push((seen.device, seen.inode));
                 }
                 let value = item.encode();
-                // Where it might change again without another time it is read again, also by the next run.
-                if quiet && shows(&status, &item, None, self.run.repository.context().clock.now()) {
+                // Where it might have changed meanwhile without another time it is read again, also by the next run.
+                if quiet && shows(&status, &item, None, before_reading) {
                     self.checkpoint.keep(&entry.key, &value);
                 }
                 return self.keep_encoded(entry.key, value, item.weight(), before.as_deref());
@@ -388,7 +389,7 @@ impl Work<'_, '_> {
             Ok(reader) => reader,
             Err(error) => return Ok(Attempt::Failed(error)),
         };
-        let mut storing = Storing::new(self.run.writer, pieces);
+        let mut storing = Storing::new(self.run, pieces);
         let small = status.size <= MAX_INLINE_VALUE as u64;
         let (mut inline, mut sparse) = (Vec::new(), false);
         loop {
@@ -414,7 +415,7 @@ impl Work<'_, '_> {
         }
         let content = match small {
             true => Content::Inline(inline),
-            false => storing.finish(&self.run.nodes, self.run.content_shape())?,
+            false => storing.finish()?,
         };
         Ok(match reader.xattrs().and_then(|xattrs| Ok((xattrs, reader.status()?))) {
             Ok((xattrs, now)) => {

@@ -446,6 +446,10 @@ impl<'a, 'r> Work<'a, 'r> {
                     }
                     fetched = runtime.block_on(self.reading.fetch_again(&mut listed));
                 }
+                // The others are worth having without it; the next backup reads it again.
+                Err(Error::Source(source::Error::S3 { cause: Cause::Exists, .. })) => {
+                    fetched = Ok(Fetched::Unreadable("it changes faster than it can be read".into()));
+                }
                 Err(error) => return Err(error),
                 Ok(item) => {
                     progress.advance(Amount { items: 1, bytes: item.weight() });
@@ -462,7 +466,7 @@ impl<'a, 'r> Work<'a, 'r> {
 
     fn store(&self, listed: &Listed, head: Head, mut body: Body) -> Result<Item> {
         let mut pieces = self.run.cutter.pieces();
-        let mut storing = Storing::new(self.run.writer, &mut pieces);
+        let mut storing = Storing::new(self.run, &mut pieces);
         let mut inline = Vec::new();
         let small = head.size <= MAX_INLINE_VALUE as u64;
         while let Some(piece) = body.next_piece()? {
@@ -476,7 +480,7 @@ impl<'a, 'r> Work<'a, 'r> {
         drop(body);
         let content = match small {
             true => Content::Inline(inline),
-            false => storing.finish(&self.run.nodes, self.run.content_shape())?,
+            false => storing.finish()?,
         };
         let version = version_of(listed).or(head.attributes.version);
         let attributes = ObjectAttributes { shown: listed.shown, version, ..head.attributes };

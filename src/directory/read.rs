@@ -44,7 +44,8 @@ impl FileReader {
             }
             self.solid = self.hole_from(from)?;
         }
-        let most = (self.solid.min(self.size) - self.at).min(buffer.len() as u64) as usize;
+        // Behind a hole at the end nothing is solid.
+        let most = self.solid.min(self.size).saturating_sub(self.at).min(buffer.len() as u64) as usize;
         if most == 0 {
             return Ok(None);
         }

@@ -124,14 +124,14 @@ fn local(time: Nanos, zone: &TimeZone) -> Zoned {
 }
 
 /// What tells one period from the next.
-fn number(period: Period, at: &Zoned) -> (i16, i16, i32) {
-    let week = at.date().iso_week_date();
+fn number(period: Period, at: &Zoned) -> (i32, i16, i32) {
+    let (year, week) = (i32::from(at.year()), at.date().iso_week_date());
     match period {
-        Period::Hour => (at.day_of_year() + 400 * at.year(), at.hour().into(), at.offset().seconds()),
-        Period::Day => (at.year(), at.day_of_year(), 0),
-        Period::Week => (week.year(), week.week().into(), 0),
-        Period::Month => (at.year(), at.month().into(), 0),
-        Period::Year => (at.year(), 0, 0),
+        Period::Hour => (400 * year + i32::from(at.day_of_year()), at.hour().into(), at.offset().seconds()),
+        Period::Day => (year, at.day_of_year(), 0),
+        Period::Week => (week.year().into(), week.week().into(), 0),
+        Period::Month => (year, at.month().into(), 0),
+        Period::Year => (year, 0, 0),
     }
 }
 
@@ -164,7 +164,7 @@ fn decide_series(
     let from = newest.map(|&place| all[place].time.min(now)).zip(policy.within.as_ref());
     // A span beyond what calendars know keeps all.
     let from = from.map(|(time, span)| local(time, zone).checked_sub(*span).ok());
-    let mut seen: BTreeMap<Period, HashSet<(i16, i16, i32)>> = BTreeMap::new();
+    let mut seen: BTreeMap<Period, HashSet<(i32, i16, i32)>> = BTreeMap::new();
     for (&place, rank) in newest_first.iter().zip(0u64..) {
         let (candidate, kept) = (&all[place], &mut reasons[place]);
         if Some(&place) == newest || Some(&place) == latest {

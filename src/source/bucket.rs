@@ -244,7 +244,14 @@ impl Bucket {
         let request = request
             .set_range(range.map(|(from, to)| format!("bytes={from}-{}", to - 1)))
             .set_if_match(etag.map(|etag| format!("\"{etag}\"")));
-        request.send().await.map_err(|e| self.fail("read", key, classify(&e, false)))
+        let answer = request.send().await.map_err(|e| self.fail("read", key, classify(&e, false)))?;
+        // Not every server, and not every proxy before one, heeds the condition.
+        match (etag, answer.e_tag()) {
+            (Some(wanted), Some(_)) if unquote(answer.e_tag()) != wanted => {
+                Err(self.fail("read", key, Cause::Exists))
+            }
+            _ => Ok(answer),
+        }
     }
 
     /// What the server says of the object, or of a version of it, now, in a listing's words. `None` when it
@@ -282,7 +289,8 @@ impl Bucket {
     }
 
     /// Part sizes of an object whose ETag says that it has `count` parts: all in one call where the
-    /// server gives them, else one by one.
+    /// server gives them, else one by one. None where it does not tell: whether the object is there says its own
+    /// answer.
     async fn parts(&self, of: &Of, count: usize) -> Result<Vec<u64>> {
         self.requests.heads.fetch_add(1, Ordering::Relaxed);
         let Of { key, version } = of;
@@ -300,8 +308,13 @@ impl Bucket {
         for number in 1..=count as i32 {
             self.requests.heads.fetch_add(1, Ordering::Relaxed);
             let request = self.client.head_object().bucket(&self.bucket).key(key).part_number(number);
-            let answer = request.set_version_id(version.clone()).send().await;
-            let answer = answer.map_err(|e| self.fail("read the parts of", key, classify(&e, false)))?;
+            let answer = match request.set_version_id(version.clone()).send().await {
+                Ok(answer) => answer,
+                Err(error) => match classify(&error, false) {
+                    Cause::NotFound | Cause::Refused(..) => return Ok(Vec::new()),
+                    cause => return Err(self.fail("read the parts of", key, cause)),
+                },
+            };
             sizes.push(answer.content_length().unwrap_or_default().try_into().unwrap_or_default());
         }
         Ok(sizes)
@@ -380,8 +393,8 @@ impl Reading {
                 fetched => return fetched,
             }
         }
-        let why = "it changes faster than it can be read".into();
-        Err(failure.unwrap_or_else(|| self.bucket.fail("read", &listed.key, Cause::Transient(why))))
+        let changing = || Fetched::Unreadable("it changes faster than it can be read".into());
+        failure.map_or_else(|| Ok(changing()), Err)
     }
 
     async fn try_fetch(&self, listed: &mut Listed, budget: bool) -> Result<Fetched> {

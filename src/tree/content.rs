@@ -5,17 +5,39 @@ use super::{Builder, Nodes, Result, Shape, scan};
 use crate::format::{Content, MAX_INLINE_CHUNKS};
 use crate::id::ChunkId;
 
-/// The content made of these chunks, in order.
-pub fn write_content(nodes: &dyn Nodes, shape: Shape, chunks: Vec<(ChunkId, u32)>) -> Result<Content> {
-    if chunks.len() <= MAX_INLINE_CHUNKS {
-        return Ok(Content::Chunks(chunks));
+/// Takes chunks in order, gives the content that is made of them. Memory is bounded, however many they are.
+pub struct ContentBuilder<'a> {
+    nodes: &'a dyn Nodes,
+    shape: Shape,
+    /// All of them, as long as they are few.
+    few: Vec<(ChunkId, u32)>,
+    tree: Option<Builder<'a>>,
+}
+
+impl<'a> ContentBuilder<'a> {
+    /// No chunks.
+    pub fn new(nodes: &'a dyn Nodes, shape: Shape) -> ContentBuilder<'a> {
+        ContentBuilder { nodes, shape, few: Vec::new(), tree: None }
     }
-    let mut builder = Builder::new(nodes, shape);
-    for (id, length) in chunks {
-        builder.push_chunk(id, length)?;
+
+    /// The next chunk, and its plain length.
+    pub fn push(&mut self, id: ChunkId, length: u32) -> Result<()> {
+        if let Some(tree) = &mut self.tree {
+            return tree.push_chunk(id, length);
+        }
+        self.few.push((id, length));
+        if self.few.len() > MAX_INLINE_CHUNKS {
+            let tree = self.tree.insert(Builder::new(self.nodes, self.shape));
+            self.few.drain(..).try_for_each(|(id, length)| tree.push_chunk(id, length))?;
+        }
+        Ok(())
     }
-    let root = builder.finish()?;
-    Ok(root.map_or_else(|| Content::Chunks(Vec::new()), Content::Tree))
+
+    /// The content.
+    pub fn finish(self) -> Result<Content> {
+        let root = self.tree.map(Builder::finish).transpose()?.flatten();
+        Ok(root.map_or(Content::Chunks(self.few), Content::Tree))
+    }
 }
 
 /// Shows the chunks of `content` in order; none for bytes that stand in the entry itself.

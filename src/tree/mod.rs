@@ -19,12 +19,12 @@ use crate::id::ChunkId;
 use crate::store;
 
 pub use build::Builder;
-pub use content::{chunks_of, write_content};
+pub use content::{ContentBuilder, chunks_of};
 pub use diff::{Change, diff};
 pub use edit::{Edit, apply};
 pub use node::{Cell, Node, Payload, Value};
 pub use nodes::{Nodes, ReadWrite};
-pub use scan::{Entry, Scan, get, scan};
+pub use scan::{Entry, Scan, get, last_leaf, scan};
 
 /// Everything that decides where a kind of tree is cut.
 #[derive(Clone, Copy)]

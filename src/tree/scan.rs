@@ -45,6 +45,21 @@ pub fn get(nodes: &dyn Nodes, root: Option<&Root>, key: &[u8]) -> Result<Option<
     }
 }
 
+/// The last entries: those of one leaf. Reads one node a level.
+pub fn last_leaf(nodes: &dyn Nodes, root: Option<&Root>) -> Result<Vec<Entry>> {
+    let Some(root) = root else { return Ok(Vec::new()) };
+    let mut node = nodes.node(&root.node)?;
+    while node.level > 0 {
+        let at = node.cells.len().saturating_sub(1);
+        node = child(nodes, below(&node, at, root)?, node.level - 1)?;
+    }
+    let entry = |cell: &Cell| {
+        let value = resolve(nodes, cell.payload.clone())?;
+        Ok(Entry { key: cell.key.clone(), value })
+    };
+    node.cells.iter().map(entry).collect()
+}
+
 /// A cell of a node on the way from the root, which itself may be empty where somebody made it up.
 fn below<'n>(node: &'n Node, at: usize, root: &Root) -> Result<&'n Cell> {
     node.cells.get(at).ok_or(Error::Node { id: root.node, what: Malformed::Content })

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use futures::{StreamExt, stream};
 use icecore::backup::{self, Report};
 use icecore::browse::{Browser, Side};
@@ -92,6 +93,25 @@ impl World {
     /// Puts objects, many at once.
     pub fn fill(&self, objects: impl IntoIterator<Item = (String, Vec<u8>)>) {
         fill(&self.runtime, &self.minio.access(), &self.bucket, objects);
+    }
+
+    /// Uploads an object in these parts.
+    pub fn put_in_parts(&self, key: &str, parts: &[Vec<u8>]) {
+        let (client, bucket) = (self.client(), &self.bucket);
+        self.runtime.block_on(async {
+            let begun = client.create_multipart_upload().bucket(bucket).key(key).send().await.unwrap();
+            let mut done = CompletedMultipartUpload::builder();
+            for (number, part) in (1..).zip(parts) {
+                let put = client.upload_part().bucket(bucket).key(key).part_number(number);
+                let put = put.set_upload_id(begun.upload_id.clone()).body(part.clone().into());
+                let put = put.send().await.unwrap();
+                let part = CompletedPart::builder().part_number(number).set_e_tag(put.e_tag).build();
+                done = done.parts(part);
+            }
+            let complete = client.complete_multipart_upload().bucket(bucket).key(key);
+            let complete = complete.set_upload_id(begun.upload_id).multipart_upload(done.build());
+            complete.send().await.unwrap();
+        });
     }
 
     /// What backs the bucket up.

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-/// What a listing is made into.
+/// What a listing, or the head of an answer, is made into.
 pub type Edit = Arc<dyn Fn(&str) -> String + Send + Sync>;
+/// The answer to a request, by its first line, where the server is not to be asked.
+pub type Reply = Arc<dyn Fn(&str) -> Option<&'static str> + Send + Sync>;
 
 /// What becomes of one connection.
 #[derive(Clone)]
@@ -26,6 +28,10 @@ pub enum Fate {
     Slow(Duration),
     /// It serves one request; a listing (ListObjectsV2) comes as this makes it.
     Listing(Edit),
+    /// It serves one request; the head of the answer comes as this makes it.
+    Head(Edit),
+    /// It serves one request, or answers it itself.
+    Instead(Reply),
 }
 
 /// Throttling, as S3 says it.
@@ -110,8 +116,8 @@ fn serve(client: Arc<TcpStream>, server: SocketAddr, fate: Fate) {
         return;
     };
     let upstream = Arc::new(upstream);
-    if let Fate::Listing(edit) = fate {
-        let _ = relay(client, upstream, edit);
+    if let Fate::Listing(_) | Fate::Head(_) | Fate::Instead(_) = fate {
+        let _ = relay(client, upstream, fate);
         return;
     }
     let (from_client, to_server) = (client.clone(), upstream.clone());
@@ -123,27 +129,51 @@ fn serve(client: Arc<TcpStream>, server: SocketAddr, fate: Fate) {
     let _ = upward.join();
 }
 
-/// One request and its answer.
-fn relay(client: Arc<TcpStream>, upstream: Arc<TcpStream>, edit: Edit) -> io::Result<()> {
+/// What comes up to the end of a request's or an answer's head, and what came behind it.
+fn head(mut from: &TcpStream) -> io::Result<(Vec<u8>, Vec<u8>)> {
     const END: &[u8] = b"\r\n\r\n";
-    let (mut request, mut buffer) = (Vec::new(), [0; 16 << 10]);
-    while !request.windows(END.len()).any(|window| window == END) {
-        match (&*client).read(&mut buffer)? {
-            0 => return Ok(()),
-            n => request.extend_from_slice(&buffer[..n]),
+    let (mut came, mut buffer) = (Vec::new(), [0; 16 << 10]);
+    loop {
+        if let Some(at) = came.windows(END.len()).position(|window| window == END) {
+            let behind = came.split_off(at + END.len());
+            return Ok((came, behind));
+        }
+        match from.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => came.extend_from_slice(&buffer[..n]),
         }
     }
-    let line = request.windows(2).position(|window| window == b"\r\n").unwrap();
-    let is_listing = String::from_utf8_lossy(&request[..line]).contains("list-type=2");
-    // So that the next request comes on a connection of its own, and the answer's end is seen.
-    request.splice(line..line, *b"\r\nConnection: close");
-    (&*upstream).write_all(&request)?;
-    if !is_listing {
-        let (from_client, to_server) = (client.clone(), upstream.clone());
-        std::thread::spawn(move || pump(from_client, to_server, usize::MAX, Duration::ZERO));
-        pump(upstream, client, usize::MAX, Duration::ZERO);
-        return Ok(());
+}
+
+/// One request and its answer.
+fn relay(client: Arc<TcpStream>, upstream: Arc<TcpStream>, fate: Fate) -> io::Result<()> {
+    let (mut request, behind) = head(&client)?;
+    let end = request.windows(2).position(|window| window == b"\r\n").unwrap();
+    let line = String::from_utf8_lossy(&request[..end]).into_owned();
+    if let Fate::Instead(reply) = &fate
+        && let Some(answer) = reply(&line)
+    {
+        (&*client).write_all(answer.as_bytes())?;
+        return client.shutdown(Shutdown::Both);
     }
+    // So that the next request comes on a connection of its own, and the answer's end is seen.
+    request.splice(end..end, *b"\r\nConnection: close");
+    request.extend(behind);
+    (&*upstream).write_all(&request)?;
+    let edit = match fate {
+        Fate::Listing(edit) if line.contains("list-type=2") => edit,
+        fate => {
+            if let Fate::Head(edit) = fate {
+                let (head, behind) = head(&upstream)?;
+                (&*client).write_all(edit(&String::from_utf8_lossy(&head)).as_bytes())?;
+                (&*client).write_all(&behind)?;
+            }
+            let (from_client, to_server) = (client.clone(), upstream.clone());
+            std::thread::spawn(move || pump(from_client, to_server, usize::MAX, Duration::ZERO));
+            pump(upstream, client, usize::MAX, Duration::ZERO);
+            return Ok(());
+        }
+    };
     let mut answer = String::new();
     (&*upstream).read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
