@@ -518,6 +518,23 @@ fn what_was_compacted_between_two_snapshots_is_a_gap_and_all_is_read() {
     }
 }
 
+/// Servers before 3.5.18 forget a deletion in the very revision that is compacted, and say nothing of it.
+#[test]
+fn a_deletion_in_the_first_revision_after_a_snapshot_is_not_missed_where_that_was_compacted() {
+    for version in VERSIONS {
+        let world = World::new(version);
+        let mut client = world.client(None);
+        world.put(&mut client, "deleted", "value");
+        let first = world.backup(&How::default()).unwrap().etcd.unwrap();
+        let together = [TxnOp::delete("deleted", None), TxnOp::put("put", "value", None)];
+        world.runtime.block_on(client.txn(Txn::new().and_then(together))).unwrap();
+        world.compact(&mut client, first.revision + 1);
+        world.put(&mut client, "last", "value");
+        let report = world.backup(&How { capture: Some(CapturePath::Watch), ..How::default() }).unwrap();
+        world.check(&client, &report, "");
+    }
+}
+
 /// A backup by watch during which something happens at the event of this number.
 fn disturbed(world: &World, number: u32, act: impl Fn() + Send + Sync + 'static) -> Report {
     let seen = AtomicU32::new(0);

@@ -469,6 +469,37 @@ fn a_cluster_that_went_back_is_refused_and_both_lines_stay_readable() {
     }
 }
 
+/// A cluster that was made anew under its name has the id it had, as has one that was restored from a backup.
+#[test]
+fn a_cluster_with_another_past_is_refused_however_far_it_has_grown() {
+    let mut world = World::start("3.6.4", 62);
+    world.listen();
+    for _ in 0..20 {
+        world.step(0);
+    }
+    // That a key is gone is no proof of anything.
+    world.runtime.block_on(world.client().put("short-lived", "", None)).unwrap();
+    world.runtime.block_on(world.client().delete("short-lived", None)).unwrap();
+    world.listen();
+    world.backup();
+    let seen = world.last();
+    world.server.wipe();
+    (world.said, world.compacted) = (BTreeMap::new(), 0);
+    while world.listen() <= seen {
+        world.step(0);
+    }
+    for capture in [None, Some(CapturePath::Watch), Some(CapturePath::Snapshot), Some(CapturePath::Range)] {
+        let mut options = world.options();
+        options.etcd.as_mut().unwrap().capture = capture;
+        let refused = backup::run(&world.repository, &options).unwrap_err();
+        assert_eq!(refused.kind(), Kind::SourceChanged, "{capture:?}: {refused}");
+        assert!(refused.to_string().contains("restored from a backup"), "{refused}");
+    }
+    backup::run(&world.repository, &backup::Options { new_line: true, ..world.options() }).unwrap();
+    let revision = world.last();
+    assert!(world.read(&world.find("latest").unwrap()) == world.said_at(revision));
+}
+
 #[test]
 fn a_live_etcd_goes_back_to_a_revision_by_the_differences_alone_in_an_order_that_can_be_watched() {
     let mut world = World::start("3.6.4", 71);
@@ -666,7 +697,7 @@ fn between_two_snapshots_objects_are_those_of_the_later_but_for_what_it_dropped_
     assert_eq!(differ, ["a/changed", "a/dropped"]);
     assert!(check::verify(&world.repository, &moment).unwrap().damage.is_empty());
 
-    let bucket = Some((minio.access(), "target".into(), String::new()));
+    let bucket = Some((minio.access(), "target".into()));
     let options = restore::Options { bucket, ..restore::Options::default() };
     let report = restore::run(&world.repository, &moment, &options, &|_| ()).unwrap();
     assert_eq!((report.revision, report.nearest), (Some(between), 3));

@@ -85,6 +85,14 @@ impl Etcd {
         Ok(Counted { revision, keys: answer.count().try_into().unwrap_or_default() })
     }
 
+    /// A key as the member has it at `revision`; `None` where it is not there.
+    pub fn at(&self, key: &[u8], revision: i64) -> Result<Option<Present>> {
+        let options = GetOptions::new().with_revision(revision).with_serializable();
+        let mut client = self.client().kv_client().max_decoding_message_size(MAX_ANSWER);
+        let mut answer = self.answered("read", client.get(key, Some(options)))?;
+        Ok(answer.take_kvs().pop().map(present))
+    }
+
     /// The first key of `span` at `revision`.
     pub fn first(&self, span: &Span, revision: i64) -> Result<Option<Vec<u8>>> {
         let options = GetOptions::new()

@@ -118,6 +118,11 @@ impl Error {
         self.says("required revision has been compacted")
     }
 
+    /// Whether the member has nothing of the revision that was asked for: it is compacted, or not there yet.
+    pub fn is_out_of_reach(&self) -> bool {
+        self.is_compacted() || self.says("required revision is a future revision")
+    }
+
     /// Whether the answer was larger than it may be.
     fn is_too_large(&self) -> bool {
         self.says("message length too large")

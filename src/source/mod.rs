@@ -57,6 +57,18 @@ pub enum Error {
     /// etcd is compacted faster than it can be read.
     #[error("etcd at {0} was compacted beyond the revision being read in each of {1} attempts")]
     Outrun(String, u32),
+    /// The member lags, and its cluster cannot tell it more.
+    #[error(
+        "etcd at {endpoint} is at revision {revision}, was at {seen} in the last snapshot, and cannot catch up with its cluster"
+    )]
+    Behind {
+        /// The member.
+        endpoint: String,
+        /// Its newest revision.
+        revision: i64,
+        /// What the last snapshot has.
+        seen: i64,
+    },
     /// What etcd sent is not whole.
     #[error("what etcd at {0} sent is damaged: {1}")]
     Torn(String, String),
@@ -97,6 +109,7 @@ impl Error {
                 std::io::ErrorKind::PermissionDenied => Kind::Denied,
                 _ => Kind::Failed,
             },
+            Error::Behind { .. } => Kind::Unreachable,
             Error::NoRoom { .. } => Kind::NoSpace,
             Error::Spool(_, error) => on_this_machine(&error.to_string()),
             Error::Outrun(..) | Error::Torn(..) | Error::EtcdFile(_) => Kind::Failed,

@@ -211,6 +211,14 @@ impl Server {
         self.wait();
     }
 
+    /// Kills it and starts it again on nothing.
+    pub fn wipe(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        fs::remove_dir_all(self.directory.path().join("data")).unwrap();
+        self.restart();
+    }
+
     /// Has the process stand still, or go on.
     pub fn pause(&self, still: bool) {
         let signal = if still { "-STOP" } else { "-CONT" };

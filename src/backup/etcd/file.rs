@@ -13,8 +13,9 @@ use crate::source::{self, snapshot};
 use crate::tree::{self, Builder};
 
 impl Run<'_> {
-    /// Reads the whole file, of which only what is newer than the parent is looked at.
-    pub(super) fn by_file(&mut self, etcd: &Etcd, line: &Line) -> Result<Found> {
+    /// Reads the whole file, of which only what is newer than the parent is looked at. A member that has not
+    /// caught up with its cluster may be behind the parent.
+    pub(super) fn by_file(&mut self, etcd: &Etcd, line: &Line, caught_up: bool) -> Result<Found> {
         let context = self.repository.context();
         context.progress.begin(Phase { name: "reading etcd", unit: "messages" });
         context.progress.expect(Amount { items: 0, bytes: line.status.db_size });
@@ -26,7 +27,13 @@ impl Run<'_> {
         let to = context.clock.now();
         let file = EtcdFile::open(spooled.file, spooled.size).map_err(source::Error::from)?;
         let (revision, compacted) = (file.revision(), file.compacted());
-        self.check_forward(line, revision)?;
+        match line.parent {
+            Some(parent) if !caught_up && revision < parent.revision => {
+                let endpoint = etcd.endpoint().to_owned();
+                return Err(source::Error::Behind { endpoint, revision, seen: parent.revision }.into());
+            }
+            _ => self.check_forward(line, revision)?,
+        }
         context.progress.begin(Phase { name: "storing events", unit: "events" });
         let continued = line.parent.filter(|parent| compacted <= parent.revision);
         let gap = match (line.parent, continued) {

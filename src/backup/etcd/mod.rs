@@ -4,6 +4,7 @@
 mod events;
 mod file;
 mod leases;
+mod past;
 mod ranges;
 mod watch;
 
@@ -79,6 +80,7 @@ impl Run<'_> {
         let parent = self.check_line(status, wanted, parent)?;
         let line = Line { status, prefix: &wanted.prefix, parent, early: Cell::new(early) };
         let mark = self.catch_up(etcd, &line, wanted.capture)?;
+        self.check_past(etcd, &line)?;
         let found = self.find(etcd, &line, wanted.capture, mark)?;
         let capture = self.store(&line, found)?;
         if capture.keys == 0 && !wanted.prefix.is_empty() {
@@ -105,7 +107,7 @@ impl Run<'_> {
             return Ok(found);
         }
         if forced != Some(CapturePath::Range) {
-            match self.by_file(etcd, line) {
+            match self.by_file(etcd, line, mark.is_some()) {
                 Err(error) if error.kind() == Kind::Denied && forced != Some(CapturePath::Snapshot) => {}
                 found => return found,
             }

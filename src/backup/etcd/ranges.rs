@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::super::{Error, Result, Run};
 use super::events::edit_of;
+use super::past::other_past;
 use super::{Base, Found, Line, base_of, refused};
 use crate::etcd::{Counted, Etcd, Present, Span};
 use crate::etcd_file::{KeyRecord, KeyValue};
@@ -186,11 +187,4 @@ fn whole(value: Content) -> Vec<u8> {
         Content::Inline(bytes) => bytes,
         Content::Chunks(_) | Content::Tree(_) => Vec::new(),
     }
-}
-
-fn other_past(key: &[u8], revision: i64) -> Error {
-    Error::SourceChanged(format!(
-        "key {:?} was another one in the last snapshot, at revision {revision}: was etcd restored from a backup?",
-        String::from_utf8_lossy(key)
-    ))
 }

@@ -7,13 +7,16 @@ use super::{Found, Line, base_of};
 use crate::etcd::{Etcd, Span};
 use crate::format::{CapturePath, EtcdCapture, Mark, UNKNOWN_SUB};
 use crate::progress::{Amount, Phase};
-use crate::source::{Watched, watch};
+use crate::source::{self, Watched, watch};
 use crate::tree;
 
 /// The name in the tree of the system's own data.
 const AUTH_REVISION: &[u8] = b"auth\0authRevision";
 /// Before this version a server asked how far a watch is may name a revision that it has not shown.
 const HONEST: [u32; 3] = [3, 5, 8];
+/// Before this version a server that is compacted while it is watched may leave out what it has compacted: a
+/// deletion in that very revision, or what a slow watcher has not had yet.
+const WHOLE: [u32; 3] = [3, 5, 18];
 
 impl Run<'_> {
     /// A watch, where there is something to go on from and it can be watched.
@@ -57,9 +60,10 @@ impl Run<'_> {
             self.sort_event(record, &mut events, &mut history)
         })?;
         match watched {
-            Watched::Reached => {}
+            Watched::Reached if is_from(&line.status.version, WHOLE) => {}
+            Watched::Reached if etcd.keeps(&span.from, parent.revision).map_err(source::Error::from)? => {}
             // Whoever reads the file says what is lost.
-            Watched::Compacted => return Ok(None),
+            Watched::Reached | Watched::Compacted => return Ok(None),
             Watched::Lost => {
                 self.warnings.push("etcd's watch left out events: all of it was read instead".into());
                 return Ok(None);
@@ -84,7 +88,7 @@ impl Run<'_> {
     /// were, and the server must be able to tell how far it is.
     fn can_watch(&self, etcd: &Etcd, line: &Line, parent: &EtcdCapture) -> Result<bool> {
         if !line.prefix.is_empty() {
-            return Ok(is_honest(&line.status.version));
+            return Ok(is_from(&line.status.version, HONEST));
         }
         let Ok(Some(auth)) = etcd.auth() else { return Ok(false) };
         let stored = tree::get(&self.nodes, parent.system.as_ref(), AUTH_REVISION)?;
@@ -93,11 +97,12 @@ impl Run<'_> {
     }
 }
 
-/// An empty version is one that the user may not know, which is so from 3.6 on.
-fn is_honest(version: &str) -> bool {
+/// Whether the version is `first` or later. An empty one is one that the user may not know, which is so from 3.6
+/// on.
+fn is_from(version: &str, first: [u32; 3]) -> bool {
     let mut parts = version.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
     let parts = [(); 3].map(|()| parts.next().unwrap_or(0));
-    version.is_empty() || parts >= HONEST
+    version.is_empty() || parts >= first
 }
 
 /// The seconds that replaying so many revisions takes the server, as it was measured with values of 256
@@ -118,6 +123,7 @@ mod tests {
 
     #[test]
     fn old_servers_are_not_believed() {
+        let is_honest = |version| is_from(version, HONEST);
         assert!(!is_honest("3.4.23") && !is_honest("3.5.1") && !is_honest("3.5.7"));
         assert!(is_honest("3.5.8") && is_honest("3.5.21") && is_honest("3.6.0-rc.1") && is_honest(""));
     }

@@ -178,8 +178,8 @@ impl Session<'_> {
         for event in message.0.events {
             let Some(kv) = event.kv else { continue };
             if kv.mod_revision > self.until {
-                order.complete();
-                return Ok(Some(End::Watched(Watched::Reached)));
+                let all = order.complete() && (!order.whole || order.done >= self.until);
+                return Ok(Some(End::Watched(if all { Watched::Reached } else { Watched::Lost })));
             }
             let sub = match order.place(kv.mod_revision) {
                 Place::New(sub) => sub,
@@ -199,10 +199,13 @@ impl Session<'_> {
             };
             show(KeyRecord { revision, sub, tombstone, kv })?;
         }
-        if !more && !quiet {
-            order.complete();
+        if !more && !quiet && !order.complete() {
+            return Ok(Some(End::Watched(Watched::Lost)));
         }
         if quiet && !created && !order.whole {
+            if order.is_short() && revision >= order.current {
+                return Ok(Some(End::Watched(Watched::Lost)));
+            }
             order.nothing_before(revision);
         }
         let reached = order.done >= self.until;
@@ -255,12 +258,9 @@ impl Order {
             return Place::Astray;
         }
         if revision > self.current {
-            // What came before of the one under way is all there is of it; but is it all that was shown?
-            let short = self.current > self.done && self.position < self.shown;
-            if short || self.whole && revision != self.current + 1 {
+            if !self.complete() || self.whole && revision != self.current + 1 {
                 return Place::Astray;
             }
-            self.complete();
             (self.current, self.shown, self.position) = (revision, 0, 0);
         }
         let sub = self.position;
@@ -272,9 +272,18 @@ impl Order {
         Place::New(sub)
     }
 
-    /// The revision under way has no more events.
-    fn complete(&mut self) {
-        self.done = self.done.max(self.current);
+    /// Whether this stream has not brought all that was shown of the revision under way.
+    fn is_short(&self) -> bool {
+        self.current > self.done && self.position < self.shown
+    }
+
+    /// The revision under way has no more events. False where it is short.
+    fn complete(&mut self) -> bool {
+        let whole = !self.is_short();
+        if whole {
+            self.done = self.done.max(self.current);
+        }
+        whole
     }
 
     /// The server says that it has shown everything up to `revision`.
@@ -304,7 +313,7 @@ mod tests {
         assert_eq!(order.resume(), 5);
         assert_eq!(places(&mut order, &[5, 5, 6, 7, 7, 7]), [0, 1, 0, 0, 1, 2]);
         assert_eq!(order.done, 6);
-        order.complete();
+        assert!(order.complete());
         assert_eq!(order.done, 7);
     }
 
@@ -325,7 +334,7 @@ mod tests {
     fn what_was_shown_is_not_shown_again() {
         let mut order = Order::new(4, true);
         assert_eq!(places(&mut order, &[5, 6, 6]), [0, 0, 1]);
-        order.complete();
+        assert!(order.complete());
         assert_eq!(places(&mut order, &[6, 6, 5, 7]), [-1, -1, -1, 0]);
     }
 
@@ -339,6 +348,8 @@ mod tests {
         assert_eq!(places(&mut order, &[5, 5]), [0, 1]);
         order.resume();
         assert_eq!(places(&mut order, &[5, 6]), [-1, -2]);
+        order.resume();
+        assert!(!order.complete() && order.done == 4, "nor is it whole where nothing else comes");
     }
 
     #[test]
