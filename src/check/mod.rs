@@ -121,8 +121,8 @@ struct Run<'a> {
     named: records::Named,
     /// Packs that are missing or damaged as a whole.
     bad_packs: HashSet<PackId>,
-    /// Chunks that cannot be read although their pack is there.
-    bad_chunks: HashSet<ChunkId>,
+    /// Places in packs that are there of chunks that cannot be read.
+    bad_chunks: HashSet<(PackId, u32)>,
 }
 
 /// A check is made again this often when a prune was carried out meanwhile.
@@ -203,7 +203,7 @@ impl Run<'_> {
         }
         let mut lost = HashMap::new();
         contents.look_up(&reader, |id, places| {
-            lost.extend(self.why_lost(&id, places).map(|what| (id, what)));
+            lost.extend(self.why_lost(places).map(|what| (id, what)));
             Ok(())
         })?;
         let concerns = |damage: &Damage| matches!(damage.kind, "node" | "chunk" | "pack" | "segment");
@@ -223,14 +223,16 @@ impl Run<'_> {
     }
 
     /// Why a content chunk cannot be read, if so.
-    fn why_lost(&self, id: &ChunkId, places: &[Place]) -> Option<&'static str> {
+    fn why_lost(&self, places: &[Place]) -> Option<&'static str> {
         if places.is_empty() {
             return Some("it is in no pack");
         }
-        if places.iter().all(|place| self.bad_packs.contains(&place.pack)) {
-            return Some("its pack is missing or damaged");
+        let bad_pack = |place: &Place| self.bad_packs.contains(&place.pack);
+        let bad = |place: &Place| bad_pack(place) || self.bad_chunks.contains(&(place.pack, place.position));
+        match (places.iter().all(bad_pack), places.iter().all(bad)) {
+            (true, _) => Some("its pack is missing or damaged"),
+            (_, bad) => bad.then_some("it is damaged"),
         }
-        (self.bad_chunks.contains(id) && places.len() == 1).then_some("it is damaged")
     }
 
     /// Says for each damage which snapshots it concerns: each is walked by itself.

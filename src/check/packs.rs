@@ -7,7 +7,7 @@ use super::records::Segments;
 use super::{Damage, Error, Result, Run, damage};
 use crate::fault::Kind;
 use crate::format::{Malformed, Name, PACK_MAGIC, PackEntry};
-use crate::id::{ChunkId, PackId};
+use crate::id::PackId;
 use crate::mutex::{into_inner, lock};
 use crate::pool::{self, Pool, cores};
 use crate::progress::{Amount, Phase};
@@ -20,7 +20,7 @@ struct Read {
     chunks: u64,
     bytes: u64,
     damage: Vec<Damage>,
-    bad_chunks: Vec<ChunkId>,
+    bad_chunks: Vec<(PackId, u32)>,
     bad_pack: Option<PackId>,
 }
 
@@ -108,7 +108,7 @@ fn read_pack(repository: &Repository, pack: &PackEntry) -> Result<Read> {
             None => Some(Malformed::Length(read.bytes as usize).to_string()),
         };
         if let Some(what) = opened {
-            read.bad_chunks.push(chunk.id);
+            read.bad_chunks.push((pack.id, position));
             read.damage.push(damage("pack", file.clone(), format!("chunk {position}: {what}")));
         }
         read.chunks += 1;

@@ -208,13 +208,15 @@ impl Repository {
     /// Whether only one backup may run at a time: the medium does not arbitrate between writers. Tried
     /// when the repository is made, and once from every machine.
     pub fn single_writer(&self) -> Result<bool> {
-        const YES: &[u8] = b"yes";
+        const ANSWERS: [&[u8]; 2] = [b"no", b"yes"];
         if self.config.single_writer {
             return Ok(true);
         }
         let kept = self.cache.join("arbitrates");
-        if let Ok(answer) = std::fs::read(&kept) {
-            return Ok(answer != YES);
+        // Anything else was cut off.
+        let answer = std::fs::read(&kept).ok();
+        if let Some(arbitrates) = ANSWERS.iter().position(|known| answer.as_deref() == Some(*known)) {
+            return Ok(arbitrates == 0);
         }
         let arbitrates = match arbitrates(&*self.storage, &*self.context.random) {
             // Keys that may only add backups cannot try.
@@ -223,7 +225,7 @@ impl Repository {
         };
         // Failing to remember costs another try.
         let _ = std::fs::create_dir_all(&self.cache);
-        let _ = std::fs::write(kept, if arbitrates { YES } else { b"no" });
+        let _ = std::fs::write(kept, ANSWERS[usize::from(arbitrates)]);
         Ok(!arbitrates)
     }
 

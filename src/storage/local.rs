@@ -9,7 +9,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -19,6 +20,8 @@ use crate::mutex::lock;
 
 /// Holds files that are being written; never listed.
 const TEMPORARY: &str = "tmp";
+/// Nothing is being written for so long.
+const LEFT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A directory.
 pub struct Local {
@@ -27,6 +30,8 @@ pub struct Local {
     next: AtomicU64,
     /// Directories known to exist durably.
     made: Mutex<HashSet<PathBuf>>,
+    /// Whether left-overs were looked for.
+    swept: Once,
     /// How often the disk was waited for.
     #[cfg(test)]
     syncs: AtomicU64,
@@ -42,6 +47,7 @@ impl Local {
             medium,
             next: AtomicU64::new(0),
             made: Mutex::default(),
+            swept: Once::new(),
             #[cfg(test)]
             syncs: AtomicU64::new(0),
         }
@@ -61,8 +67,12 @@ impl Local {
         if lock(&self.made).contains(directory) {
             return Ok(());
         }
-        let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
-        if !directory.is_dir() {
+        let parent = directory.parent().map(|parent| match parent.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => parent,
+        });
+        let new = !directory.is_dir();
+        if new {
             if let Some(parent) = parent {
                 self.make_directory(parent)?;
             }
@@ -71,11 +81,12 @@ impl Local {
                 _ => {}
             }
         }
-        // Above the root, a parent that may not be opened is none of ours.
-        if let Some(parent) = parent.filter(|_| directory.starts_with(&self.root)) {
+        let inside = directory.starts_with(&self.root);
+        if let Some(parent) = parent.filter(|_| new || inside) {
             match self.sync_directory(parent) {
-                Err(e) if directory != self.root || e.kind() != ErrorKind::PermissionDenied => return Err(e),
-                _ => {}
+                // Above the root, a parent that may not be opened is none of ours.
+                Err(e) if e.kind() == ErrorKind::PermissionDenied && (!inside || directory == self.root) => {}
+                synced => synced?,
             }
         }
         lock(&self.made).insert(directory.to_owned());
@@ -98,6 +109,7 @@ impl Local {
                         let _ = fs::remove_file(&path);
                         return Err(error);
                     }
+                    self.swept.call_once(|| sweep(&directory, &path));
                     return Ok(path);
                 }
             }
@@ -152,6 +164,18 @@ impl Local {
             }
         }
         Ok(())
+    }
+}
+
+/// Removes what killed processes left there long before `new` was written, by the file system's own clock.
+fn sweep(directory: &Path, new: &Path) {
+    let written = |metadata: io::Result<fs::Metadata>| metadata.and_then(|metadata| metadata.modified());
+    let (Ok(now), Ok(entries)) = (written(fs::metadata(new)), fs::read_dir(directory)) else { return };
+    for entry in entries.flatten() {
+        let age = written(entry.metadata()).ok().and_then(|then| now.duration_since(then).ok());
+        if age.is_some_and(|age| age > LEFT) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -237,6 +261,20 @@ mod tests {
         fs::write(directory.path().join(format!("tmp/{}-0", std::process::id())), b"half").unwrap();
         local.put("packs/a", Bytes::from_static(b"whole")).unwrap();
         assert_eq!(local.names("").unwrap(), ["packs/a"]);
+    }
+
+    #[test]
+    fn what_was_left_half_written_goes_once_nobody_can_be_writing_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (old, new) = (directory.path().join("tmp/1-0"), directory.path().join("tmp/1-1"));
+        fs::create_dir(directory.path().join("tmp")).unwrap();
+        for (path, age) in [(&old, LEFT + Duration::from_secs(60)), (&new, LEFT - Duration::from_secs(60))] {
+            fs::write(path, b"half").unwrap();
+            let then = std::time::SystemTime::now() - age;
+            File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
+        }
+        Local::new(directory.path()).put("packs/a", Bytes::from_static(b"whole")).unwrap();
+        assert!(!old.exists() && new.exists());
     }
 
     #[test]
