@@ -141,7 +141,7 @@ fn the_start_of_a_command_on_a_thousand_snapshots() {
 fn started(world: &World, key: &str, before: impl Fn()) {
     before();
     let (repository, mut last) = (world.open(1), [0; 4]);
-    repository.view().unwrap();
+    repository.view_of_snapshots().unwrap();
     let requests = requests(&repository, &mut last);
     drop(repository);
     let mut seconds: Vec<f64> = Vec::new();
