@@ -136,7 +136,8 @@ impl<'a> Putting<'a> {
     /// This thread reads the object's chunks, a task sends them.
     fn send(&self, key: &str, item: &Item, attributes: &ObjectAttributes) -> Result<Put> {
         let context = self.run.repository.context();
-        let (pieces, arriving) = mpsc::channel(2);
+        // One waits while one is sent and one is read: of 4 MiB each, in every upload, more would not fit.
+        let (pieces, arriving) = mpsc::channel(1);
         let (target, key_there, sent, size) =
             (self.target.clone(), key.to_owned(), attributes.clone(), item.size);
         let sending = context.runtime.spawn(async move {
