@@ -448,7 +448,7 @@ impl<'a, 'r> Work<'a, 'r> {
                 }
                 // The others are worth having without it; the next backup reads it again.
                 Err(Error::Source(source::Error::S3 { cause: Cause::Exists, .. })) => {
-                    fetched = Ok(Fetched::Unreadable("it changes faster than it can be read".into()));
+                    fetched = Ok(Fetched::changing());
                 }
                 Err(error) => return Err(error),
                 Ok(item) => {

@@ -108,6 +108,13 @@ pub enum Fetched {
     Unreadable(String),
 }
 
+impl Fetched {
+    /// It was another one each time.
+    pub fn changing() -> Fetched {
+        Fetched::Unreadable("it changes faster than it can be read".into())
+    }
+}
+
 /// A body arriving; it holds its share of the memory budget until it is dropped.
 pub struct Body {
     pieces: mpsc::Receiver<Result<Bytes>>,
@@ -393,8 +400,7 @@ impl Reading {
                 fetched => return fetched,
             }
         }
-        let changing = || Fetched::Unreadable("it changes faster than it can be read".into());
-        failure.map_or_else(|| Ok(changing()), Err)
+        failure.map_or_else(|| Ok(Fetched::changing()), Err)
     }
 
     async fn try_fetch(&self, listed: &mut Listed, budget: bool) -> Result<Fetched> {
