@@ -1,5 +1,4 @@
-//! How much memory a backup may take: one budget, of which every buffer that grows with its work is a share.
-//! Of other commands only what reads packs whole keeps to it; restores have bounds of their own.
+//! How much memory a command may take: one budget, of which every buffer that grows with its work is a share.
 //!
 //! ```text
 //! of 256 MiB
@@ -7,6 +6,13 @@
 //! bodies    1/8, what is read of objects and not yet cut
 //! sorted    1/32 for each sorter, three of which may be full at once, and two of half the size
 //! ids       1/8 of a kibibyte each, chunks that the run has stored itself
+//! ```
+//! Where content is read back:
+//! ```text
+//! blocks    3/16, what of packs was read lately or is asked for early
+//! puts      20 MiB each: of one chunk what is sealed and what is plain, one that waits, one that is sent
+//! files     8 MiB each: of one chunk what is sealed and what is plain
+//! sorted    1/32 for each sorter, five of which may be full at once, or 1/8 for each of at most three
 //! ```
 //! The rest is for what does not grow: the program, the index's cache, one chunk for each thread and stage.
 
@@ -50,6 +56,26 @@ impl Memory {
         self.share(1, 8)
     }
 
+    /// Bytes of packs that are kept once they were read.
+    pub fn blocks(self) -> usize {
+        self.share(3, 16)
+    }
+
+    /// Objects that a restore puts at once.
+    pub fn puts(self) -> usize {
+        self.share(3, 64 << 20).clamp(2, 24)
+    }
+
+    /// Files that a restore writes at once: most of the time of small ones is waiting for the disk.
+    pub fn files(self) -> usize {
+        self.share(1, 32 << 20).clamp(2, 8)
+    }
+
+    /// Tree packs that are fetched at once.
+    pub fn tree_packs(self) -> usize {
+        self.share(1, 32 << 20).clamp(1, 8)
+    }
+
     /// Bytes that one sorter holds before it spills.
     pub fn sorted(self) -> usize {
         self.share(1, 32)
@@ -77,6 +103,8 @@ mod tests {
         let (least, usual, large) = (Memory::LEAST, Memory::USUAL, Memory::of(1 << 30).unwrap());
         assert_eq!((least.uploads(), usual.uploads(), large.uploads()), (1, 2, 4));
         assert_eq!((usual.bodies(), usual.sorted(), usual.ids()), (32 << 20, 8 << 20, 256 << 10));
+        assert_eq!((least.puts(), usual.puts(), large.puts()), (6, 12, 24));
+        assert_eq!((least.files(), usual.files(), large.files()), (4, 8, 8));
         assert!(least.sorted() < usual.sorted() && usual.sorted() < large.sorted());
     }
 }

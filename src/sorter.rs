@@ -4,12 +4,53 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use rayon::prelude::*;
+
+/// Where records go that do not fit in memory, and how much of them does.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    directory: PathBuf,
+    held: usize,
+}
+
+impl Spool {
+    /// In `directory`, which is made when it is needed; a sorter holds `held` bytes.
+    pub fn new(directory: PathBuf, held: usize) -> Spool {
+        Spool { directory, held }
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// For records of any number, where several sorters are full at once.
+    pub fn sorter(&self) -> Sorter {
+        Sorter::new(&self.directory, self.held)
+    }
+
+    /// One more than a budget provides for.
+    pub fn small_sorter(&self) -> Sorter {
+        Sorter::new(&self.directory, self.held / 2)
+    }
+
+    /// Where little else takes memory, and no more than three are full at once.
+    pub fn large_sorter(&self) -> Sorter {
+        Sorter::new(&self.directory, self.held * 4)
+    }
+}
+
+impl fmt::Display for Spool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.directory.display().fmt(f)
+    }
+}
 
 /// A record: what it is sorted by, and the rest.
 pub type Record = (Vec<u8>, Vec<u8>);
@@ -42,7 +83,7 @@ const RUNS: usize = 200;
 
 impl Sorter {
     /// Holds about `most` bytes in memory; runs go to `directory`.
-    pub fn new(directory: &Path, most: usize) -> Sorter {
+    fn new(directory: &Path, most: usize) -> Sorter {
         Sorter {
             directory: directory.to_owned(),
             most,

@@ -58,7 +58,6 @@ const MAY_PANIC: &[(&str, &str, &str)] = &[
     ("secret.rs", "UnboundKey::new", "fails only for a wrong length, which the type rules out"),
     ("secret.rs", "sealed.expect", "fails only above 64 GiB"),
     ("format/mod.rs", "encoded.expect", "fails only for types that the format does not use"),
-    ("store/blocks.rs", "NonZeroUsize::new(192)", "a constant, judged by the compiler"),
     ("tree/nodes.rs", "NonZeroUsize::new(512)", "a constant, judged by the compiler"),
 ];
 

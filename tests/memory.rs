@@ -26,6 +26,8 @@ fn peak(directory: &Path, repository: &str, arguments: &[&str]) -> u64 {
         .env("ICECORE_REPOSITORY", repository)
         .env("ICECORE_REPOSITORY_ACCESS_KEY_ID", ACCESS_KEY)
         .env("ICECORE_REPOSITORY_SECRET_ACCESS_KEY", SECRET_KEY)
+        .env("ICECORE_S3_ACCESS_KEY_ID", ACCESS_KEY)
+        .env("ICECORE_S3_SECRET_ACCESS_KEY", SECRET_KEY)
         .env("ICECORE_CACHE_DIR", directory.join("cache"))
         .env("ICECORE_PASSPHRASE", "a long sentence")
         .current_dir(directory)
@@ -70,6 +72,23 @@ fn fill(directory: &Path, large: usize, small: usize) {
     }
 }
 
+/// Files of stretches of 4 MiB in which two bytes alternate: there is nowhere to cut, so that each is a chunk of the
+/// largest size, of which the repository holds next to nothing.
+fn fill_with_large_chunks(directory: &Path) {
+    let random = Seeded::new(7);
+    let mut stretch = vec![0; 4 * MIB as usize];
+    fs::create_dir_all(directory).unwrap();
+    for number in 0..24 {
+        let mut file = File::create(directory.join(format!("stretches-{number}"))).unwrap();
+        for _ in 0..16 {
+            let mut two = [0; 2];
+            random.fill(&mut two);
+            stretch.chunks_exact_mut(2).for_each(|place| place.copy_from_slice(&two));
+            file.write_all(&stretch).unwrap();
+        }
+    }
+}
+
 /// Every verb that much goes through, on a source of 300 MiB, within so much.
 fn stays_within(repository: &str, world: &Path, budget: &str, bound: u64) {
     let at = |name: &str| world.join(name).to_string_lossy().into_owned();
@@ -105,4 +124,30 @@ fn a_hundred_times_as_much_on_a_server_stays_within_the_budget() {
     server.make_bucket(&runtime, "a-bucket");
     let world = tempfile::tempdir().unwrap();
     stays_within(&format!("s3://a-bucket/?endpoint={}", server.url), world.path(), "256MiB", 256 * MIB);
+}
+
+/// What is restored to a bucket is read, opened and sent at once, a chunk for each step of each object.
+#[test]
+fn a_restore_to_a_bucket_stays_within_the_budget_whatever_the_size_of_chunks() {
+    let (runtime, server) = (common::runtime(), Server::minio());
+    let world = tempfile::tempdir().unwrap();
+    let at = |name: &str| world.path().join(name).to_string_lossy().into_owned();
+    fill(&world.path().join("noise"), 9, 3000);
+    fill_with_large_chunks(&world.path().join("stretches"));
+    server.make_bucket(&runtime, "a-repository");
+    let far = format!("s3://a-repository/?endpoint={}", server.url);
+    for (number, repository) in [at("repository"), far].iter().enumerate() {
+        peak(world.path(), repository, &["init"]);
+        for source in ["noise", "stretches"] {
+            peak(world.path(), repository, &["backup", "--series", source, "--dir", &at(source)]);
+            for (budget, bound) in [("256MiB", 256 * MIB), ("128MiB", 192 * MIB)] {
+                let bucket = format!("{source}-{number}-{}", bound / MIB);
+                server.make_bucket(&runtime, &bucket);
+                let to =
+                    ["restore", "latest", "--series", source, "--to-s3", &server.url, "--to-bucket", &bucket];
+                let most = peak(world.path(), repository, &[&to[..], &["--memory", budget]].concat());
+                assert!(most <= bound, "{source} of {repository} within {budget}: {} MiB", most / MIB);
+            }
+        }
+    }
 }

@@ -2,7 +2,6 @@
 //! listing of the bucket, each trimmed to a part of its segments.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
 use std::sync::RwLock;
 
 use bytes::Bytes;
@@ -17,6 +16,7 @@ use icecore::milvus::{
 };
 use icecore::repository::EtcdAt;
 use icecore::secret::{ChunkNamer, ContentSecret};
+use icecore::sorter::Spool;
 use icecore::store;
 use icecore::tree::{Builder, Nodes, Shape};
 
@@ -62,8 +62,13 @@ fn sizes_in(text: &str) -> Sizes {
     lines.map(|(size, key)| (key.to_owned(), size.parse().unwrap())).collect()
 }
 
+/// For far more than any test sorts.
+fn spool() -> Spool {
+    Spool::new(std::env::temp_dir(), 8 << 20)
+}
+
 fn survey(keys: &Keys) -> Found {
-    let mut survey = Survey::new(Path::new("/nowhere"));
+    let mut survey = Survey::new(&spool());
     for (key, value) in keys {
         survey.add(key.as_bytes(), value).unwrap();
     }
@@ -144,7 +149,7 @@ fn check(instance: &mut Instance, sizes: &Sizes, root: Option<&str>) -> Checked 
 fn check_with(instance: &mut Instance, sizes: &Sizes, contents: &Contents, root: Option<&str>) -> Checked {
     let nodes = memory();
     let tree = tree(&nodes, sizes, contents);
-    instance.check(&nodes, Objects::Tree(tree.as_ref()), root, Path::new("/nowhere")).unwrap()
+    instance.check(&nodes, Objects::Tree(tree.as_ref()), root, &spool()).unwrap()
 }
 
 fn names<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<&'a str> {
@@ -690,13 +695,13 @@ fn a_milvus_is_found_among_the_keys_of_others_whether_they_are_old_or_new() {
     for (anchor, events) in [(both(&others, &keys()), deep.clone()), (both(&others, &deep), keys())] {
         let nodes = memory();
         let capture = capture(&nodes, &anchor, &events);
-        let found = milvus::survey(&nodes, EtcdAt::whole(&capture), &std::env::temp_dir()).unwrap();
+        let found = milvus::survey(&nodes, EtcdAt::whole(&capture), &spool()).unwrap();
         let roots: Vec<&str> = found.instances.iter().map(|instance| &instance.root[..]).collect();
         assert_eq!(roots, ["a/b/c", "by-dev"]);
         let whole = only(&keys()).catalog;
         assert!(found.instances.iter().all(|instance| instance.catalog == whole));
         let capture = self::capture(&nodes, &others, &Keys::new());
-        let found = milvus::survey(&nodes, EtcdAt::whole(&capture), &std::env::temp_dir()).unwrap();
+        let found = milvus::survey(&nodes, EtcdAt::whole(&capture), &spool()).unwrap();
         assert!(found.instances.is_empty());
     }
 }
@@ -725,7 +730,7 @@ fn a_write_ahead_log_lacks_its_keys_or_its_objects_only_where_it_has_the_other()
         all.1.extend(log_objects.clone().into_iter().filter(|_| with_objects));
         let nodes = memory();
         let (tree, capture) = (tree(&nodes, &all.1, &Contents::new()), capture(&nodes, &all.0, &Keys::new()));
-        let logs = Woodpecker::at(&nodes, EtcdAt::whole(&capture), &std::env::temp_dir()).unwrap();
+        let logs = Woodpecker::at(&nodes, EtcdAt::whole(&capture), &spool()).unwrap();
         assert_eq!(logs.is_some(), with_keys);
         let objects = Objects::Tree(tree.as_ref());
         only(&all.0).lacks_of_log(logs.as_ref(), &nodes, objects, "files").unwrap()
@@ -746,7 +751,7 @@ fn segments_that_etcd_does_not_know_yet_are_later() {
     let capture = capture(&nodes, &log_keys, &later);
     let at = |revision| {
         let etcd = EtcdAt { revision, ..EtcdAt::whole(&capture) };
-        Woodpecker::at(&nodes, etcd, &std::env::temp_dir()).unwrap().unwrap()
+        Woodpecker::at(&nodes, etcd, &spool()).unwrap().unwrap()
     };
     let (before, after) = (at(2), at(3));
     assert!(before.is_later(b"files/wp/1/1/0.blk") && !before.is_later(b"files/wp/1/0/0.blk"));
@@ -754,7 +759,7 @@ fn segments_that_etcd_does_not_know_yet_are_later() {
     assert!(after.is_later(b"files/wp/2/0/0.blk"), "of a log that is made later");
     let none_yet: Keys = [("woodpecker/logidgen".to_owned(), b"0".to_vec())].into();
     let capture = self::capture(&nodes, &none_yet, &Keys::new());
-    let logs = Woodpecker::at(&nodes, EtcdAt::whole(&capture), &std::env::temp_dir()).unwrap();
+    let logs = Woodpecker::at(&nodes, EtcdAt::whole(&capture), &spool()).unwrap();
     assert!(logs.unwrap().is_later(b"files/wp/1/0/0.blk"), "of the first log");
 }
 
@@ -777,7 +782,7 @@ fn a_bucket_without_root_path_is_found_and_an_empty_one_lacks_everything() {
 
 #[test]
 fn an_etcd_of_others_has_no_milvus() {
-    let mut survey = Survey::new(Path::new("/nowhere"));
+    let mut survey = Survey::new(&spool());
     for key in ["/registry/pods/meta/x", "app/meta/session/1", "meta/thing"] {
         survey.add(key.as_bytes(), b"value").unwrap();
     }

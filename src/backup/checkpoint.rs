@@ -26,7 +26,7 @@ impl Run<'_> {
     /// Opens the checkpoint for `place`, with what it holds. Where this machine cannot keep one the backup
     /// goes on without.
     pub(super) fn checkpoint(&self, place: &Place) -> Result<(Checkpoint, Earlier)> {
-        let mut sorter = self.sorter();
+        let mut sorter = self.repository.spool().sorter();
         let what = format!("{}\0{place:?}", self.options.series);
         let name = self.repository.namer().name(ChunkKind::Data, what.as_bytes()).to_string();
         let mut log = self.repository.log(&name).ok().flatten();

@@ -124,7 +124,7 @@ impl Run<'_> {
             directory,
             checkpoint: &checkpoint,
             listed: parent.map_or(0, |parent| parent.listed),
-            edits: Mutex::new(self.sorter()),
+            edits: Mutex::new(self.repository.spool().sorter()),
             warnings: Mutex::default(),
             lost: Mutex::default(),
             gone: AtomicU64::new(0),
@@ -276,7 +276,7 @@ impl Work<'_, '_> {
     }
 
     fn edit(&self, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
-        let spool = |e| Error::Spool(self.run.repository.spool().display().to_string(), e);
+        let spool = |e| Error::Spool(self.run.repository.spool().to_string(), e);
         lock(&self.edits).push(key, value).map_err(spool)
     }
 

@@ -42,7 +42,7 @@ struct Captured {
 
 impl Captured {
     fn new(run: &Run) -> Captured {
-        Captured { objects: run.small_sorter(), read: BTreeMap::new(), more: false }
+        Captured { objects: run.repository.spool().small_sorter(), read: BTreeMap::new(), more: false }
     }
 
     fn note_read(&mut self, folder: &str, footer: bool) {

@@ -166,17 +166,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn sorter(&self) -> crate::sorter::Sorter {
-        crate::sorter::Sorter::new(&self.repository.spool(), self.repository.context().memory.sorted())
-    }
-
-    /// Of half the size: one more than a budget provides for.
-    fn small_sorter(&self) -> crate::sorter::Sorter {
-        crate::sorter::Sorter::new(&self.repository.spool(), self.repository.context().memory.sorted() / 2)
-    }
-
     fn spool_error(&self, error: std::io::Error) -> Error {
-        Error::Spool(self.repository.spool().display().to_string(), error)
+        Error::Spool(self.repository.spool().to_string(), error)
     }
 }
 

@@ -128,7 +128,7 @@ impl Run<'_> {
         work.checkpoint = Some(&checkpoint);
         let versions = self.options.objects.as_ref().is_some_and(|options| options.versions);
         work.logs = Some(Logs::new(self));
-        work.read = versions.then(|| Mutex::new(self.sorter()));
+        work.read = versions.then(|| Mutex::new(self.repository.spool().sorter()));
         let worked = work.run(before, |work, wanted| work.compare(before.as_ref(), earlier, wanted))?;
         let mut capture = ObjectCapture {
             place,
@@ -215,7 +215,7 @@ impl<'a, 'r> Work<'a, 'r> {
             bucket,
             reading: Arc::new(bucket.reading(run.repository.context().memory.bodies())),
             checkpoint: None,
-            edits: Mutex::new(run.sorter()),
+            edits: Mutex::new(run.repository.spool().sorter()),
             read: None,
             logs: None,
             failure: Mutex::default(),

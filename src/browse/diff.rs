@@ -7,9 +7,6 @@ use crate::repository::{EtcdAt, Moment, for_each_event, objects, undated};
 use crate::sorter::{Sorted, Sorter, paired};
 use crate::tree::{self, Nodes};
 
-/// Memory for sorting what differs.
-const SORT_BYTES: usize = 64 << 20;
-
 /// A key or object that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiffLine {
@@ -178,7 +175,7 @@ fn sort_touched(
     (before, after): (&Parts, &Parts),
     prefix: &[u8],
 ) -> Result<Sorter> {
-    let mut sorter = Sorter::new(&browser.repository.spool(), SORT_BYTES);
+    let mut sorter = browser.repository.spool().large_sorter();
     let cancel = &browser.repository.context().cancel;
     let mut push = |key: Vec<u8>, kind: u8, event: &[u8]| -> Result<()> {
         cancel.check()?;

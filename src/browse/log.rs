@@ -1,17 +1,13 @@
 //! The history of keys: every event that any snapshot of a series tells, each once.
 
 use std::cmp::Reverse;
-use std::path::Path;
 
 use super::{Browser, Error, Result};
 use crate::context::Nanos;
 use crate::format::{EtcdCapture, KeyState, Root, history_key, parse_history_key};
 use crate::repository::{self, EtcdAt, Line, Marks, SnapshotInfo, events, key_of, lines, outcome, state};
-use crate::sorter::{Sorter, paired};
+use crate::sorter::{Spool, paired};
 use crate::tree::{self, Nodes};
-
-/// Memory for sorting what happened in a gap.
-const SORT_BYTES: usize = 32 << 20;
 
 /// Whose history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +129,7 @@ struct Log<'a> {
     keys: Keys<'a>,
     line: u32,
     marks: Marks,
-    spool: &'a Path,
+    spool: &'a Spool,
     show: &'a mut dyn FnMut(LogLine) -> Result<()>,
 }
 
@@ -181,9 +177,9 @@ impl Log<'_> {
             Ok(states.into_iter().flatten().map(|entry| entry.map_err(Error::from)))
         };
         let anchor = EtcdAt { capture: leg.capture, revision: leg.capture.anchor.revision };
-        let failed = |e| repository::Error::File(self.spool.display().to_string(), e);
+        let failed = |e| repository::Error::File(self.spool.to_string(), e);
         let failed = |e: std::io::Error| failed(e.to_string());
-        let mut sorter = Sorter::new(self.spool, SORT_BYTES);
+        let mut sorter = self.spool.large_sorter();
         for pair in paired(at(before)?, at(Some(anchor))?) {
             let (key, old, new) = pair?;
             let same = |old: &KeyState, new: &KeyState| old.mod_revision == new.mod_revision;

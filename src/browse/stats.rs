@@ -11,9 +11,6 @@ use crate::sorter::Sorter;
 use crate::store::{self, Place, Reader};
 use crate::tree::ReadWrite;
 
-/// Memory for sorting the chunks that snapshots refer to.
-const SORT_BYTES: usize = 64 << 20;
-
 /// Numbers about a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -149,7 +146,7 @@ struct Marks<'a> {
 impl<'a> Marks<'a> {
     fn new(repository: &'a Repository, reader: &'a Reader) -> Marks<'a> {
         repository.context().progress.begin(Phase { name: "walking snapshots", unit: "nodes" });
-        let chunks = Sorter::new(&repository.spool(), SORT_BYTES);
+        let chunks = repository.spool().large_sorter();
         Marks { repository, reader, nodes: HashMap::new(), chunks }
     }
 

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 
 use super::catalog::{Catalog, Listing, Segment};
 use super::manifest::{self, Manifest};
 use super::objects::{Objects, below};
 use super::reference::{Part, Reference};
-use super::survey::{Instance, SORT_BYTES};
+use super::survey::Instance;
 use super::woodpecker::Lacking;
 use crate::format::{Item, ItemState};
 use crate::repository::{Error, Result, content_bytes};
-use crate::sorter::{Sorted, Sorter};
+use crate::sorter::{Sorted, Sorter, Spool};
 use crate::tree::Nodes;
 
 /// Missing objects that are named; more are counted.
@@ -125,10 +124,10 @@ impl Instance {
         nodes: &dyn Nodes,
         objects: Objects,
         bucket_root: Option<&str>,
-        spool: &Path,
+        spool: &Spool,
     ) -> Result<Checked> {
-        let failed = |e: io::Error| Error::File(spool.display().to_string(), e.to_string());
-        let references = std::mem::replace(&mut self.references, Sorter::new(spool, 0));
+        let failed = |e: io::Error| Error::File(spool.to_string(), e.to_string());
+        let references = std::mem::replace(&mut self.references, spool.small_sorter());
         let catalog = &self.catalog;
         let mut recorded = Needed { catalog, sorted: references.finish().map_err(failed)? };
         let sample: Vec<_> = recorded.by_ref().take(SAMPLE).collect::<io::Result<_>>().map_err(failed)?;
@@ -175,11 +174,11 @@ impl Instance {
         &self,
         nodes: &dyn Nodes,
         objects: Objects,
-        spool: &Path,
+        spool: &Spool,
         checked: &mut Checked,
     ) -> Result<Sorter> {
-        let failed = |e: io::Error| Error::File(spool.display().to_string(), e.to_string());
-        let mut listed = Sorter::new(spool, SORT_BYTES);
+        let failed = |e: io::Error| Error::File(spool.to_string(), e.to_string());
+        let mut listed = spool.sorter();
         for (id, segment) in live(&self.catalog) {
             let place = match &segment.listing {
                 Listing::Keys => continue,

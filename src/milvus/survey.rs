@@ -1,7 +1,6 @@
 //! Every Milvus in an etcd, from its keys.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::{Path, PathBuf};
 
 use prost::{DecodeError, Message};
 
@@ -13,11 +12,10 @@ use super::proto::{
 use super::reference::{Object, Part, Reference};
 use super::root;
 use crate::repository::{self, Error, EtcdAt, Result, content_bytes};
-use crate::sorter::Sorter;
+use crate::sorter::{Sorter, Spool};
 use crate::tree::Nodes;
 
 /// Memory for sorting what one Milvus refers to.
-pub(super) const SORT_BYTES: usize = 16 << 20;
 /// Roots that are told apart in one etcd.
 const MOST_ROOTS: usize = 16;
 /// Parts that are not known, and values that cannot be read, named for each Milvus; more are counted.
@@ -61,7 +59,7 @@ pub struct Instance {
 
 /// Looks for Milvus among keys.
 pub struct Survey {
-    spool: PathBuf,
+    spool: Spool,
     instances: BTreeMap<String, Instance>,
     left_out: BTreeSet<String>,
 }
@@ -75,7 +73,7 @@ pub struct Found {
 }
 
 /// Every Milvus in what was captured of an etcd.
-pub fn survey(nodes: &dyn Nodes, etcd: EtcdAt, spool: &Path) -> Result<Found> {
+pub fn survey(nodes: &dyn Nodes, etcd: EtcdAt, spool: &Spool) -> Result<Found> {
     let mut survey = Survey::new(spool);
     for root in root::roots(nodes, etcd)? {
         for entry in repository::state(nodes, etcd, &key::of(&root, "meta/"), spool)? {
@@ -88,8 +86,8 @@ pub fn survey(nodes: &dyn Nodes, etcd: EtcdAt, spool: &Path) -> Result<Found> {
 
 impl Survey {
     /// Of no keys yet; what it sorts goes to `spool`.
-    pub fn new(spool: &Path) -> Survey {
-        Survey { spool: spool.to_owned(), instances: BTreeMap::new(), left_out: BTreeSet::new() }
+    pub fn new(spool: &Spool) -> Survey {
+        Survey { spool: spool.clone(), instances: BTreeMap::new(), left_out: BTreeSet::new() }
     }
 
     /// One more key; they come in order.
@@ -140,7 +138,7 @@ impl Survey {
 }
 
 impl Instance {
-    fn new(root: &str, spool: &Path) -> Instance {
+    fn new(root: &str, spool: &Spool) -> Instance {
         Instance {
             root: root.into(),
             version: None,
@@ -153,7 +151,7 @@ impl Instance {
             targets: BTreeSet::new(),
             bucket_root: None,
             write_ahead: false,
-            references: Sorter::new(spool, SORT_BYTES),
+            references: spool.sorter(),
             deletes: HashMap::new(),
             elsewhere: BTreeSet::new(),
             without_files: HashSet::new(),
@@ -161,7 +159,7 @@ impl Instance {
         }
     }
 
-    fn add(&mut self, key: Key, value: &[u8], spool: &Path) -> Result<()> {
+    fn add(&mut self, key: Key, value: &[u8], spool: &Spool) -> Result<()> {
         let parts: Vec<&str> = key.rest.split('/').collect();
         // Of a key that was deleted the old forms are still there.
         if value == TOMBSTONE {
@@ -172,7 +170,7 @@ impl Instance {
             Ok(Some(references)) => {
                 for (object, reference) in references {
                     let pushed = self.references.push(object.into_bytes(), reference.encode());
-                    pushed.map_err(|e| Error::File(spool.display().to_string(), e.to_string()))?;
+                    pushed.map_err(|e| Error::File(spool.to_string(), e.to_string()))?;
                 }
             }
             Ok(None) => {

@@ -5,13 +5,13 @@
 //! From `meta/constant.go`, `proto/meta.proto` and `server/storage/objectstorage` of Woodpecker 0.1.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use prost::Message;
 
 use super::objects::{Objects, below};
 use super::survey::Instance;
 use crate::repository::{EtcdAt, Result, content_bytes, state};
+use crate::sorter::Spool;
 use crate::tree::Nodes;
 
 /// Where its keys are.
@@ -38,7 +38,7 @@ pub struct Woodpecker {
 
 impl Woodpecker {
     /// What etcd knew at a revision; `None` where there is no Woodpecker.
-    pub fn at(nodes: &dyn Nodes, etcd: EtcdAt, spool: &Path) -> Result<Option<Woodpecker>> {
+    pub fn at(nodes: &dyn Nodes, etcd: EtcdAt, spool: &Spool) -> Result<Option<Woodpecker>> {
         let mut found = Woodpecker { last_log: i64::MAX, logs: BTreeMap::new() };
         let mut is_there = false;
         let mut names: BTreeMap<String, i64> = BTreeMap::new();

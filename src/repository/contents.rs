@@ -6,9 +6,6 @@ use crate::id::ChunkId;
 use crate::sorter::Sorter;
 use crate::store::{Place, Reader};
 
-/// Memory for sorting; more goes to the disk.
-const SORT_BYTES: usize = 32 << 20;
-
 /// Chunks that are to be looked up.
 pub struct Contents<'a> {
     repository: &'a Repository,
@@ -18,7 +15,7 @@ pub struct Contents<'a> {
 impl Contents<'_> {
     /// None yet.
     pub fn new(repository: &Repository) -> Contents<'_> {
-        Contents { repository, ids: Sorter::new(&repository.spool(), SORT_BYTES) }
+        Contents { repository, ids: repository.spool().large_sorter() }
     }
 
     /// One more, in any order.

@@ -2,7 +2,6 @@
 //! the compaction point its newest record, and every record since.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::thread::Scope;
 
 use super::state::{bytes_of, events, is_bump, outcome, spool_failed, state_and_bump};
@@ -12,10 +11,8 @@ use crate::format::{
     EtcdCapture, KeyState, MAX_INLINE_VALUE, Malformed, Root, UNKNOWN_SUB, history_key, parse_history_key,
 };
 use crate::pool::ahead;
-use crate::sorter::{Sorter, greatest_of_each, paired};
+use crate::sorter::{Sorter, Spool, greatest_of_each, paired};
 use crate::tree::{self, Nodes};
-
-const SORT_BYTES: usize = 64 << 20;
 
 /// A part of a history: the events after one revision up to another.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +31,7 @@ impl<'a> Stretch<'a> {
 /// The keys and their records at a revision.
 pub struct Keyspace<'a> {
     nodes: &'a dyn Nodes,
-    spool: PathBuf,
+    spool: Spool,
     /// The state at the compaction point.
     base: EtcdAt<'a>,
     /// All since, oldest first.
@@ -100,7 +97,7 @@ impl<'a> Keyspace<'a> {
         at: EtcdAt<'a>,
         line: &[&'a EtcdCapture],
         compacted: i64,
-        spool: &Path,
+        spool: &Spool,
     ) -> std::result::Result<Keyspace<'a>, i64> {
         let (mut base, mut stretches) = (at, Vec::new());
         loop {
@@ -117,7 +114,7 @@ impl<'a> Keyspace<'a> {
             base.capture = earlier.ok_or(after)?;
         }
         stretches.reverse();
-        Ok(Keyspace { nodes, spool: spool.to_owned(), base, stretches })
+        Ok(Keyspace { nodes, spool: spool.clone(), base, stretches })
     }
 
     /// The captures that it is read from.
@@ -214,7 +211,7 @@ impl<'a> Keyspace<'a> {
         show: &mut impl FnMut(KeyRecord, Kept) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let failed = |e| spool_failed(&self.spool, e);
-        let mut records = Sorter::new(&self.spool, SORT_BYTES);
+        let mut records = self.spool.large_sorter();
         let base = state_and_bump(self.nodes, self.base, &[], &self.spool)?;
         let base = base.filter(|entry| entry.as_ref().map_or(true, |(key, _)| takes(key)));
         let mut order_known = true;
@@ -246,7 +243,7 @@ pub type Living<'a> = dyn FnMut(&[u8], u64) -> Result<()> + 'a;
 
 /// Finds out what is alive in the end.
 struct Survey<'a, 'l> {
-    spool: &'a Path,
+    spool: &'a Spool,
     /// By key, every event as [`Last`].
     touched: Sorter,
     living: Option<&'a mut Living<'l>>,
@@ -254,9 +251,9 @@ struct Survey<'a, 'l> {
 }
 
 impl<'a, 'l> Survey<'a, 'l> {
-    fn new(spool: &'a Path, living: Option<&'a mut Living<'l>>) -> Survey<'a, 'l> {
+    fn new(spool: &'a Spool, living: Option<&'a mut Living<'l>>) -> Survey<'a, 'l> {
         let alive = Alive { order_known: true, ..Alive::default() };
-        Survey { spool, touched: Sorter::new(spool, SORT_BYTES), living, alive }
+        Survey { spool, touched: spool.large_sorter(), living, alive }
     }
 
     fn event(
@@ -283,7 +280,7 @@ impl<'a, 'l> Survey<'a, 'l> {
     ) -> Result<()> {
         let Survey { spool, touched, living, alive } = self;
         let failed = |e| spool_failed(spool, e);
-        let touched = std::mem::replace(touched, Sorter::new(spool, 0)).finish().map_err(failed)?;
+        let touched = std::mem::replace(touched, spool.small_sorter()).finish().map_err(failed)?;
         let touched = greatest_of_each(touched).map(|record| {
             let (key, last) = record.map_err(failed)?;
             Ok((key, Last::decode(&last)?))

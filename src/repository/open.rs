@@ -14,6 +14,7 @@ use crate::format::{
 use crate::id::{PackId, RepositoryId, SessionId};
 use crate::mutex::lock;
 use crate::secret::{ChunkNamer, ContentSecret, SealKey, SealSecret};
+use crate::sorter::Spool;
 use crate::storage::{
     Cause, Counted, CredentialVars, Limited, Local, Location, Patience, Requests, Retried, S3, S3Access,
     Storage, arbitrates, connect,
@@ -292,8 +293,8 @@ impl Repository {
     }
 
     /// Where large intermediate files go.
-    pub fn spool(&self) -> PathBuf {
-        self.cache.join("spool")
+    pub fn spool(&self) -> Spool {
+        Spool::new(self.cache.join("spool"), self.context.memory.sorted())
     }
 
     /// What a failure there is told as.

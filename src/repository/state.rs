@@ -2,16 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
-use std::path::Path;
 
 use super::{Error, EtcdAt, Result};
 use crate::format::{Content, Event, KeyState, Malformed, Root, UNKNOWN_SUB, history_key, parse_history_key};
 use crate::id::ChunkKind;
-use crate::sorter::{Sorter, greatest_of_each};
+use crate::sorter::{Spool, greatest_of_each};
 use crate::tree::{self, Nodes};
-
-/// Memory for sorting events.
-const SORT_BYTES: usize = 64 << 20;
 
 /// A key and its state.
 type KeyAndState = (Vec<u8>, KeyState);
@@ -71,8 +67,8 @@ pub fn undated(record: &[u8]) -> Result<Option<KeyState>> {
     }
 }
 
-pub(super) fn spool_failed(spool: &Path, error: std::io::Error) -> Error {
-    Error::File(spool.display().to_string(), error.to_string())
+pub(super) fn spool_failed(spool: &Spool, error: std::io::Error) -> Error {
+    Error::File(spool.to_string(), error.to_string())
 }
 
 /// Keys and their states, in order.
@@ -80,7 +76,7 @@ type States<'a> = Box<dyn Iterator<Item = Result<KeyAndState>> + 'a>;
 
 /// Every key alive at the revision that begins with `prefix`, in order. Events are sorted in `spool` when
 /// they are many.
-pub fn state<'a>(nodes: &'a dyn Nodes, at: EtcdAt, prefix: &[u8], spool: &Path) -> Result<States<'a>> {
+pub fn state<'a>(nodes: &'a dyn Nodes, at: EtcdAt, prefix: &[u8], spool: &Spool) -> Result<States<'a>> {
     let is_key = |entry: &Result<KeyAndState>| entry.as_ref().map_or(true, |(_, state)| !is_bump(state));
     Ok(Box::new(state_and_bump(nodes, at, prefix, spool)?.filter(is_key)))
 }
@@ -95,7 +91,7 @@ pub(super) fn state_and_bump<'a>(
     nodes: &'a dyn Nodes,
     at: EtcdAt,
     prefix: &[u8],
-    spool: &Path,
+    spool: &Spool,
 ) -> Result<States<'a>> {
     let below = |root: Option<&Root>| -> Result<_> {
         let prefix = prefix.to_vec();
@@ -111,12 +107,12 @@ pub(super) fn state_and_bump<'a>(
     if history.is_none() {
         return Ok(Box::new(base));
     }
-    let mut sorter = Sorter::new(spool, SORT_BYTES);
+    let mut sorter = spool.large_sorter();
     for_each_event(nodes, history, at.revision, prefix, |key, event| {
         sorter.push(key, event).map_err(|e| spool_failed(spool, e))
     })?;
     let events = sorter.finish().map_err(|e| spool_failed(spool, e))?;
-    let spool = spool.to_owned();
+    let spool = spool.clone();
     let events = greatest_of_each(events).map(move |record| {
         let (key, record) = record.map_err(|e| spool_failed(&spool, e))?;
         Ok((key, undated(&record)?))

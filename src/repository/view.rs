@@ -349,7 +349,14 @@ impl Repository {
     /// Reads what `index` knows.
     pub fn reader_over(&self, index: Arc<Index>) -> Reader {
         let seal = self.seal_secret().clone();
-        Reader::new(self.shared_storage(), index, self.namer(), seal, self.pack_cache())
+        Reader::new(
+            self.shared_storage(),
+            index,
+            self.namer(),
+            seal,
+            self.pack_cache(),
+            self.context().memory,
+        )
     }
 }
 

@@ -9,8 +9,6 @@ use crate::id::ChunkId;
 use crate::pool::{self, Pool};
 use crate::store::{Coming, Reader};
 
-/// Requests for jobs that no worker has taken yet: what they bring has to be kept until then, and may be 4 MiB each.
-const REQUESTS: usize = 6;
 /// Jobs that wait for a worker.
 const QUEUE: usize = 64;
 /// And so many where they are to lie in several packs.
@@ -83,10 +81,12 @@ fn asking<J: Send, T>(
         }
         Ok(())
     };
-    let (made, done) = bounded(REQUESTS);
+    // For jobs that no worker has taken yet: what they bring has to be kept until then.
+    let requests = reader.requests();
+    let (made, done) = bounded(requests);
     pool::run(
         threads,
-        REQUESTS,
+        requests,
         || (),
         fetch,
         |requests| {

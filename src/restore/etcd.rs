@@ -10,11 +10,9 @@ use crate::etcd_file::Lease;
 use crate::format::{KeyState, Malformed, history_key};
 use crate::progress::{Amount, Phase};
 use crate::repository::{self, EtcdAt, content_bytes, keys_at, state};
-use crate::sorter::{Sorter, paired};
+use crate::sorter::paired;
 use crate::target::{EtcdTarget, Operation};
 use crate::tree;
-
-const SORT_BYTES: usize = 32 << 20;
 
 /// Keys as the target should have them, in order.
 type Wanted<'a> = Box<dyn Iterator<Item = Result<(Vec<u8>, KeyState)>> + 'a>;
@@ -45,8 +43,8 @@ impl<'a> Run<'a> {
         if scope.maps.is_empty() {
             return Ok(Box::new(chosen));
         }
-        let failed = move |e: std::io::Error| Error::Spool(spool.display().to_string(), e);
-        let mut sorter = Sorter::new(&self.repository.spool(), SORT_BYTES);
+        let failed = move |e: std::io::Error| Error::Spool(spool.to_string(), e);
+        let mut sorter = self.repository.spool().large_sorter();
         for entry in chosen {
             let (key, state) = entry?;
             sorter.push(scope.renamed(&key), state.encode()).map_err(&failed)?;
@@ -162,8 +160,8 @@ impl<'a> Run<'a> {
         let context = self.repository.context();
         context.progress.begin(Phase { name: "comparing keys", unit: "keys" });
         let mut writing = Writing { counts: Counts::default(), leases: HashMap::new(), lost: 0 };
-        let mut sorter = Sorter::new(&self.repository.spool(), SORT_BYTES);
-        let failed = |e| Error::Spool(self.repository.spool().display().to_string(), e);
+        let mut sorter = self.repository.spool().large_sorter();
+        let failed = |e| Error::Spool(self.repository.spool().to_string(), e);
         self.pairs(&target, |pair| {
             context.progress.advance(Amount { items: 1, bytes: 0 });
             let Some((place, step)) = self.step(pair, &mut writing.counts)? else { return Ok(()) };

@@ -23,8 +23,6 @@ use crate::sorter::Sorter;
 use crate::target::{DirectoryTarget, Dirs, Unnamed, Wanted};
 use crate::tree::{self, Nodes};
 
-/// Files written at once: most of the time of small ones is waiting for the disk.
-const AT_ONCE: usize = 8;
 /// Files get their names once they are durable, and so many are made so at once.
 const BATCH: usize = 512;
 /// Or so many bytes.
@@ -157,7 +155,8 @@ impl Work<'_, '_> {
                 let own = || self.target.dirs();
                 let write = |dirs: &mut Option<Dirs>, job| self.file(dirs.as_mut(), job);
                 let reader = self.run.nodes.reader();
-                let made = ahead::run(reader, AT_ONCE, queue(reader), own, write, |take| {
+                let at_once = self.run.repository.context().memory.files();
+                let made = ahead::run(reader, at_once, queue(reader), own, write, |take| {
                     self.make(makes, &mut dirs, Some(take), &mut counts)
                 });
                 // What is complete stays, also where the rest is not to come.

@@ -2,17 +2,15 @@
 
 use std::io;
 use std::iter::Peekable;
-use std::path::Path;
 
 use super::{Error, Listed, Plan, Result, Run, text};
 use crate::directory::{Entry, Status, Step, split};
 use crate::format::{Attributes, FileKind, Item, ItemState};
 use crate::progress::Amount;
 use crate::repository::{self, first_name, unlinked};
-use crate::sorter::{Sorted, Sorter, paired};
+use crate::sorter::{Sorted, Sorter, Spool, paired};
 use crate::target::{DirectoryTarget, Wanted, is_leftover};
 
-const SORT_BYTES: usize = 16 << 20;
 /// The longest name that file systems hold.
 const MOST_NAME: usize = 255;
 
@@ -62,7 +60,7 @@ impl Run<'_> {
     /// The snapshot's files by their paths in the target, and what is above them.
     fn wanted_files(&mut self) -> Result<Sorted> {
         let scope = self.options.objects_scope();
-        let mut sorter = Sorter::new(&self.repository.spool(), SORT_BYTES);
+        let mut sorter = self.repository.spool().sorter();
         let (mut unheld, mut above) = (Listed::default(), Vec::new());
         self.for_each_chosen(|key, value, _| {
             let failed = |e| self.spool_failed(e);
@@ -104,7 +102,7 @@ impl Run<'_> {
         target: &DirectoryTarget,
         plan: &mut Plan,
     ) -> Result<(Steps, Amount)> {
-        let sorter = || Sorter::new(&self.repository.spool(), SORT_BYTES);
+        let sorter = || self.repository.spool().sorter();
         let mut steps = Steps { deletes: sorter(), makes: sorter(), links: sorter(), dirs: sorter() };
         let sorted = self.wanted_files()?;
         let mut below = Listed::default();
@@ -142,13 +140,13 @@ impl Run<'_> {
 /// What is to stand under each path, once and in order.
 struct Goals<'a> {
     sorted: Peekable<Sorted>,
-    spool: &'a Path,
+    spool: &'a Spool,
     below: &'a mut Listed,
 }
 
 impl Goals<'_> {
     fn group(&mut self) -> Result<Option<(Vec<u8>, Goal)>> {
-        let failed = |e| Error::Spool(self.spool.display().to_string(), e);
+        let failed = |e| Error::Spool(self.spool.to_string(), e);
         let Some(record) = self.sorted.next() else { return Ok(None) };
         let (key, value) = record.map_err(failed)?;
         let (mut items, mut above) = (Vec::new(), false);

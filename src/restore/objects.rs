@@ -14,10 +14,7 @@ use crate::repository::{self, Certainty, object, objects};
 use crate::sorter::Sorter;
 use crate::target::BucketTarget;
 
-pub(super) const SORT_BYTES: usize = 8 << 20;
 const SECOND: Nanos = 1_000_000_000;
-/// Objects put at once.
-pub(super) const AT_ONCE: usize = 12;
 /// Objects whose metadata is asked for together.
 const ALIKE: usize = 256;
 
@@ -116,7 +113,7 @@ impl Run<'_> {
         let context = self.repository.context();
         context.progress.begin(Phase { name: "comparing objects", unit: "objects" });
         let (mut plan, mut expected) = (Plan::default(), Amount::default());
-        let mut jobs = Sorter::new(&self.repository.spool(), SORT_BYTES);
+        let mut jobs = self.repository.spool().sorter();
         let (mut unfit, mut staying) = (Unfit::default(), Later::default());
         let identical = self.compare_objects(target, &mut unfit, |job| {
             match &job {
@@ -225,7 +222,7 @@ impl Run<'_> {
     /// The snapshot's objects by their keys in the target, in order.
     fn wanted_objects(&self, unfit: &mut Unfit) -> Result<Sorter> {
         let spool = self.repository.spool();
-        let mut sorter = Sorter::new(&spool, SORT_BYTES);
+        let mut sorter = spool.sorter();
         self.for_each_chosen(|key, value, _| {
             let item = Item::decode(&value)?;
             let value = match &item.attributes {
@@ -274,7 +271,7 @@ impl Run<'_> {
     /// The target's objects: key → size and ETag.
     fn found_objects(&self, target: &BucketTarget) -> Result<Sorter> {
         let spool = self.repository.spool();
-        let mut sorter = Sorter::new(&spool, SORT_BYTES);
+        let mut sorter = spool.sorter();
         let mut failure = None;
         let beginning = self.options.objects_scope().target_beginning();
         let whole = beginning.utf8_chunks().next().map_or("", |chunk| chunk.valid());
@@ -287,13 +284,13 @@ impl Run<'_> {
             Ok(())
         })?;
         match failure {
-            Some(error) => Err(Error::Spool(spool.display().to_string(), error)),
+            Some(error) => Err(Error::Spool(spool.to_string(), error)),
             None => Ok(sorter),
         }
     }
 
     pub(super) fn spool_failed(&self, error: std::io::Error) -> Error {
-        Error::Spool(self.repository.spool().display().to_string(), error)
+        Error::Spool(self.repository.spool().to_string(), error)
     }
 
     /// Shows what is to be done; counts what is identical.
@@ -395,7 +392,8 @@ impl Run<'_> {
         let done = |(): &mut (), job| work.one(job);
         let reader = self.nodes.reader();
         let give = |take: &mut Take<'_, Job>| work.give(jobs, take);
-        let mut counts = ahead::run(reader, AT_ONCE, queue(reader), || (), done, give)?;
+        let at_once = self.repository.context().memory.puts();
+        let mut counts = ahead::run(reader, at_once, queue(reader), || (), done, give)?;
         let [new, there] = work.refused.map(AtomicU64::into_inner);
         counts.written -= new;
         counts.overwritten -= there;

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ahead::{self, Take, beginning};
 use super::milvus::Later;
-use super::objects::{AT_ONCE, SORT_BYTES};
 use super::put::{Putting, of_object};
 use super::settings::Planned;
 use super::{Change, Counts, Error, Plan, Result, Run};
@@ -129,7 +128,8 @@ impl Run<'_> {
         let done = |(): &mut (), series: Series| work.one(&series);
         let give = |take: &mut Take<'_, Series>| work.give(jobs, plan.counts, take);
         // Few wait: each holds every version of its key.
-        let mut counts = ahead::run(self.nodes.reader(), AT_ONCE, AT_ONCE, || (), done, give)?;
+        let at_once = self.repository.context().memory.puts();
+        let mut counts = ahead::run(self.nodes.reader(), at_once, at_once, || (), done, give)?;
         counts.written -= work.left.0.into_inner();
         counts.deleted -= work.left.1.into_inner();
         let done = work.putting.finish();
@@ -161,7 +161,7 @@ impl Run<'_> {
         let capture = self.moment.info.snapshot.objects.as_ref();
         let root = capture.and_then(|capture| capture.versions);
         let scope = self.options.objects_scope();
-        let mut wanted = Sorter::new(&self.repository.spool(), SORT_BYTES);
+        let mut wanted = self.repository.spool().sorter();
         let (mut absent, mut later) = (0, Later::default());
         for entry in versions(&self.nodes, root.as_ref(), &scope.beginning())? {
             let (key, all) = entry?;
@@ -195,7 +195,7 @@ impl Run<'_> {
     fn plan_versions(&mut self, bucket: &Bucket, plan: &mut Plan) -> Result<(Sorter, Amount)> {
         let spool = self.repository.spool();
         let wanted = self.wanted_versions()?;
-        let failed = |e| Error::Spool(spool.display().to_string(), e);
+        let failed = |e| Error::Spool(spool.to_string(), e);
         let wanted = by_key(wanted.finish().map_err(failed)?, failed);
         let found = bucket.versions().map(|found| {
             let found = found?;
@@ -203,7 +203,7 @@ impl Run<'_> {
             let sequence = found.iter().rev().map(shown_in).collect();
             Ok((key, effective(sequence, |shown| *shown == Shown::Marker)))
         });
-        let (mut jobs, mut expected) = (Sorter::new(&spool, SORT_BYTES), Amount::default());
+        let (mut jobs, mut expected) = (spool.sorter(), Amount::default());
         let mut staying = Later::default();
         for pair in paired(wanted, found) {
             let (key, wanted, found): (_, Option<Vec<Vec<u8>>>, Option<Vec<Shown>>) = pair?;

@@ -14,8 +14,6 @@ use crate::mutex::lock;
 use crate::storage::{Cause, Error, Result, Storage};
 
 const BLOCK: u64 = 256 << 10;
-/// Blocks that are kept.
-const KEPT: NonZeroUsize = NonZeroUsize::new(192).unwrap();
 /// Where a pack is read in its order, so many blocks are asked for at once.
 const AHEAD: u64 = 4;
 /// And so many where each request is answered late: one answer of 4 MiB takes hardly longer than one of a block.
@@ -99,10 +97,16 @@ impl Drop for Coming<'_> {
 }
 
 impl Blocks {
-    /// Reads from `storage`.
-    pub fn new(storage: Arc<dyn Storage>) -> Blocks {
-        let state = State { here: LruCache::new(KEPT), coming: HashMap::new(), requests: 0 };
+    /// Reads from `storage`, and keeps so many bytes.
+    pub fn new(storage: Arc<dyn Storage>, kept: usize) -> Blocks {
+        let kept = NonZeroUsize::new(kept / BLOCK as usize).unwrap_or(NonZeroUsize::MIN);
+        let state = State { here: LruCache::new(kept), coming: HashMap::new(), requests: 0 };
         Blocks { storage, state: Mutex::new(state), arrived: Condvar::new() }
+    }
+
+    /// How many places may be asked for early, each with what is read together with it: half of what is kept.
+    pub fn requests(&self) -> usize {
+        (lock(&self.state).here.cap().get() / (2 * AHEAD_REMOTE as usize)).max(1)
     }
 
     /// `length` bytes of a pack from `begin`; fewer where it ends before.
@@ -307,6 +311,10 @@ mod tests {
         }
     }
 
+    fn over(one: &Arc<One>) -> Blocks {
+        Blocks::new(one.clone(), 48 << 20)
+    }
+
     fn read(blocks: &Blocks, begin: u64, length: u64) -> Result<Bytes> {
         blocks.read(ChunkKind::Data, PACK, begin, length)
     }
@@ -315,7 +323,7 @@ mod tests {
     fn any_stretch_of_a_pack_is_read_as_it_is_by_many_at_once() {
         for is_remote in [false, true] {
             let one = One::new(is_remote);
-            let blocks = Blocks::new(one.clone());
+            let blocks = over(&one);
             std::thread::scope(|scope| {
                 for seed in 0..8 {
                     let (one, blocks) = (&one, &blocks);
@@ -337,7 +345,7 @@ mod tests {
     #[test]
     fn of_what_is_read_here_and_there_only_the_blocks_that_hold_it_are_asked_for() {
         let one = One::new(true);
-        let blocks = Blocks::new(one.clone());
+        let blocks = over(&one);
         read(&blocks, 30 * BLOCK + 5, 100).unwrap();
         read(&blocks, 30 * BLOCK + 500, 100).unwrap();
         read(&blocks, 4 * BLOCK - 5, 2 * BLOCK).unwrap();
@@ -347,7 +355,7 @@ mod tests {
     #[test]
     fn a_tree_pack_that_is_read_here_and_there_is_asked_for_in_few_requests() {
         let one = One::new(false);
-        let blocks = Blocks::new(one.clone());
+        let blocks = over(&one);
         for number in [14, 12, 9, 40] {
             let begin = number * BLOCK + 5;
             assert!(blocks.read(ChunkKind::Node, PACK, begin, 100).unwrap() == one.of(begin, 100));
@@ -359,7 +367,7 @@ mod tests {
     fn a_pack_that_is_read_in_its_order_is_asked_for_once_and_much_of_it_together() {
         for (is_remote, most) in [(false, 11), (true, 3)] {
             let one = One::new(is_remote);
-            let blocks = Blocks::new(one.clone());
+            let blocks = over(&one);
             for begin in (0..SIZE).step_by(5000) {
                 assert!(read(&blocks, begin, 5000).unwrap() == one.of(begin, 5000));
             }
@@ -373,7 +381,7 @@ mod tests {
     fn no_block_is_asked_for_twice_by_many_that_read_a_pack_in_its_order() {
         for is_remote in [false, true] {
             let one = One::new(is_remote);
-            let blocks = Blocks::new(one.clone());
+            let blocks = over(&one);
             let next = AtomicU64::new(0);
             std::thread::scope(|scope| {
                 for _ in 0..8 {
@@ -397,7 +405,7 @@ mod tests {
     #[test]
     fn who_would_wait_for_a_block_asks_for_those_that_follow() {
         let one = Arc::new(One { together: 2, ..Arc::into_inner(One::new(true)).unwrap() });
-        let blocks = Blocks::new(one.clone());
+        let blocks = over(&one);
         std::thread::scope(|scope| {
             for begin in [0, 100] {
                 let (one, blocks) = (&one, &blocks);
@@ -414,7 +422,7 @@ mod tests {
     fn who_wants_what_was_asked_for_ahead_waits_for_it_and_asks_himself_where_it_does_not_come() {
         for comes in [true, false] {
             let one = One::new(true);
-            let blocks = Blocks::new(one.clone());
+            let blocks = over(&one);
             let coming = blocks.ask(PACK, 10, 100).unwrap();
             assert!(blocks.ask(PACK, 10, 100).is_none(), "it is coming");
             std::thread::scope(|scope| {
@@ -428,7 +436,7 @@ mod tests {
             assert!(blocks.ask(PACK, 10, 100).is_none(), "it is here");
             assert_eq!(one.asked().iter().filter(|asked| asked.contains(&0)).count(), 1);
         }
-        assert!(Blocks::new(One::new(false)).ask(PACK, 10, 100).is_none(), "an answer is quick");
+        assert!(over(&One::new(false)).ask(PACK, 10, 100).is_none(), "an answer is quick");
     }
 
     #[test]
@@ -436,7 +444,7 @@ mod tests {
         for is_remote in [false, true] {
             let bad = 2 * BLOCK + 700;
             let one = Arc::new(One { bad: Some(bad), ..Arc::into_inner(One::new(is_remote)).unwrap() });
-            let blocks = Blocks::new(one.clone());
+            let blocks = over(&one);
             for begin in (0..SIZE).step_by(100_000) {
                 match read(&blocks, begin, 100_000) {
                     Ok(bytes) => assert!(bytes == one.of(begin, 100_000)),
@@ -451,7 +459,7 @@ mod tests {
     #[test]
     fn a_chunk_that_is_large_is_read_by_itself_where_answers_are_quick() {
         let one = One::new(false);
-        let blocks = Blocks::new(one.clone());
+        let blocks = over(&one);
         assert!(read(&blocks, 77, LARGE).unwrap() == one.of(77, LARGE));
         assert!(lock(&blocks.state).here.is_empty());
     }
@@ -460,7 +468,7 @@ mod tests {
     fn a_failure_is_told_and_nobody_waits_for_what_will_not_come() {
         for is_remote in [false, true] {
             let one = One::new(is_remote);
-            let blocks = Blocks::new(one.clone());
+            let blocks = over(&one);
             one.failing.store(3, Ordering::SeqCst);
             let failed = AtomicU64::new(0);
             std::thread::scope(|scope| {

@@ -12,6 +12,7 @@ use super::{Error, Index, Listing, PackCache, PackReader, Place, Result, unshare
 use crate::fault::Kind;
 use crate::format::{Malformed, Name, PackedChunk, Segment};
 use crate::id::{ChunkId, ChunkKind, PackId};
+use crate::memory::Memory;
 use crate::mutex::lock;
 use crate::pool;
 use crate::secret::{ChunkNamer, SealSecret};
@@ -21,8 +22,6 @@ use crate::storage::{self, Storage};
 const RELOADS: u32 = 3;
 /// And so often for one chunk, however fast collections follow each other.
 const TRIES: usize = 32;
-/// Tree packs fetched at once, of up to 8 MiB each.
-const FETCHED_AT_ONCE: usize = 8;
 
 /// Makes an index of what is there now.
 pub type Reload = Box<dyn Fn() -> Result<Arc<Index>> + Send + Sync>;
@@ -37,6 +36,7 @@ pub struct Reader {
     seal: SealSecret,
     cache: Option<Arc<PackCache>>,
     blocks: Blocks,
+    memory: Memory,
     /// Held by who fetches a tree pack: whoever else comes for it waits once, and looks whether it is here.
     fetching: [Mutex<()>; 64],
     /// Of packs that no segment lists yet.
@@ -66,12 +66,25 @@ impl Reader {
         namer: ChunkNamer,
         seal: SealSecret,
         cache: Option<Arc<PackCache>>,
+        memory: Memory,
     ) -> Reader {
-        let blocks = Blocks::new(storage.clone());
+        let blocks = Blocks::new(storage.clone(), memory.blocks());
         let (index, in_vain) = (RwLock::new(index), AtomicU32::new(0));
         let fetching = std::array::from_fn(|_| Mutex::default());
         let unlisted = HashMap::new();
-        Reader { storage, index, reload: None, in_vain, namer, seal, cache, blocks, fetching, unlisted }
+        Reader {
+            storage,
+            index,
+            reload: None,
+            in_vain,
+            namer,
+            seal,
+            cache,
+            blocks,
+            memory,
+            fetching,
+            unlisted,
+        }
     }
 
     /// Reads what `segment` lists, too: durable packs of a snapshot that is not there yet.
@@ -169,7 +182,7 @@ impl Reader {
         for id in nodes {
             let pack = self.places_by(&index, id)?.first().map(|place| place.pack);
             if let Some(pack) = pack.filter(|pack| !absent.contains(pack) && !cache.has(*pack)) {
-                if absent.len() == FETCHED_AT_ONCE {
+                if absent.len() == self.memory.tree_packs() {
                     break;
                 }
                 absent.push(pack);
@@ -190,6 +203,11 @@ impl Reader {
             Some(error) => Err(error.into()),
             None => Ok(got_to),
         }
+    }
+
+    /// How many chunks may be asked for early.
+    pub fn requests(&self) -> usize {
+        self.blocks.requests()
     }
 
     /// Whether the repository is far away, so that it pays to ask early for what is wanted.

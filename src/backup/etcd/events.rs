@@ -34,7 +34,7 @@ pub(super) struct Events {
 
 impl Run<'_> {
     pub(super) fn events(&self) -> Events {
-        Events { by_key: self.sorter(), count: 0, made: 0, deleted: 0 }
+        Events { by_key: self.repository.spool().sorter(), count: 0, made: 0, deleted: 0 }
     }
 
     /// A record as the state of its key.

@@ -21,7 +21,7 @@ impl Run<'_> {
         context.progress.expect(Amount { items: 0, bytes: line.status.db_size });
         context.progress.settled();
         let from = context.clock.now();
-        let spooled = snapshot(etcd, &self.repository.spool(), &context.cancel, |bytes| {
+        let spooled = snapshot(etcd, self.repository.spool().directory(), &context.cancel, |bytes| {
             context.progress.advance(Amount { items: 1, bytes });
         })?;
         let to = context.clock.now();
@@ -86,7 +86,7 @@ impl Run<'_> {
     /// The state at the compaction point: the newest record of each key at or below it.
     fn compacted_base(&self, file: &EtcdFile, line: &Line) -> Result<Base> {
         let compacted = file.compacted();
-        let mut keys = self.sorter();
+        let mut keys = self.repository.spool().sorter();
         self.sort_base(file, line.prefix, compacted, &mut keys)?;
         let root = self.apply_by_key(None, keys)?;
         let anchor = Anchor { revision: compacted, root };

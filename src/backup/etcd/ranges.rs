@@ -36,7 +36,7 @@ impl Run<'_> {
         self.check_forward(line, mark.revision)?;
         self.repository.context().progress.begin(Phase { name: "comparing keys", unit: "events" });
         let sorted = keys.finish().map_err(|e| self.spool_error(e))?;
-        let (mut events, mut history) = (self.events(), self.sorter());
+        let (mut events, mut history) = (self.events(), self.repository.spool().sorter());
         let (base, gap) = match line.parent {
             Some(parent) => {
                 self.differences(line, sorted, mark.revision, &mut |record| {
@@ -93,7 +93,7 @@ impl Run<'_> {
         context.progress.expect(Amount { items: counted.keys, bytes: 0 });
         context.progress.settled();
         let known = line.parent.map_or(0, |parent| parent.revision);
-        let (mut keys, mut count, mut leases) = (self.sorter(), 0, BTreeSet::new());
+        let (mut keys, mut count, mut leases) = (self.repository.spool().sorter(), 0, BTreeSet::new());
         ranges(etcd, span, counted, &context.cancel, |page| {
             let bytes = page.iter().map(|present| present.value.len() as u64).sum();
             context.progress.advance(Amount { items: page.len() as u64, bytes });

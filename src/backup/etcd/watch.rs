@@ -47,7 +47,8 @@ impl Run<'_> {
         let behind = (mark.revision - parent.revision).unsigned_abs();
         context.progress.expect(Amount { items: behind, bytes: 0 });
         let span = Span::of_prefix(line.prefix);
-        let (mut events, mut history, mut leases) = (self.events(), self.sorter(), BTreeSet::new());
+        let (mut events, mut history, mut leases) =
+            (self.events(), self.repository.spool().sorter(), BTreeSet::new());
         let between = (parent.revision, mark.revision);
         let watched = watch(etcd, &span, between, line.early.take(), &context.cancel, |mut record| {
             if record.kv.lease != 0 {
