@@ -1,7 +1,7 @@
 //! Jobs done on several threads, through a bounded queue. The first failure ends it.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
@@ -97,16 +97,42 @@ pub fn run<J: Send, S, E: Send, T>(
     }
 }
 
-/// What `of` makes of each of a few things, in their order, each on a thread of its own.
-pub fn each<T: Sync, R: Send>(things: &[T], of: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = things.iter().map(|thing| scope.spawn(|| of(thing))).collect();
-        let made = threads.into_iter().map(|thread| match thread.join() {
-            Ok(made) => made,
-            Err(panic) => std::panic::resume_unwind(panic),
+/// What `of` makes of each thing, in their order, so many at once.
+pub fn several<T: Sync, R: Send>(at_once: usize, things: &[T], of: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let taken = std::iter::from_fn(|| {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            Some((at, things.get(at)?))
         });
-        made.collect()
+        taken.map(|(at, thing)| (at, of(thing))).collect::<Vec<_>>()
+    };
+    let mut made = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..at_once.min(things.len())).map(|_| scope.spawn(work)).collect();
+        let mut made = work();
+        others.into_iter().for_each(|other| made.extend(joined(other.join())));
+        made
+    });
+    made.sort_unstable_by_key(|(at, _)| *at);
+    made.into_iter().map(|(_, made)| made).collect()
+}
+
+/// The same for a few things, all at once.
+pub fn each<T: Sync, R: Send>(things: &[T], of: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    several(things.len(), things, of)
+}
+
+/// What both make, at once.
+pub fn both<A, B: Send>(here: impl FnOnce() -> A, there: impl FnOnce() -> B + Send) -> (A, B) {
+    std::thread::scope(|scope| {
+        let there = scope.spawn(there);
+        (here(), joined(there.join()))
     })
+}
+
+/// What a thread made; its panic goes on here.
+fn joined<T>(joined: std::thread::Result<T>) -> T {
+    joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// What [`ahead`] hands over together weighs so many bytes, and so many such batches wait. In smaller ones a thread
@@ -185,6 +211,21 @@ mod tests {
             },
         );
         assert_eq!((given, sum.into_inner()), (Ok("given"), 499_500));
+    }
+
+    #[test]
+    fn what_is_made_of_several_comes_in_their_order_and_so_many_are_made_at_once() {
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let things: Vec<u64> = (0..100).collect();
+        let made = several(5, &things, |thing| {
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(2));
+            now.fetch_sub(1, Ordering::SeqCst);
+            thing * 2
+        });
+        assert_eq!(made, (0..100).map(|thing| thing * 2).collect::<Vec<_>>());
+        assert!((2..=5).contains(&most.into_inner()));
+        assert_eq!(both(|| 1, || 2), (1, 2));
     }
 
     #[test]

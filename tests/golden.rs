@@ -24,7 +24,7 @@ use icecore::id::{ChunkId, ChunkKind, PackId, RepositoryId, SessionId};
 use icecore::repository::{Access, KeyCost, Repository};
 use icecore::secret::{ChunkNamer, ContentSecret, SealSecret};
 use icecore::storage::{Local, Location, Storage};
-use icecore::store::{self, Index, PackReader, Tuning, Writer, WriterParts, read_footer};
+use icecore::store::{self, Index, PackReader, Tuning, Writer, WriterParts, footer_of};
 use icecore::tree::{self, Builder, Cell, Node, Nodes, Payload, Shape, Value};
 
 const REPOSITORY: RepositoryId = RepositoryId([3; 16]);
@@ -480,11 +480,8 @@ fn pack_id(seed: u64) -> PackId {
 
 /// The plain bytes of every chunk of a pack file, and how it is compressed.
 fn read_pack(seed: u64, kind: ChunkKind, bytes: &[u8]) -> Vec<(Vec<u8>, u8)> {
-    let directory = tempfile::tempdir().unwrap();
-    let storage = Local::new(directory.path());
     let id = pack_id(seed);
-    storage.put(&Name::Pack(kind, id).to_string(), Bytes::copy_from_slice(bytes)).unwrap();
-    let footer: Footer = read_footer(&storage, &seal_secret(), kind, id, bytes.len() as u64).unwrap();
+    let footer: Footer = footer_of(bytes, &seal_secret(), kind, id).unwrap();
     assert_eq!(footer.kind, kind);
     let reader = PackReader::new(id, kind, &seal_secret());
     let chunks = footer.chunks.iter().zip(0..).map(|(chunk, position)| {

@@ -12,7 +12,7 @@ use crate::mutex::{into_inner, lock};
 use crate::pool::{self, Pool, cores};
 use crate::progress::{Amount, Phase};
 use crate::repository::Repository;
-use crate::store::{self, PackReader, read_footer, unshared};
+use crate::store::{PackReader, footer_of, unshared};
 
 /// What reading one pack found.
 #[derive(Default)]
@@ -51,7 +51,8 @@ impl Run<'_> {
         self.note(damage);
     }
 
-    /// Reads packs to the last byte, one a core at a time, as far as there is memory for them.
+    /// Reads packs to the last byte, as many at once as there is memory for where they come from far away, else one for
+    /// each core.
     fn read_packs(&mut self, packs: &[&PackEntry]) -> Result<()> {
         let context = self.repository.context();
         context.progress.begin(Phase { name: "reading packs", unit: "packs" });
@@ -66,7 +67,8 @@ impl Run<'_> {
             Ok(())
         };
         let give = |pool: &Pool<'_, _, Error>| packs.iter().try_for_each(|pack| Ok(pool.give(*pack)?));
-        let at_once = cores().min(context.memory.packs());
+        let most = if repository.storage().is_remote() { usize::MAX } else { cores() };
+        let at_once = most.min(context.memory.packs());
         pool::run(at_once, at_once, || (), read, give)?;
         for read in into_inner(results) {
             let Read { chunks, bytes, damage, bad_chunks, bad_pack } = read;
@@ -97,7 +99,7 @@ fn read_pack(repository: &Repository, pack: &PackEntry) -> Result<Read> {
     if !bytes.starts_with(PACK_MAGIC) {
         read.damage.push(damage("pack", file.clone(), Malformed::Magic("pack")));
     }
-    check_footer(repository, pack, &file, &mut read)?;
+    read.damage.extend(check_footer(repository, pack, &bytes).map(|what| damage("pack", file.clone(), what)));
     let reader = PackReader::new(pack.id, pack.kind, repository.seal_secret());
     let namer = repository.namer();
     for (chunk, position) in pack.chunks.iter().zip(0u32..) {
@@ -117,15 +119,10 @@ fn read_pack(repository: &Repository, pack: &PackEntry) -> Result<Read> {
 }
 
 /// The footer says the same as the index: the index could be made anew from it.
-fn check_footer(repository: &Repository, pack: &PackEntry, file: &str, read: &mut Read) -> Result<()> {
-    let footer = read_footer(repository.storage(), repository.seal_secret(), pack.kind, pack.id, read.bytes);
-    match footer {
-        Ok(footer) if footer.chunks == pack.chunks => {}
-        Ok(_) => read.damage.push(damage("pack", file, "its footer lists other chunks than the index")),
-        Err(store::Error::Damaged { what, .. }) => {
-            read.damage.push(damage("pack", file, format!("its footer: {what}")));
-        }
-        Err(error) => return Err(error.into()),
+fn check_footer(repository: &Repository, pack: &PackEntry, bytes: &[u8]) -> Option<String> {
+    match footer_of(bytes, repository.seal_secret(), pack.kind, pack.id) {
+        Ok(footer) if footer.chunks == pack.chunks => None,
+        Ok(_) => Some("its footer lists other chunks than the index".into()),
+        Err(what) => Some(format!("its footer: {what}")),
     }
-    Ok(())
 }

@@ -9,8 +9,9 @@ use crate::format::{
     Verdict,
 };
 use crate::id::{PackId, SessionId};
+use crate::pool;
 use crate::progress::Amount;
-use crate::repository::{self, View};
+use crate::repository::{self, Repository, View};
 
 /// What valid segments list.
 #[derive(Default)]
@@ -32,33 +33,92 @@ pub(super) struct Named {
     labels: BTreeSet<u64>,
 }
 
-/// The label of a session of this name.
-fn label(sid: &str) -> Option<u64> {
-    sid.parse::<SessionId>().ok().map(|sid| sid.label)
+impl Named {
+    /// What the record of a session, or of how it ended, says.
+    fn of(sid: &str, snapshot: Option<SessionId>) -> Named {
+        let label = sid.parse::<SessionId>().ok().map(|sid| sid.label);
+        Named { snapshots: snapshot.into_iter().collect(), labels: label.into_iter().collect() }
+    }
+
+    fn extend(&mut self, more: Named) {
+        self.snapshots.extend(more.snapshots);
+        self.labels.extend(more.labels);
+    }
 }
+
+/// Reads a record, by its folder and its name there.
+type Read = fn(&Repository, &str, &str) -> repository::Result<Named>;
+
+/// Records of one kind: what damage calls them, their folder, how their names end, how one is read.
+const RECORDS: [(&str, &str, &str, Read); 6] = [
+    ("key", "keys/", "", |repository, _, id| repository.check_key(id).map(|()| Named::default())),
+    ("session", "sessions/", "", |repository, folder, sid| {
+        let session: Session = repository.record(&format!("{folder}{sid}"))?;
+        Ok(Named::of(sid, session.pin))
+    }),
+    ("snapshot", "snapshots/", "", |repository, folder, sid| {
+        Ok(match repository.record(&format!("{folder}{sid}"))? {
+            Claim::Snapshot(snapshot) => Named::of(sid, snapshot.parent),
+            Claim::Closed(_) => Named::of(sid, None),
+        })
+    }),
+    ("tombstone", "forgotten/", "", names_none::<Tombstone>),
+    ("collection", "collections/", ".condemned", names_none::<Condemned>),
+    ("collection", "collections/", ".verdict", names_none::<Verdict>),
+];
+
+fn names_none<T: Record>(repository: &Repository, folder: &str, name: &str) -> repository::Result<Named> {
+    repository.record::<T>(&format!("{folder}{name}")).map(|_| Named::default())
+}
+
+/// Records that are read before any of them is looked at.
+const PART: usize = 256;
+/// Segments read at once, of some 6 MB each.
+const SEGMENTS: usize = 4;
 
 impl Run<'_> {
     /// Reads every record from the medium.
     pub(super) fn records(&mut self) -> Result<()> {
-        self.read_one::<Config>("config", "config")?;
-        for error in self.repository.damaged_keys()? {
-            if let repository::Error::Damaged { file, what } = error {
-                self.note(damage("key", file, what));
+        let repository = self.repository;
+        let config = repository.record::<Config>("config").map(|_| Named::default());
+        self.note_record("config", config)?;
+        let listed = pool::each(&RECORDS, |(_, folder, ending, _)| {
+            let mut names = repository.storage().names(folder)?;
+            names.retain(|name| name.ends_with(ending));
+            Ok::<_, Error>(names)
+        });
+        for ((kind, folder, _, read), names) in RECORDS.iter().zip(listed) {
+            for part in names?.chunks(PART) {
+                repository.context().cancel.check()?;
+                let read = |name: &String| read(repository, folder, name);
+                for named in pool::several(repository.storage().at_once(), part, read) {
+                    self.note_record(kind, named)?;
+                }
             }
         }
-        self.read_folder::<Session>("session", "sessions/", "", |run, sid, session| {
-            run.named.labels.extend(label(sid));
-            run.named.snapshots.extend(session.pin);
-        })?;
-        self.read_folder::<Claim>("snapshot", "snapshots/", "", |run, sid, claim| {
-            run.named.labels.extend(label(sid));
-            if let Claim::Snapshot(snapshot) = claim {
-                run.named.snapshots.extend(snapshot.parent);
+        Ok(())
+    }
+
+    /// Notes what a record names, or that it is damaged.
+    fn note_record(&mut self, kind: &'static str, read: repository::Result<Named>) -> Result<()> {
+        let named = self.sound(kind, read)?;
+        self.named.extend(named.unwrap_or_default());
+        Ok(())
+    }
+
+    /// A record that was read; `None` where it is damaged.
+    fn sound<T>(&mut self, kind: &'static str, read: repository::Result<T>) -> Result<Option<T>> {
+        self.repository.context().progress.advance(Amount { items: 1, bytes: 0 });
+        match read {
+            Ok(record) => Ok(Some(record)),
+            Err(repository::Error::Damaged { file, what }) => {
+                self.note(damage(kind, file, what));
+                Ok(None)
             }
-        })?;
-        self.read_folder::<Tombstone>("tombstone", "forgotten/", "", |_, _, _| {})?;
-        self.read_folder::<Condemned>("collection", "collections/", ".condemned", |_, _, _| {})?;
-        self.read_folder::<Verdict>("collection", "collections/", ".verdict", |_, _, _| {})
+            // Removed since it was listed: a prune may run beside us.
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(Error::Repository(error)),
+        }
     }
 
     /// What other records speak of, and no collection can have removed.
@@ -94,40 +154,6 @@ impl Run<'_> {
         }
     }
 
-    fn read_folder<T: Record>(
-        &mut self,
-        kind: &'static str,
-        folder: &str,
-        ending: &str,
-        mut show: impl FnMut(&mut Self, &str, T),
-    ) -> Result<()> {
-        for name in self.repository.storage().names(folder)? {
-            self.repository.context().cancel.check()?;
-            if !name.ends_with(ending) {
-                continue;
-            }
-            if let Some(record) = self.read_one::<T>(kind, &format!("{folder}{name}"))? {
-                show(self, &name, record);
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads one record; `None` where it is damaged.
-    fn read_one<T: Record>(&mut self, kind: &'static str, name: &str) -> Result<Option<T>> {
-        self.repository.context().progress.advance(Amount { items: 1, bytes: 0 });
-        match self.repository.record::<T>(name) {
-            Ok(record) => Ok(Some(record)),
-            Err(repository::Error::Damaged { file, what }) => {
-                self.note(damage(kind, file, what));
-                Ok(None)
-            }
-            // Removed since it was listed: a prune may run beside us.
-            Err(error) if error.kind() == Kind::NotFound => Ok(None),
-            Err(error) => Err(Error::Repository(error)),
-        }
-    }
-
     /// Reads every valid segment.
     pub(super) fn segments(&mut self, view: &View) -> Result<Segments> {
         let mut segments = Segments { whole: true, ..Segments::default() };
@@ -135,13 +161,17 @@ impl Run<'_> {
             let packs = info.snapshot.segment.packs.iter().map(|pack| (pack.id, pack.clone()));
             segments.packs.extend(packs);
         }
-        for name in &view.segments {
-            match self.read_one::<Segment>("segment", &Name::Segment(*name).to_string())? {
-                Some(segment) => {
-                    segments.packs.extend(segment.packs.into_iter().map(|pack| (pack.id, pack)));
-                    segments.readable.push(*name);
+        let repository = self.repository;
+        for part in view.segments.chunks(SEGMENTS) {
+            let read = |name: &SegmentName| repository.record::<Segment>(&Name::Segment(*name).to_string());
+            for (name, read) in part.iter().zip(pool::each(part, read)) {
+                match self.sound("segment", read)? {
+                    Some(segment) => {
+                        segments.packs.extend(segment.packs.into_iter().map(|pack| (pack.id, pack)));
+                        segments.readable.push(*name);
+                    }
+                    None => segments.whole = false,
                 }
-                None => segments.whole = false,
             }
         }
         Ok(segments)

@@ -23,7 +23,7 @@ fn side_of(side: Side) -> browse::Side {
 
 /// What the point means.
 pub fn find(session: &Session, repository: &Repository, point: &str) -> Result<Moment, Failure> {
-    find_in(session, &repository.view()?, point)
+    find_in(session, &repository.view_of_snapshots()?, point)
 }
 
 /// What the point means in a view.

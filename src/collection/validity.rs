@@ -20,15 +20,35 @@ pub enum Folder {
     Collections,
 }
 
-/// The order in which whoever reads or writes lists: names first, and after them the verdict that judges.
-pub const LOOK: [Folder; 4] = [Folder::Snapshots, Folder::Forgotten, Folder::Index, Folder::Collections];
+impl Folder {
+    /// As it begins the names of what is in it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Folder::Snapshots => "snapshots/",
+            Folder::Forgotten => "forgotten/",
+            Folder::Sessions => "sessions/",
+            Folder::Index => "index/",
+            Folder::Collections => "collections/",
+        }
+    }
+}
+
+/// The order in which whoever reads or writes lists, those together that may be listed at once: first snapshots,
+/// after them the segments that they need, and at last the verdict by which all are judged.
+pub const LOOK: &[&[Folder]] =
+    &[&[Folder::Snapshots, Folder::Forgotten], &[Folder::Index], &[Folder::Collections]];
 
 /// The same for whoever only chooses among snapshots.
-pub const CHOOSE: [Folder; 3] = [Folder::Snapshots, Folder::Forgotten, Folder::Collections];
+pub const CHOOSE: &[&[Folder]] = &[&[Folder::Snapshots, Folder::Forgotten], &[Folder::Collections]];
 
 /// The order in which a collector lists before it judges: pins after the snapshots that they may pin.
-pub const MARK: [Folder; 5] =
-    [Folder::Snapshots, Folder::Forgotten, Folder::Sessions, Folder::Index, Folder::Collections];
+pub const MARK: &[&[Folder]] = &[
+    &[Folder::Snapshots],
+    &[Folder::Forgotten],
+    &[Folder::Sessions],
+    &[Folder::Index],
+    &[Folder::Collections],
+];
 
 /// The newest numbers below `collections/`; 0 where there is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

@@ -178,13 +178,22 @@ fn parameters(bytes: &[u8]) -> std::result::Result<KeyParameters, Malformed> {
     crate::format::decode(read_clear::<KeySecrets>(bytes)?)
 }
 
-/// Tries every key, those first whose cost suits the passphrase.
-pub(super) fn open_any(storage: &dyn Storage, repository: RepositoryId, passphrase: &str) -> Result<Opened> {
-    let ids = storage.names(FOLDER)?;
+/// The ids of all keys.
+pub(super) fn ids(storage: &dyn Storage) -> Result<Vec<String>> {
+    Ok(storage.names(FOLDER)?)
+}
+
+/// Tries these keys, those first whose cost suits the passphrase.
+pub(super) fn open_any(
+    storage: &dyn Storage,
+    ids: &[String],
+    repository: RepositoryId,
+    passphrase: &str,
+) -> Result<Opened> {
     // The first key is there before the config is, and the last one is never removed.
     let mut damage = ids.is_empty().then(|| Error::Damaged { file: FOLDER.into(), what: Malformed::Missing });
     let mut files = Vec::with_capacity(ids.len());
-    for id in &ids {
+    for id in ids {
         files.push((id, storage.get(&Name::Key(id).to_string())?));
     }
     let memory = KeyCost::of(passphrase).memory;
@@ -209,7 +218,7 @@ impl Repository {
     /// Every key of the repository.
     pub fn keys(&self, passphrase: &str) -> Result<Vec<KeyInfo>> {
         let mut keys = Vec::new();
-        for id in self.storage().names(FOLDER)? {
+        for id in ids(self.storage())? {
             let name = Name::Key(&id).to_string();
             let opened = open_one(&self.storage().get(&name)?, &id, self.id(), passphrase).ok();
             let (created, host) = opened.map_or((None, None), |key| (Some(key.created), Some(key.host)));
@@ -219,16 +228,13 @@ impl Repository {
         Ok(keys)
     }
 
-    /// Every key file that is damaged.
-    pub fn damaged_keys(&self) -> Result<Vec<Error>> {
-        let mut damaged = Vec::new();
-        for id in self.storage().names(FOLDER)? {
-            let file = Name::Key(&id).to_string();
-            if id_of(&self.storage().get(&file)?) != id {
-                damaged.push(Error::Damaged { file, what: Malformed::Content });
-            }
+    /// Reads a key file and looks whether it is whole, whatever its passphrase is.
+    pub fn check_key(&self, id: &str) -> Result<()> {
+        let file = Name::Key(id).to_string();
+        match id_of(&self.storage().get(&file)?) == id {
+            true => Ok(()),
+            false => Err(Error::Damaged { file, what: Malformed::Content }),
         }
-        Ok(damaged)
     }
 
     /// Adds a key for another passphrase; gives its id.
@@ -238,7 +244,7 @@ impl Repository {
 
     /// Removes a key. The one in use, and the last, stay.
     pub fn remove_key(&self, id: &str) -> Result<()> {
-        let ids = self.storage().names(FOLDER)?;
+        let ids = ids(self.storage())?;
         let known = ids.iter().find(|known| known.as_str() == id);
         let id = known
             .ok_or_else(|| Error::Usage(format!("there is no key {id:?}; `icecore key list` shows them")))?;

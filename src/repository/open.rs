@@ -11,8 +11,9 @@ use crate::context::Context;
 use crate::format::{
     Chunker, Config, FORMAT, Malformed, Name, Record, Snapshot, TreeShape, Trees, open, seal,
 };
-use crate::id::{PackId, RepositoryId, SessionId};
+use crate::id::{ChunkKind, PackId, RepositoryId, SessionId};
 use crate::mutex::lock;
+use crate::pool;
 use crate::secret::{ChunkNamer, ContentSecret, SealKey, SealSecret};
 use crate::sorter::Spool;
 use crate::storage::{
@@ -154,13 +155,14 @@ impl Repository {
         passphrase: &str,
     ) -> Result<Repository> {
         let name = Name::Config.to_string();
-        let bytes = match storage.get(&name) {
+        let (bytes, key_ids) = pool::both(|| storage.get(&name), || keys::ids(&*storage));
+        let bytes = match bytes {
             Err(e) if e.is_not_found() => return Err(Error::NoRepository(storage.medium().to_string())),
             bytes => bytes?,
         };
         let damaged = |what| Error::Damaged { file: name.clone(), what };
         let id = parse_clear(&bytes).map_err(damaged)?;
-        let opened = keys::open_any(&*storage, id, passphrase)?;
+        let opened = keys::open_any(&*storage, &key_ids?, id, passphrase)?;
         let config = open(&bytes, &opened.seal.records(), id, &name).map_err(|what| match what {
             // The clear part, which is sound, says that this version can read it.
             Malformed::Newer { .. } => Malformed::Content,
@@ -343,17 +345,18 @@ impl Repository {
     }
 
     /// The name and size of every pack.
-    pub fn packs(&self) -> Result<Vec<(crate::id::ChunkKind, PackId, u64)>> {
-        let mut packs = Vec::new();
-        for kind in [crate::id::ChunkKind::Data, crate::id::ChunkKind::Node] {
+    pub fn packs(&self) -> Result<Vec<(ChunkKind, PackId, u64)>> {
+        let listed = pool::each(&[ChunkKind::Data, ChunkKind::Node], |&kind| {
+            let mut packs = Vec::new();
             self.storage.list(&format!("packs/{}/", kind.folder()), &mut |listed| {
                 let id = listed.name.rsplit('/').next().and_then(|id| id.parse().ok());
                 // Names that are not ours are left alone.
                 packs.extend(id.map(|id| (kind, id, listed.size)));
                 Ok(())
             })?;
-        }
-        Ok(packs)
+            Ok(packs)
+        });
+        Ok(listed.into_iter().collect::<Result<Vec<_>>>()?.concat())
     }
 }
 

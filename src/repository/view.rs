@@ -3,7 +3,7 @@
 //! Names are listed first and `collections/` after; what is valid is judged by the newest verdict
 //! found then. `docs/architecture.md`, "Collection", has the rules.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::sync::Arc;
 
@@ -110,17 +110,16 @@ fn oldest_first(info: &SnapshotInfo) -> (Nanos, SessionId) {
     (info.snapshot.time, info.id)
 }
 
-/// Every name of `sids` in a folder; names that are not ours are left alone.
-fn ids(repository: &Repository, folder: &str) -> Result<Vec<SessionId>> {
-    let names = repository.storage().names(folder)?;
-    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+/// Names that are not ours are left alone.
+fn ids(names: Vec<String>) -> Vec<SessionId> {
+    names.iter().filter_map(|name| name.parse().ok()).collect()
 }
 
 impl Repository {
     /// The state of collections. Listed after whatever is to be judged by it.
     pub(super) fn collections(&self) -> Result<Collections> {
         self.looking_again(|| {
-            let numbers = Numbers::read(&self.storage().names("collections/")?);
+            let numbers = Numbers::read(&self.storage().names(Folder::Collections.name())?);
             let validity = match numbers.verdict {
                 0 => Validity::default(),
                 n => Validity::new(n, &self.record::<Verdict>(&Name::Verdict(n).to_string())?),
@@ -146,7 +145,7 @@ impl Repository {
 
     /// The newest collection, and whether it has its verdict.
     pub fn numbers(&self) -> Result<Numbers> {
-        Ok(Numbers::read(&self.storage().names("collections/")?))
+        Ok(Numbers::read(&self.storage().names(Folder::Collections.name())?))
     }
 
     /// How a session ended.
@@ -156,35 +155,40 @@ impl Repository {
 
     /// Everything valid now.
     pub fn view(&self) -> Result<View> {
-        self.view_in(&LOOK)
+        self.view_in(LOOK)
     }
 
     /// The snapshots that are valid now, without segments.
     pub fn view_of_snapshots(&self) -> Result<View> {
-        self.view_in(&CHOOSE)
+        self.view_in(CHOOSE)
     }
 
     /// Everything valid now, listed as a collector does before it judges.
     pub fn view_to_judge(&self) -> Result<View> {
-        self.view_in(&MARK)
+        self.view_in(MARK)
     }
 
-    fn view_in(&self, order: &[Folder]) -> Result<View> {
-        let (mut claims, mut tombstones, mut sessions, mut segments) = (vec![], vec![], vec![], vec![]);
+    fn view_in(&self, order: &[&[Folder]]) -> Result<View> {
+        let mut names = HashMap::new();
         let mut collections = None;
-        for folder in order {
-            match folder {
-                Folder::Snapshots => claims = ids(self, "snapshots/")?,
-                Folder::Forgotten => tombstones = ids(self, "forgotten/")?,
-                Folder::Sessions => sessions = ids(self, "sessions/")?,
-                Folder::Index => segments = self.storage().names("index/")?,
-                Folder::Collections => collections = Some(self.collections()?),
+        for &together in order {
+            if together == [Folder::Collections] {
+                collections = Some(self.collections()?);
+                continue;
+            }
+            let listed = pool::each(together, |folder| self.storage().names(folder.name()));
+            for (folder, listed) in together.iter().zip(listed) {
+                names.insert(*folder, listed?);
             }
         }
         let Collections { numbers, validity, condemned } =
             collections.map_or_else(|| self.collections(), Ok)?;
+        let mut listed = |folder| names.remove(&folder).unwrap_or_default();
+        let mut claims = ids(listed(Folder::Snapshots));
+        let sessions = ids(listed(Folder::Sessions));
+        let segments = listed(Folder::Index);
         let ended: HashSet<SessionId> = claims.iter().copied().collect();
-        let forgotten: HashSet<SessionId> = tombstones.into_iter().collect();
+        let forgotten: HashSet<SessionId> = ids(listed(Folder::Forgotten)).into_iter().collect();
         claims.retain(|sid| validity.snapshot(sid));
         let (mut all, mut damaged, mut vanished) = (Vec::new(), Vec::new(), Vec::new());
         for (id, claim) in self.claims(&claims) {
@@ -257,16 +261,13 @@ impl Repository {
 
     /// Claims and their bytes from the medium, several at once.
     fn fetch(&self, sids: &[SessionId]) -> Vec<(SessionId, Result<(Ended, Bytes)>)> {
-        const AT_ONCE: usize = 8;
-        let each = sids.len().div_ceil(AT_ONCE).max(1);
-        let one = |sid: SessionId| {
+        let one = |&sid: &SessionId| {
             let name = Name::Claim(sid).to_string();
             let bytes = self.storage().get(&name)?;
             Ok((ended(self.open_record(&name, &bytes)?), bytes))
         };
-        let parts: Vec<&[SessionId]> = sids.chunks(each).collect();
-        let fetch = |part: &&[SessionId]| part.iter().map(|&sid| (sid, one(sid))).collect::<Vec<_>>();
-        pool::each(&parts, fetch).into_iter().flatten().collect()
+        let fetched = pool::several(self.storage().at_once(), sids, one);
+        sids.iter().copied().zip(fetched).collect()
     }
 
     /// The index for what `view` holds; by `reuse` it knows what a new snapshot may refer to.

@@ -120,6 +120,11 @@ pub trait Storage: Send + Sync {
     /// Whether it is a server, so that each request is answered late.
     fn is_remote(&self) -> bool;
 
+    /// Requests that it pays to make at once.
+    fn at_once(&self) -> usize {
+        if self.is_remote() { 32 } else { 8 }
+    }
+
     /// The whole file.
     fn get(&self, name: &str) -> Result<Bytes>;
 

@@ -24,7 +24,7 @@ pub use cache::PackCache;
 pub use chunk::encode;
 pub use cutter::{Cutter, Pieces};
 pub use index::{Index, Listing, Load, Place, Wanted};
-pub use pack::{PackBuilder, PackReader, read_footer, unshared, verify_pack};
+pub use pack::{PackBuilder, PackReader, footer_of, unshared, verify_pack};
 pub use reader::{LookUp, Reader, Reload};
 pub use writer::{Feeding, Finished, PutSegment, Tuning, Writer, WriterParts, Written};
 

@@ -132,25 +132,6 @@ fn damaged(kind: ChunkKind, id: PackId, what: Malformed) -> Error {
     Error::Damaged { file: Name::Pack(kind, id).to_string(), what }
 }
 
-/// The footer of a stored pack whose size is `size`.
-pub fn read_footer(
-    storage: &dyn Storage,
-    secret: &SealSecret,
-    kind: ChunkKind,
-    id: PackId,
-    size: u64,
-) -> Result<Footer> {
-    let name = Name::Pack(kind, id).to_string();
-    let bad = |what| damaged(kind, id, what);
-    let short = || bad(Malformed::Length(size as usize));
-    let trailer_at = size.checked_sub(TRAILER_LEN as u64).ok_or_else(short)?;
-    let trailer = storage.get_range(&name, trailer_at, TRAILER_LEN as u64)?;
-    let length = parse_trailer(&trailer).map_err(bad)? as u64;
-    let footer_at = trailer_at.checked_sub(length).ok_or_else(short)?;
-    let sealed = storage.get_range(&name, footer_at, length)?;
-    open_footer(&secret.pack(id), id, kind, &sealed).map_err(bad)
-}
-
 /// Reads a pack back to the last byte: it is what `entry` says.
 pub fn verify_pack(
     storage: &dyn Storage,
@@ -160,7 +141,8 @@ pub fn verify_pack(
 ) -> Result<()> {
     let name = Name::Pack(entry.kind, entry.id).to_string();
     let mut bytes = unshared(storage.get(&name)?);
-    let footer = footer_of(&bytes, secret, entry).map_err(|what| damaged(entry.kind, entry.id, what))?;
+    let footer = footer_of(&bytes, secret, entry.kind, entry.id);
+    let footer = footer.map_err(|what| damaged(entry.kind, entry.id, what))?;
     if bytes.len() as u64 != entry.size || footer.chunks != entry.chunks {
         return Err(damaged(entry.kind, entry.id, Malformed::Content));
     }
@@ -176,11 +158,16 @@ pub fn verify_pack(
 }
 
 /// The footer in the bytes of a whole pack.
-fn footer_of(pack: &[u8], secret: &SealSecret, entry: &PackEntry) -> std::result::Result<Footer, Malformed> {
+pub fn footer_of(
+    pack: &[u8],
+    secret: &SealSecret,
+    kind: ChunkKind,
+    id: PackId,
+) -> std::result::Result<Footer, Malformed> {
     let short = Malformed::Length(pack.len());
     let (rest, trailer) = pack.split_last_chunk::<TRAILER_LEN>().ok_or(short.clone())?;
     let footer_at = rest.len().checked_sub(parse_trailer(trailer)?).ok_or(short)?;
-    open_footer(&secret.pack(entry.id), entry.id, entry.kind, &rest[footer_at..])
+    open_footer(&secret.pack(id), id, kind, &rest[footer_at..])
 }
 
 #[cfg(test)]
@@ -213,10 +200,7 @@ mod tests {
         let reader = PackReader::new(entry.id, entry.kind, &secret);
         let plain = reader.open(&namer, 1, &entry.chunks[1], &mut sealed(&bytes, &entry.chunks[1])).unwrap();
         assert_eq!(plain, vec![0; 5000]);
-        let directory = tempfile::tempdir().unwrap();
-        let storage = Local::new(directory.path());
-        storage.put(&Name::Pack(entry.kind, entry.id).to_string(), bytes.clone()).unwrap();
-        let footer = read_footer(&storage, &secret, entry.kind, entry.id, bytes.len() as u64).unwrap();
+        let footer = footer_of(&bytes, &secret, entry.kind, entry.id).unwrap();
         assert_eq!(footer.chunks, entry.chunks);
     }
 

@@ -349,7 +349,11 @@ impl Turn<'_> {
 
     /// The order in which this actor lists.
     fn order(&self, marks: bool) -> Vec<Folder> {
-        let mut order = if marks { MARK.to_vec() } else { LOOK.to_vec() };
+        let mut order = if marks { MARK } else { LOOK }.concat();
+        if !marks && self.world.config.swapped {
+            // Whichever of two that are listed at once comes first.
+            order.swap(0, 1);
+        }
         if !marks && !self.world.keeps(Rule::After) {
             order.rotate_right(1);
         }
