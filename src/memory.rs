@@ -9,7 +9,8 @@
 //! ```
 //! Where content is read back:
 //! ```text
-//! blocks    3/16, what of packs was read lately or is asked for early
+//! blocks    1/8, small chunks with what lies around them, read lately or asked for early
+//! early     3/16, large chunks that are asked for early
 //! puts      20 MiB each: of one chunk what is sealed and what is plain, one that waits, one that is sent
 //! files     8 MiB each: of one chunk what is sealed and what is plain
 //! sorted    1/32 for each sorter, five of which may be full at once, or 1/8 for each of at most three
@@ -48,7 +49,7 @@ impl Memory {
 
     /// Packs that are read whole, at once, each with a chunk that is being opened.
     pub fn packs(self) -> usize {
-        self.share(1, 48 << 20).max(1)
+        self.share(1, 64 << 20).max(1)
     }
 
     /// Bytes of objects that are read and not yet cut.
@@ -58,6 +59,11 @@ impl Memory {
 
     /// Bytes of packs that are kept once they were read.
     pub fn blocks(self) -> usize {
+        self.share(1, 8)
+    }
+
+    /// Bytes of large chunks that are on their way before they are wanted.
+    pub fn early(self) -> usize {
         self.share(3, 16)
     }
 

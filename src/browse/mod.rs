@@ -167,7 +167,7 @@ impl<'a> Browser<'a> {
         if let Content::Inline(bytes) = &content {
             return Ok(out.write_all(bytes)?);
         }
-        tree::chunks_of(&nodes, &content, |id, _| {
+        tree::read_chunks(&nodes, &content, |id, _| {
             self.repository.context().cancel.check()?;
             Ok(out.write_all(&nodes.get(ChunkKind::Data, &id)?)?)
         })

@@ -434,7 +434,7 @@ impl Run<'_> {
         if let Content::Inline(bytes) = content {
             etag.push(bytes);
         }
-        tree::chunks_of::<Error>(nodes, content, |id, _| {
+        tree::read_chunks::<Error>(nodes, content, |id, _| {
             self.repository.context().cancel.check()?;
             etag.push(&self.verifying.chunk(&id)?);
             Ok(())

@@ -1,16 +1,19 @@
 //! Verify: every byte of one snapshot.
 
 use std::collections::HashSet;
+use std::sync::Mutex;
 
 use bytes::Bytes;
 
-use super::{Damage, Result, damage, needed_by, unread};
+use super::{Damage, Error, Result, damage, unread};
 use crate::fault::Kind;
 use crate::format::Snapshot;
 use crate::id::{ChunkId, ChunkKind};
+use crate::mutex::{into_inner, lock};
+use crate::pool::{self, Pool, cores};
 use crate::progress::{Amount, Phase};
 use crate::repository::{Moment, Reached, Repository, for_each_chunk};
-use crate::store::{self, Reader};
+use crate::store::{self, Early, Reader};
 use crate::tree::{Nodes, ReadWrite};
 
 /// What was read of a snapshot.
@@ -31,6 +34,18 @@ pub fn verify(repository: &Repository, moment: &Moment) -> Result<Verified> {
     let mut verifying = Verifying::new(repository, moment, &reader);
     verifying.read_all()?;
     Ok(verifying.verified)
+}
+
+/// Chunks that wait for who reads them.
+const QUEUE: usize = 64;
+
+/// A chunk of content that is to be read.
+struct Wanted {
+    id: ChunkId,
+    /// Where it was met first.
+    tree: &'static str,
+    key: Vec<u8>,
+    _until_read: Early,
 }
 
 /// A snapshot being read.
@@ -75,40 +90,22 @@ impl<'a> Verifying<'a> {
         Some(Snapshot { etcd: None, ..(*earlier.snapshot).clone() })
     }
 
-    /// Reads everything that has not been read.
+    /// Reads everything that has not been read: this thread walks the trees, others read what they refer to.
     pub fn read_all(&mut self) -> Result<()> {
         let context = self.repository.context();
         context.progress.begin(Phase { name: "verifying", unit: "chunks" });
-        let reader = self.nodes.reader();
-        let snapshots = std::iter::once((*self.moment.info.snapshot).clone()).chain(self.objects_before());
-        let nodes = ReadWrite::new(reader, None);
-        let mut broken = Vec::new();
-        let mut enter = |reached: Reached| {
-            context.cancel.check()?;
-            if self.seen.contains(&reached.id) {
-                return Ok(false);
-            }
-            if reached.kind == ChunkKind::Node {
-                self.seen.insert(reached.id);
-                self.verified.chunks += 1;
-                context.progress.advance(Amount { items: 1, bytes: 0 });
-                return Ok(true);
-            }
-            match self.chunk(&reached.id) {
-                Ok(_) => {}
-                Err(error) if error.kind() == Kind::Damage || error.kind() == Kind::NotFound => {
-                    self.seen.insert(reached.id);
-                    self.note("chunk", reached.id.to_string(), needed_by(reached, &error));
-                }
-                Err(error) => return Err(error.into()),
-            }
-            Ok(true)
-        };
-        for snapshot in snapshots {
-            for_each_chunk(&nodes, &snapshot, &mut enter, &mut |reached, error| {
-                broken.push(unread(reached, &error));
-                Ok(())
-            })?;
+        let nodes = ReadWrite::new(self.nodes.reader(), None);
+        let read = Mutex::<Verified>::default();
+        let most = if self.repository.storage().is_remote() { usize::MAX } else { cores() };
+        let threads = most.min(context.memory.files());
+        let work = |(): &mut (), wanted: Wanted| self.read_one(&nodes, &wanted, &read);
+        let (seen, broken) = pool::run(threads, QUEUE, || (), work, |pool| self.walk(&nodes, &read, pool))?;
+        self.seen = seen;
+        let Verified { chunks, bytes, damage } = into_inner(read);
+        self.verified.chunks += chunks;
+        self.verified.bytes += bytes;
+        for Damage { kind, file, what, .. } in damage {
+            self.note(kind, file, what);
         }
         for damage in broken {
             // Of an entry that stands in a chunk the chunk was read as well.
@@ -117,5 +114,62 @@ impl<'a> Verifying<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Gives all chunks of content that were not seen before to those who read them; tells what was seen by then,
+    /// and what cannot be walked.
+    fn walk(
+        &self,
+        nodes: &ReadWrite,
+        read: &Mutex<Verified>,
+        readers: &Pool<'_, Wanted, Error>,
+    ) -> Result<(HashSet<ChunkId>, Vec<Damage>)> {
+        let context = self.repository.context();
+        let (mut seen, mut broken) = (self.seen.clone(), Vec::new());
+        let mut enter = |reached: Reached| {
+            context.cancel.check()?;
+            let Reached { kind, id, tree, key } = reached;
+            let is_new = seen.insert(id);
+            match kind {
+                _ if !is_new => {}
+                ChunkKind::Node => {
+                    lock(read).chunks += 1;
+                    context.progress.advance(Amount { items: 1, bytes: 0 });
+                }
+                ChunkKind::Data => {
+                    let early = nodes.ask(&id)?;
+                    readers.give(Wanted { id, tree, key: key.to_vec(), _until_read: early })?;
+                }
+            }
+            Ok(is_new)
+        };
+        let snapshots = std::iter::once((*self.moment.info.snapshot).clone()).chain(self.objects_before());
+        for snapshot in snapshots {
+            for_each_chunk(nodes, &snapshot, &mut enter, &mut |reached, error| {
+                broken.push(unread(reached, &error));
+                Ok(())
+            })?;
+        }
+        Ok((seen, broken))
+    }
+
+    fn read_one(&self, nodes: &ReadWrite, wanted: &Wanted, read: &Mutex<Verified>) -> Result<()> {
+        let Wanted { id, tree, key, .. } = wanted;
+        match nodes.get(ChunkKind::Data, id) {
+            Ok(chunk) => {
+                let bytes = chunk.len() as u64;
+                self.repository.context().progress.advance(Amount { items: 1, bytes });
+                let mut read = lock(read);
+                read.chunks += 1;
+                read.bytes += bytes;
+                Ok(())
+            }
+            Err(error) if matches!(error.kind(), Kind::Damage | Kind::NotFound) => {
+                let reached = Reached { kind: ChunkKind::Data, id: *id, tree, key };
+                lock(read).damage.push(unread(reached, &error));
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn bytes_of(nodes: &dyn Nodes, content: Content) -> Result<Vec<u8>> {
         return Ok(bytes);
     }
     let mut bytes = Vec::new();
-    tree::chunks_of(nodes, &content, |id, length| {
+    tree::read_chunks(nodes, &content, |id, length| {
         let chunk = nodes.get(ChunkKind::Data, &id)?;
         if chunk.len() as u64 != length {
             return Err(Error::Entry(Malformed::Length(chunk.len())));

@@ -390,7 +390,7 @@ impl Work<'_, '_> {
         }
         let nodes = &self.run.nodes;
         let mut zeros: Option<ChunkId> = None;
-        tree::chunks_of(nodes, &item.content, |id, length| {
+        tree::read_chunks(nodes, &item.content, |id, length| {
             self.run.repository.context().cancel.check()?;
             if zeros == Some(id) {
                 return Ok(give(Piece::Hole(length))?);

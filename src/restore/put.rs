@@ -168,7 +168,7 @@ impl<'a> Putting<'a> {
             return Ok(());
         }
         let mut stopped = false;
-        let fed = tree::chunks_of(&self.run.nodes, content, |id, length| {
+        let fed = tree::read_chunks(&self.run.nodes, content, |id, length| {
             cancel.check()?;
             let chunk = self.run.nodes.get(ChunkKind::Data, &id)?;
             if chunk.len() as u64 != length {

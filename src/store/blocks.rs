@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 
 use bytes::{Bytes, BytesMut};
+use crossbeam_channel::{Sender, bounded};
 use lru::LruCache;
 
 use crate::format::Name;
@@ -18,9 +20,11 @@ const BLOCK: u64 = 256 << 10;
 const AHEAD: u64 = 4;
 /// And so many where each request is answered late: one answer of 4 MiB takes hardly longer than one of a block.
 const AHEAD_REMOTE: u64 = 16;
+/// No further ahead than so many such requests.
+const FURTHEST: u64 = 4;
 /// Of a tree pack that is not, the block's group of so many.
 const AROUND: u64 = 4;
-/// A chunk from this size on is read by itself, where that is as fast.
+/// A chunk from this size on is read by itself.
 const LARGE: u64 = 128 << 10;
 
 type Pack = (ChunkKind, PackId);
@@ -29,6 +33,12 @@ type At = (Pack, u64);
 
 /// Reads packs.
 pub struct Blocks {
+    shared: Arc<Shared>,
+    /// Begun once something is asked for early.
+    fetchers: OnceLock<Fetchers>,
+}
+
+struct Shared {
     storage: Arc<dyn Storage>,
     state: Mutex<State>,
     /// What was coming is here, or will not come.
@@ -36,11 +46,27 @@ pub struct Blocks {
 }
 
 struct State {
-    here: LruCache<At, Bytes>,
+    here: LruCache<At, Kept>,
     /// Asked for; by which request.
     coming: HashMap<At, u64>,
     /// So far.
     requests: u64,
+    /// Blocks that were asked for early and that nobody has read yet.
+    early: usize,
+    /// Large chunks that were asked for early, by where they begin: those that are coming, and those that are here.
+    large: HashMap<(Pack, u64), Option<Bytes>>,
+    /// The sum of their sizes, and the most that it may be.
+    large_bytes: u64,
+    most_large: u64,
+}
+
+/// A block that is here.
+struct Kept {
+    bytes: Bytes,
+    /// Nobody has read it yet.
+    unread: bool,
+    /// It was asked for early.
+    early: bool,
 }
 
 impl State {
@@ -50,31 +76,64 @@ impl State {
 
     /// Whether a block is known to be where its pack ends.
     fn is_last(&self, at: At) -> bool {
-        self.here.peek(&at).is_some_and(|block| (block.len() as u64) < BLOCK)
+        self.here.peek(&at).is_some_and(|kept| (kept.bytes.len() as u64) < BLOCK)
+    }
+
+    fn keep(&mut self, at: At, bytes: Bytes, early: bool) {
+        if let Some((_, gone)) = self.here.push(at, Kept { bytes, unread: true, early }) {
+            self.early -= usize::from(gone.unread && gone.early);
+        }
+    }
+
+    /// A block that is here, and whether nobody has read it before.
+    fn read(&mut self, at: At) -> Option<(Bytes, bool)> {
+        let kept = self.here.get_mut(&at)?;
+        let unread = std::mem::replace(&mut kept.unread, false);
+        self.early -= usize::from(unread && kept.early);
+        Some((kept.bytes.clone(), unread))
+    }
+
+    /// A large chunk, or its place, which nobody else wants from now on.
+    fn take_large(&mut self, at: (Pack, u64), length: u64) -> Option<Bytes> {
+        let chunk = self.large.remove(&at)?;
+        self.large_bytes -= length;
+        chunk
+    }
+
+    /// How many blocks before this one, up to `most`, are here or coming, one after the other.
+    fn run_before(&self, (pack, number): At, most: u64) -> u64 {
+        let before = (number.saturating_sub(most)..number).rev();
+        before.take_while(|before| !self.is_absent((pack, *before))).count() as u64
     }
 }
 
 /// Blocks to be fetched, for which others wait; whether they came or not, nobody does once this is dropped.
-pub struct Coming<'a> {
-    blocks: &'a Blocks,
+struct Coming {
+    shared: Arc<Shared>,
     pack: Pack,
     numbers: Range<u64>,
     request: u64,
+    early: bool,
+    /// How many of them came.
+    came: u64,
 }
 
-impl Coming<'_> {
+impl Coming {
     /// Fetches them, and keeps them up to the pack's end.
-    pub fn fetch(self) -> Result<Bytes> {
-        let Coming { blocks, pack, ref numbers, .. } = self;
-        let length = (numbers.end - numbers.start) * BLOCK;
-        let bytes = blocks.storage.get_range(&name(pack), numbers.start * BLOCK, length)?;
+    fn fetch(mut self) -> Result<Bytes> {
+        let length = (self.numbers.end - self.numbers.start) * BLOCK;
+        let bytes = self.shared.storage.get_range(&name(self.pack), self.numbers.start * BLOCK, length)?;
         // Each by itself: one that is kept for long is not to keep the others.
         let mut parts = bytes.chunks(BLOCK as usize).map(Bytes::copy_from_slice);
-        for number in numbers.clone() {
-            let at = (pack, number);
-            let mut state = lock(&blocks.state);
-            state.here.put(at, parts.next().unwrap_or_default());
-            if state.is_last(at) {
+        for number in self.numbers.clone() {
+            let at = (self.pack, number);
+            let part = parts.next().unwrap_or_default();
+            let mut state = lock(&self.shared.state);
+            state.keep(at, part, self.early);
+            let is_last = state.is_last(at);
+            drop(state);
+            self.came += 1;
+            if is_last {
                 break;
             }
         }
@@ -82,9 +141,9 @@ impl Coming<'_> {
     }
 }
 
-impl Drop for Coming<'_> {
+impl Drop for Coming {
     fn drop(&mut self) {
-        let mut state = lock(&self.blocks.state);
+        let mut state = lock(&self.shared.state);
         for number in self.numbers.clone() {
             let at = (self.pack, number);
             // Another thread may ask for it by now, too.
@@ -92,48 +151,184 @@ impl Drop for Coming<'_> {
                 state.coming.remove(&at);
             }
         }
-        self.blocks.arrived.notify_all();
+        if self.early {
+            state.early -= (self.numbers.end - self.numbers.start - self.came) as usize;
+        }
+        drop(state);
+        self.shared.arrived.notify_all();
+    }
+}
+
+/// A large chunk that was asked for early; whoever wants it holds this until it is read.
+pub struct Asked {
+    shared: Arc<Shared>,
+    at: (Pack, u64),
+    length: u64,
+}
+
+impl Asked {
+    fn fetch(shared: &Shared, at: (Pack, u64), length: u64) {
+        let (pack, begin) = at;
+        let fetched = shared.storage.get_range(&name(pack), begin, length);
+        let mut state = lock(&shared.state);
+        match (state.large.get_mut(&at), fetched) {
+            (Some(chunk), Ok(bytes)) => *chunk = Some(bytes),
+            (_, Err(_)) => drop(state.take_large(at, length)),
+            // Nobody wants it any more.
+            (None, Ok(_)) => {}
+        }
+        drop(state);
+        shared.arrived.notify_all();
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        drop(lock(&self.shared.state).take_large(self.at, self.length));
+    }
+}
+
+/// What comes of asking early.
+pub enum Early {
+    /// It is coming.
+    Coming(Option<Asked>),
+    /// It is here or coming already, or an answer is quick.
+    Needless,
+    /// Too much was asked for that nobody has read yet.
+    Full,
+}
+
+/// Threads that fetch what somebody wants soon. What fails is told to whoever asks for it then.
+struct Fetchers {
+    queue: Option<Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl Fetchers {
+    /// Fewer where the system has no more threads.
+    fn begin(most: usize) -> Fetchers {
+        let (queue, asked) = bounded::<Job>(most);
+        let fetcher = |_| {
+            let asked = asked.clone();
+            let fetch = move || asked.iter().for_each(|job| job());
+            std::thread::Builder::new().spawn(fetch).ok()
+        };
+        let threads = (0..most).map_while(fetcher).collect();
+        Fetchers { queue: Some(queue), threads }
+    }
+
+    /// Whether somebody does it.
+    fn give(&self, job: Job) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.try_send(job).is_ok())
+    }
+}
+
+impl Drop for Fetchers {
+    fn drop(&mut self) {
+        self.queue = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
     }
 }
 
 impl Blocks {
-    /// Reads from `storage`, and keeps so many bytes.
-    pub fn new(storage: Arc<dyn Storage>, kept: usize) -> Blocks {
+    /// Reads from `storage`; keeps so many bytes in blocks, and so many of large chunks that are wanted soon.
+    pub fn new(storage: Arc<dyn Storage>, kept: usize, large: usize) -> Blocks {
         let kept = NonZeroUsize::new(kept / BLOCK as usize).unwrap_or(NonZeroUsize::MIN);
-        let state = State { here: LruCache::new(kept), coming: HashMap::new(), requests: 0 };
-        Blocks { storage, state: Mutex::new(state), arrived: Condvar::new() }
-    }
-
-    /// How many places may be asked for early, each with what is read together with it: half of what is kept.
-    pub fn requests(&self) -> usize {
-        (lock(&self.state).here.cap().get() / (2 * AHEAD_REMOTE as usize)).max(1)
+        let state = State {
+            here: LruCache::new(kept),
+            coming: HashMap::new(),
+            requests: 0,
+            early: 0,
+            large: HashMap::new(),
+            large_bytes: 0,
+            most_large: large as u64,
+        };
+        let shared = Shared { storage, state: Mutex::new(state), arrived: Condvar::new() };
+        Blocks { shared: Arc::new(shared), fetchers: OnceLock::new() }
     }
 
     /// `length` bytes of a pack from `begin`; fewer where it ends before.
     pub fn read(&self, kind: ChunkKind, pack: PackId, begin: u64, length: u64) -> Result<Bytes> {
         let pack = (kind, pack);
-        if length >= LARGE && !self.storage.is_remote() {
-            return self.storage.get_range(&name(pack), begin, length);
+        let storage = &self.shared.storage;
+        if length >= LARGE {
+            return match self.take_asked((pack, begin), length) {
+                Some(chunk) => Ok(chunk),
+                None => storage.get_range(&name(pack), begin, length),
+            };
         }
         match self.assemble(pack, begin..begin + length) {
             // Perhaps only for what lies around it.
-            Err(Error { cause: Cause::Refused(..), .. }) => {
-                self.storage.get_range(&name(pack), begin, length)
-            }
+            Err(Error { cause: Cause::Refused(..), .. }) => storage.get_range(&name(pack), begin, length),
             read => read,
         }
     }
 
-    /// What is to be fetched so that a stretch of a pack of contents, which is read soon, begins with what is here.
-    /// Nothing where it is or comes without that, or where answers are quick.
-    pub fn ask(&self, pack: PackId, begin: u64, length: u64) -> Option<Coming<'_>> {
-        let at = ((ChunkKind::Data, pack), begin / BLOCK);
-        let mut state = lock(&self.state);
-        if !self.storage.is_remote() || !state.is_absent(at) {
-            return None;
+    /// A large chunk that was asked for, once it is here.
+    fn take_asked(&self, at: (Pack, u64), length: u64) -> Option<Bytes> {
+        let coming = |state: &mut State| state.large.get(&at).is_some_and(Option::is_none);
+        let state = lock(&self.shared.state);
+        let state = self.shared.arrived.wait_while(state, coming);
+        state.unwrap_or_else(PoisonError::into_inner).take_large(at, length)
+    }
+
+    /// Has others fetch a chunk of contents that is read soon, or what it begins with.
+    pub fn ask(&self, pack: PackId, begin: u64, length: u64) -> Early {
+        if !self.shared.storage.is_remote() {
+            return Early::Needless;
+        }
+        let pack = (ChunkKind::Data, pack);
+        if length >= LARGE {
+            self.ask_large((pack, begin), length)
+        } else {
+            self.ask_small(pack, begin, length)
+        }
+    }
+
+    fn ask_large(&self, at: (Pack, u64), length: u64) -> Early {
+        let mut state = lock(&self.shared.state);
+        if state.large.contains_key(&at) {
+            return Early::Needless;
+        }
+        if state.large_bytes + length > state.most_large {
+            return Early::Full;
+        }
+        state.large_bytes += length;
+        state.large.insert(at, None);
+        drop(state);
+        let asked = Asked { shared: self.shared.clone(), at, length };
+        let shared = self.shared.clone();
+        match self.give(Box::new(move || Asked::fetch(&shared, at, length))) {
+            true => Early::Coming(Some(asked)),
+            false => Early::Full,
+        }
+    }
+
+    fn ask_small(&self, pack: Pack, begin: u64, length: u64) -> Early {
+        let at = (pack, begin / BLOCK);
+        let mut state = lock(&self.shared.state);
+        if !state.is_absent(at) {
+            return Early::Needless;
         }
         let numbers = self.numbers(&state, at, (begin + length).saturating_sub(1) / BLOCK);
-        Some(self.coming(&mut state, at.0, numbers))
+        let coming = self.early(&mut state, at.0, numbers);
+        drop(state);
+        match coming.is_some_and(|coming| self.give_blocks(coming)) {
+            true => Early::Coming(None),
+            false => Early::Full,
+        }
+    }
+
+    fn give_blocks(&self, coming: Coming) -> bool {
+        self.give(Box::new(move || drop(coming.fetch())))
+    }
+
+    fn give(&self, job: Job) -> bool {
+        self.fetchers.get_or_init(|| Fetchers::begin(self.shared.storage.at_once())).give(job)
     }
 
     fn assemble(&self, pack: Pack, wanted: Range<u64>) -> Result<Bytes> {
@@ -152,38 +347,44 @@ impl Blocks {
 
     /// One block, where those up to `last` are wanted, too.
     fn block(&self, at: At, last: u64) -> Result<Bytes> {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.shared.state);
         if !state.here.contains(&at)
             && let Some(request) = state.coming.get(&at).copied()
         {
-            if let Some(next) = self.next(&state, at) {
-                // A failure is told to whoever wants it.
-                let coming = self.coming(&mut state, at.0, next);
-                drop(state);
-                let _ = coming.fetch();
-                state = lock(&self.state);
-            }
             // Not for another thread's next try, where this one fails: all would try one after another.
             let coming = |state: &mut State| state.coming.get(&at) == Some(&request);
-            state = self.arrived.wait_while(state, coming).unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.arrived.wait_while(state, coming).unwrap_or_else(PoisonError::into_inner);
         }
-        if let Some(block) = state.here.get(&at) {
-            return Ok(block.clone());
+        if let Some((block, unread)) = state.read(at) {
+            let next = if unread { self.next(&mut state, at) } else { None };
+            drop(state);
+            next.map(|next| self.give_blocks(next));
+            return Ok(block);
         }
         let numbers = self.numbers(&state, at, last);
         let begin = ((at.1 - numbers.start) * BLOCK) as usize;
-        let coming = self.coming(&mut state, at.0, numbers);
+        let coming = self.coming(&mut state, at.0, numbers, false);
         drop(state);
         let bytes = coming.fetch()?;
         Ok(bytes.slice(begin.min(bytes.len())..bytes.len().min(begin + BLOCK as usize)))
     }
 
     /// Has whoever wants these blocks wait for them.
-    fn coming(&self, state: &mut State, pack: Pack, numbers: Range<u64>) -> Coming<'_> {
+    fn coming(&self, state: &mut State, pack: Pack, numbers: Range<u64>, early: bool) -> Coming {
         state.requests += 1;
         let request = state.requests;
         state.coming.extend(numbers.clone().map(|number| ((pack, number), request)));
-        Coming { blocks: self, pack, numbers, request }
+        Coming { shared: self.shared.clone(), pack, numbers, request, early, came: 0 }
+    }
+
+    /// The same of blocks that nobody waits for yet, unless there are too many of them.
+    fn early(&self, state: &mut State, pack: Pack, numbers: Range<u64>) -> Option<Coming> {
+        let early = state.early + (numbers.end - numbers.start) as usize;
+        if early > state.here.cap().get() / 4 * 3 {
+            return None;
+        }
+        state.early = early;
+        Some(self.coming(state, pack, numbers, true))
     }
 
     /// What is asked for together with a block: those that are wanted, and more where the pack is read in its
@@ -201,15 +402,19 @@ impl Blocks {
         number - before..number + 1 + after
     }
 
-    /// What a thread that would only wait for a block asks for meanwhile: those that follow.
-    fn next(&self, state: &State, (pack, number): At) -> Option<Range<u64>> {
-        if !self.storage.is_remote() || !self.in_order(state, (pack, number)) {
+    /// What is asked for early once a block was read: the more of its pack was read in its order before, the further
+    /// ahead.
+    fn next(&self, state: &mut State, (pack, number): At) -> Option<Coming> {
+        if !self.shared.storage.is_remote() {
             return None;
         }
-        let mut following =
-            (number + 1..=number + self.ahead()).take_while(|after| !state.is_last((pack, after - 1)));
+        let run = state.run_before((pack, number), self.ahead() * FURTHEST);
+        // A chunk here or there may lie in two.
+        let until = if run < 2 { number } else { number + self.ahead() + run };
+        let mut following = (number + 1..until).take_while(|after| !state.is_last((pack, after - 1)));
         let first = following.find(|&number| state.is_absent((pack, number)))?;
-        Some(self.numbers(state, (pack, first), first))
+        let numbers = self.numbers(state, (pack, first), first);
+        self.early(state, pack, numbers)
     }
 
     /// Whether a block's pack is read from its begin, or was read shortly before the block.
@@ -219,7 +424,7 @@ impl Blocks {
     }
 
     fn ahead(&self) -> u64 {
-        if self.storage.is_remote() { AHEAD_REMOTE } else { AHEAD }
+        if self.shared.storage.is_remote() { AHEAD_REMOTE } else { AHEAD }
     }
 }
 
@@ -231,7 +436,7 @@ fn name((kind, pack): Pack) -> String {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
     use crate::context::{Random, Seeded};
@@ -248,8 +453,6 @@ mod tests {
         asked: Mutex<Vec<Range<u64>>>,
         /// So many requests fail before one is answered.
         failing: AtomicU64,
-        /// None is answered before so many were made.
-        together: usize,
         /// A byte that the medium cannot read.
         bad: Option<u64>,
     }
@@ -260,7 +463,7 @@ mod tests {
             Seeded::new(3).fill(&mut bytes);
             let bytes = Bytes::from(bytes);
             let (asked, failing) = (Mutex::default(), AtomicU64::new(0));
-            Arc::new(One { bytes, is_remote, asked, failing, together: 0, bad: None })
+            Arc::new(One { bytes, is_remote, asked, failing, bad: None })
         }
 
         fn asked(&self) -> Vec<Range<u64>> {
@@ -282,10 +485,6 @@ mod tests {
         fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Bytes> {
             lock(&self.asked).push(offset / BLOCK..(offset + length).div_ceil(BLOCK));
             std::thread::sleep(Duration::from_millis(1));
-            let began = Instant::now();
-            while lock(&self.asked).len() < self.together && began.elapsed() < Duration::from_secs(10) {
-                std::thread::yield_now();
-            }
             let failed =
                 |cause| Err(Error { action: "read", name: name.into(), medium: self.medium(), cause });
             let fails = |left: u64| left.checked_sub(1);
@@ -312,7 +511,7 @@ mod tests {
     }
 
     fn over(one: &Arc<One>) -> Blocks {
-        Blocks::new(one.clone(), 48 << 20)
+        Blocks::new(one.clone(), 48 << 20, 48 << 20)
     }
 
     fn read(blocks: &Blocks, begin: u64, length: u64) -> Result<Bytes> {
@@ -365,13 +564,15 @@ mod tests {
 
     #[test]
     fn a_pack_that_is_read_in_its_order_is_asked_for_once_and_much_of_it_together() {
-        for (is_remote, most) in [(false, 11), (true, 3)] {
+        for (is_remote, most) in [(false, 11), (true, 4)] {
             let one = One::new(is_remote);
             let blocks = over(&one);
             for begin in (0..SIZE).step_by(5000) {
                 assert!(read(&blocks, begin, 5000).unwrap() == one.of(begin, 5000));
             }
-            let asked = one.asked();
+            drop(blocks);
+            let mut asked = one.asked();
+            asked.sort_by_key(|range| range.start);
             assert!(asked.len() <= most, "{asked:?}");
             assert!(asked.windows(2).all(|two| two[0].end == two[1].start), "{asked:?}");
         }
@@ -396,6 +597,7 @@ mod tests {
                     });
                 }
             });
+            drop(blocks);
             let mut asked: Vec<u64> = one.asked().into_iter().flatten().collect();
             asked.sort_unstable();
             assert!(asked.windows(2).all(|two| two[0] < two[1]), "{asked:?}");
@@ -403,40 +605,49 @@ mod tests {
     }
 
     #[test]
-    fn who_would_wait_for_a_block_asks_for_those_that_follow() {
-        let one = Arc::new(One { together: 2, ..Arc::into_inner(One::new(true)).unwrap() });
+    fn what_follows_is_asked_for_before_it_is_read_where_a_pack_is_read_in_its_order() {
+        let one = One::new(true);
         let blocks = over(&one);
-        std::thread::scope(|scope| {
-            for begin in [0, 100] {
-                let (one, blocks) = (&one, &blocks);
-                scope.spawn(move || assert!(read(blocks, begin, 100).unwrap() == one.of(begin, 100)));
-            }
-        });
-        // Both are under way at once, and which came first is not said.
-        let mut asked = one.asked();
-        asked.sort_by_key(|range| range.start);
-        assert_eq!(asked, [0..16, 16..32]);
+        for number in 0..3 {
+            assert!(read(&blocks, number * BLOCK, 100).unwrap() == one.of(number * BLOCK, 100));
+        }
+        drop(blocks);
+        assert_eq!(one.asked(), [0..16, 16..32]);
     }
 
     #[test]
-    fn who_wants_what_was_asked_for_ahead_waits_for_it_and_asks_himself_where_it_does_not_come() {
-        for comes in [true, false] {
-            let one = One::new(true);
-            let blocks = over(&one);
-            let coming = blocks.ask(PACK, 10, 100).unwrap();
-            assert!(blocks.ask(PACK, 10, 100).is_none(), "it is coming");
-            std::thread::scope(|scope| {
-                let reading = scope.spawn(|| assert!(read(&blocks, 10, 100).unwrap() == one.of(10, 100)));
-                match comes {
-                    true => assert!(coming.fetch().is_ok()),
-                    false => drop(coming),
+    fn who_wants_what_was_asked_for_early_waits_for_it_and_asks_himself_where_it_does_not_come() {
+        for (begin, length) in [(10, 100), (77, LARGE)] {
+            for failing in [0, 1] {
+                let one = One::new(true);
+                one.failing.store(failing, Ordering::SeqCst);
+                let blocks = over(&one);
+                let early = blocks.ask(PACK, begin, length);
+                assert!(matches!(early, Early::Coming(_)));
+                if failing == 0 {
+                    assert!(matches!(blocks.ask(PACK, begin, length), Early::Needless));
                 }
-                reading.join().unwrap();
-            });
-            assert!(blocks.ask(PACK, 10, 100).is_none(), "it is here");
-            assert_eq!(one.asked().iter().filter(|asked| asked.contains(&0)).count(), 1);
+                assert!(read(&blocks, begin, length).unwrap() == one.of(begin, length));
+                assert_eq!(one.asked().len() as u64, 1 + failing);
+            }
+            assert!(matches!(over(&One::new(false)).ask(PACK, begin, length), Early::Needless));
         }
-        assert!(over(&One::new(false)).ask(PACK, 10, 100).is_none(), "an answer is quick");
+    }
+
+    #[test]
+    fn no_more_large_chunks_are_asked_for_than_there_is_room_for_until_some_are_not_wanted_any_more() {
+        let one = One::new(true);
+        let blocks = Blocks::new(one.clone(), 48 << 20, 2 * LARGE as usize);
+        let ask = |n: u64| blocks.ask(PACK, n * LARGE, LARGE);
+        let (first, second) = (ask(0), ask(1));
+        assert!(matches!((&first, &second, ask(2)), (Early::Coming(_), Early::Coming(_), Early::Full)));
+        assert!(read(&blocks, 0, LARGE).unwrap() == one.of(0, LARGE));
+        let third = ask(2);
+        assert!(matches!((&third, ask(3)), (Early::Coming(_), Early::Full)));
+        drop((first, second));
+        assert!(matches!(ask(3), Early::Coming(_)));
+        drop(third);
+        assert_eq!(lock(&blocks.shared.state).large_bytes, 0);
     }
 
     #[test]
@@ -457,11 +668,13 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_is_large_is_read_by_itself_where_answers_are_quick() {
-        let one = One::new(false);
-        let blocks = over(&one);
-        assert!(read(&blocks, 77, LARGE).unwrap() == one.of(77, LARGE));
-        assert!(lock(&blocks.state).here.is_empty());
+    fn a_chunk_that_is_large_is_read_by_itself() {
+        for is_remote in [false, true] {
+            let one = One::new(is_remote);
+            let blocks = over(&one);
+            assert!(read(&blocks, 77, LARGE).unwrap() == one.of(77, LARGE));
+            assert!(lock(&blocks.shared.state).here.is_empty());
+        }
     }
 
     #[test]
@@ -480,7 +693,7 @@ mod tests {
                 }
             });
             assert!((1..=3).contains(&failed.into_inner()), "{is_remote}");
-            assert!(lock(&blocks.state).coming.is_empty());
+            assert!(lock(&blocks.shared.state).coming.is_empty());
             assert!(read(&blocks, 10, 10).unwrap() == one.of(10, 10));
         }
     }

@@ -19,7 +19,7 @@ use crate::format::Malformed;
 use crate::id::{ChunkId, ChunkKind};
 use crate::storage;
 
-pub use blocks::Coming;
+pub use blocks::Early;
 pub use cache::PackCache;
 pub use chunk::encode;
 pub use cutter::{Cutter, Pieces};

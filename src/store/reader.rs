@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use bytes::Bytes;
 
-use super::blocks::{Blocks, Coming};
+use super::blocks::{Blocks, Early};
 use super::index::Cursor;
 use super::{Error, Index, Listing, PackCache, PackReader, Place, Result, unshared};
 use crate::fault::Kind;
@@ -68,7 +68,7 @@ impl Reader {
         cache: Option<Arc<PackCache>>,
         memory: Memory,
     ) -> Reader {
-        let blocks = Blocks::new(storage.clone(), memory.blocks());
+        let blocks = Blocks::new(storage.clone(), memory.blocks(), memory.early());
         let (index, in_vain) = (RwLock::new(index), AtomicU32::new(0));
         let fetching = std::array::from_fn(|_| Mutex::default());
         let unlisted = HashMap::new();
@@ -205,20 +205,18 @@ impl Reader {
         }
     }
 
-    /// How many chunks may be asked for early.
-    pub fn requests(&self) -> usize {
-        self.blocks.requests()
-    }
-
     /// Whether the repository is far away, so that it pays to ask early for what is wanted.
     pub fn is_remote(&self) -> bool {
         self.storage.is_remote()
     }
 
-    /// What is to be fetched so that a chunk of contents, which is wanted soon, is here by then.
-    pub fn ask(&self, id: &ChunkId) -> Result<Option<Coming<'_>>> {
+    /// Has a chunk of contents fetched that is wanted soon.
+    pub fn ask(&self, id: &ChunkId) -> Result<Early> {
+        if !self.is_remote() {
+            return Ok(Early::Needless);
+        }
         let places = self.places(id)?;
-        let Some(place) = places.first() else { return Ok(None) };
+        let Some(place) = places.first() else { return Ok(Early::Needless) };
         Ok(self.blocks.ask(place.pack, place.offset.into(), place.stored.into()))
     }
 

@@ -19,7 +19,7 @@ use crate::id::ChunkId;
 use crate::store;
 
 pub use build::Builder;
-pub use content::{ContentBuilder, chunks_of};
+pub use content::{ContentBuilder, chunks_of, read_chunks};
 pub use diff::{Change, diff};
 pub use edit::{Edit, apply};
 pub use node::{Cell, Node, Payload, Value};

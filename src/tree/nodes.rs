@@ -9,7 +9,7 @@ use lru::LruCache;
 use super::{Error, Node, Result};
 use crate::id::{ChunkId, ChunkKind};
 use crate::mutex::lock;
-use crate::store::{self, Reader, Writer};
+use crate::store::{self, Early, Reader, Writer};
 
 /// Nodes kept decoded, some 100 entries each.
 const DECODED: NonZeroUsize = NonZeroUsize::new(512).unwrap();
@@ -25,6 +25,11 @@ pub trait Nodes: Sync {
     /// Fetches together what is far away of nodes that are wanted next; so many of them it got to.
     fn prefetch(&self, ids: &[ChunkId]) -> store::Result<usize> {
         Ok(ids.len())
+    }
+
+    /// Has a chunk of contents fetched that is wanted soon, where that is worth while.
+    fn ask(&self, _id: &ChunkId) -> store::Result<Early> {
+        Ok(Early::Needless)
     }
 
     /// A node, decoded.
@@ -71,6 +76,10 @@ impl Nodes for ReadWrite<'_> {
 
     fn prefetch(&self, ids: &[ChunkId]) -> store::Result<usize> {
         self.reader.prefetch(ids)
+    }
+
+    fn ask(&self, id: &ChunkId) -> store::Result<Early> {
+        self.reader.ask(id)
     }
 
     fn node(&self, id: &ChunkId) -> Result<Arc<Node>> {
