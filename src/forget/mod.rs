@@ -110,16 +110,15 @@ fn put_tombstone(repository: &Repository, sid: SessionId) -> repository::Result<
     }
 }
 
-/// Tombstones put at once.
-const AT_ONCE: usize = 8;
 /// What was decided is decided again, so often, while collections remove what was being looked at.
 const TRIES: usize = 8;
 
 fn put_tombstones(repository: &Repository, sids: impl Iterator<Item = SessionId>) -> Result<()> {
     let put = |_: &mut (), sid| Ok(put_tombstone(repository, sid)?);
+    let at_once = repository.storage().at_once();
     pool::run(
-        AT_ONCE,
-        AT_ONCE,
+        at_once,
+        at_once,
         || (),
         put,
         |tombstones| {

@@ -1,19 +1,15 @@
 //! Carrying out a verdict: the only place where anything is deleted.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
 
-use super::{Result, Run};
+use super::{Error, Result, Run};
 use crate::collection::Validity;
 use crate::fault::Kind;
 use crate::format::{Name, SegmentName, Session, SessionKind, Verdict};
 use crate::id::{PackId, SessionId};
-use crate::mutex::{into_inner, lock};
+use crate::pool::{self, Pool};
 use crate::progress::{Amount, Phase};
 use crate::storage::Listed;
-
-/// Files deleted at once.
-const AT_ONCE: usize = 8;
 
 impl Run<'_> {
     /// Step 6. Deletes what the stored verdict says, in an order in which whoever looks meanwhile finds no record
@@ -75,34 +71,17 @@ impl Run<'_> {
         let all = self.repository.storage().list_all(folder)?;
         let doomed: Vec<Listed> =
             all.into_iter().filter(|file| file.name.strip_prefix(folder).is_some_and(&doomed)).collect();
-        let context = self.repository.context();
-        let (queue, failure) = (Mutex::new(doomed.iter()), Mutex::new(None));
-        std::thread::scope(|scope| {
-            for _ in 0..AT_ONCE.min(doomed.len()) {
-                scope.spawn(|| {
-                    loop {
-                        let next = lock(&queue).next();
-                        let Some(file) = next else { return };
-                        let deleted = match context.cancel.check() {
-                            Ok(()) => {
-                                self.repository.storage().delete(&file.name).map_err(super::Error::from)
-                            }
-                            Err(interrupted) => Err(interrupted.into()),
-                        };
-                        if let Err(error) = deleted {
-                            lock(&failure).get_or_insert(error);
-                            return;
-                        }
-                        // What this machine keeps of it goes too; else it costs room only.
-                        let _ = std::fs::remove_file(self.repository.cache().join(&file.name));
-                        context.progress.advance(Amount { items: 1, bytes: file.size });
-                    }
-                });
-            }
-        });
-        if let Some(error) = into_inner(failure) {
-            return Err(error);
-        }
+        let (context, storage) = (self.repository.context(), self.repository.storage());
+        let delete = |(): &mut (), file: &Listed| {
+            context.cancel.check()?;
+            storage.delete(&file.name)?;
+            // What this machine keeps of it goes too; else it costs room only.
+            let _ = std::fs::remove_file(self.repository.cache().join(&file.name));
+            context.progress.advance(Amount { items: 1, bytes: file.size });
+            Ok(())
+        };
+        let give = |pool: &Pool<'_, _, Error>| doomed.iter().try_for_each(|file| Ok(pool.give(file)?));
+        pool::run(storage.at_once().min(doomed.len()), 0, || (), delete, give)?;
         self.report.records += doomed.len() as u64;
         self.report.deleted_bytes += doomed.iter().map(|file| file.size).sum::<u64>();
         Ok(())
