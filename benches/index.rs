@@ -53,7 +53,7 @@ fn segment(number: u64) -> Segment {
 }
 
 fn open(home: &Path, chunks: u64) -> Index {
-    let one = |number: u64| Wanted { name: number.to_string(), reusable: true, segment: None };
+    let one = |number: u64| Wanted { name: number.to_string(), size: 0, reusable: true, segment: None };
     let wanted: Vec<Wanted> = (0..chunks / SEGMENT).map(one).collect();
     let load = |name: &str| -> store::Result<Segment> { Ok(segment(name.parse().unwrap())) };
     Index::open(home, &wanted, HashSet::new(), &SystemRandom, &load).unwrap()

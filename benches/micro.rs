@@ -202,7 +202,7 @@ fn segment(name: &str) -> store::Result<Segment> {
 
 fn open(home: &Path, chunks: u64) -> Index {
     let wanted: Vec<Wanted> = (0..chunks / LISTED)
-        .map(|number| Wanted { name: format!("index/{number}"), reusable: true, segment: None })
+        .map(|number| Wanted { name: format!("index/{number}"), size: 0, reusable: true, segment: None })
         .collect();
     Index::open(home, &wanted, HashSet::new(), &Seeded::new(1), &segment).unwrap()
 }

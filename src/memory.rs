@@ -11,6 +11,7 @@
 //! ```text
 //! blocks    1/8, small chunks with what lies around them, read lately or asked for early
 //! early     3/16, large chunks that are asked for early
+//! trees     1/4, tree packs that are fetched together, before content is
 //! puts      20 MiB each: of one chunk what is sealed and what is plain, one that waits, one that is sent
 //! files     8 MiB each: of one chunk what is sealed and what is plain
 //! sorted    1/32 for each sorter, five of which may be full at once, or 1/8 for each of at most three
@@ -77,9 +78,9 @@ impl Memory {
         self.share(1, 32 << 20).clamp(2, 8)
     }
 
-    /// Tree packs that are fetched at once.
-    pub fn tree_packs(self) -> usize {
-        self.share(1, 32 << 20).clamp(1, 8)
+    /// Bytes of tree packs that are fetched at once.
+    pub fn trees(self) -> usize {
+        self.share(1, 4)
     }
 
     /// Bytes that one sorter holds before it spills.

@@ -117,9 +117,53 @@ pub fn several<T: Sync, R: Send>(at_once: usize, things: &[T], of: impl Fn(&T) -
     made.into_iter().map(|(_, made)| made).collect()
 }
 
+/// The same of what may fail: after the first failure nothing more is begun.
+pub fn try_several<T: Sync, R: Send, E: Send>(
+    at_once: usize,
+    things: &[T],
+    of: impl Fn(&T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    let failure = Mutex::new(None);
+    let made = several(at_once, things, |thing| {
+        if lock(&failure).is_some() {
+            return None;
+        }
+        match of(thing) {
+            Ok(made) => Some(made),
+            Err(error) => {
+                lock(&failure).get_or_insert(error);
+                None
+            }
+        }
+    });
+    match into_inner(failure) {
+        Some(error) => Err(error),
+        None => Ok(made.into_iter().flatten().collect()),
+    }
+}
+
 /// The same for a few things, all at once.
 pub fn each<T: Sync, R: Send>(things: &[T], of: impl Fn(&T) -> R + Sync) -> Vec<R> {
     several(things.len(), things, of)
+}
+
+/// Things that follow each other in parts of at most so many, and of so many bytes; what is larger is a part by itself.
+pub fn parts<'a, T>(
+    mut things: &'a [T],
+    (most, bytes): (usize, u64),
+    size: impl Fn(&T) -> u64 + 'a,
+) -> impl Iterator<Item = &'a [T]> {
+    std::iter::from_fn(move || {
+        let mut sum = 0u64;
+        let fits = |thing: &&T| {
+            sum = sum.saturating_add(size(thing));
+            sum <= bytes
+        };
+        let many = things.iter().take(most).take_while(fits).count().max(1);
+        let (part, rest) = things.split_at_checked(many)?;
+        things = rest;
+        Some(part)
+    })
 }
 
 /// What both make, at once.
@@ -226,6 +270,17 @@ mod tests {
         assert_eq!(made, (0..100).map(|thing| thing * 2).collect::<Vec<_>>());
         assert!((2..=5).contains(&most.into_inner()));
         assert_eq!(both(|| 1, || 2), (1, 2));
+        let begun = AtomicU64::new(0);
+        let failing = |thing: &u64| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            if *thing < 10 { Ok(*thing) } else { Err(Failure::Job(*thing)) }
+        };
+        assert_eq!(try_several(1, &things, failing), Err(Failure::Job(10)));
+        assert_eq!(begun.into_inner(), 11);
+        assert_eq!(try_several(3, &things[..10], |thing| Ok::<_, Failure>(*thing)).unwrap(), things[..10]);
+        let parted: Vec<&[u64]> = parts(&[1, 2, 3, 9, 9, 1, 1, 1, 1], (3, 6), |&size| size).collect();
+        assert_eq!(parted, [&[1, 2, 3][..], &[9], &[9], &[1, 1, 1], &[1]]);
+        assert_eq!(parts(&[], (3, 6), |&size| size).count(), 0);
     }
 
     #[test]

@@ -119,7 +119,13 @@ impl Bench {
         let (merged, _) = repository.put_merged(1, &Segment { packs }).unwrap();
         let verdict = Verdict {
             dead: vec![],
-            segments: view.segments.iter().chain([&merged]).map(|name| name.to_string()).collect(),
+            segments: view
+                .segments
+                .iter()
+                .map(|(name, _)| name)
+                .chain([&merged])
+                .map(ToString::to_string)
+                .collect(),
             snapshots: view.snapshots.iter().map(|info| info.id).collect(),
         };
         repository.put_record(&Name::Verdict(1).to_string(), &verdict).unwrap();

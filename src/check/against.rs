@@ -1,7 +1,7 @@
 //! Verify against the living source. What a system did since its snapshot is no damage; what the snapshot
 //! says of a moment that the source still knows must be what the source says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::etag::Etag;
 use super::verify::{Verified, Verifying};
@@ -18,10 +18,12 @@ use crate::repository::{
 use crate::selection::Selection;
 use crate::sorter::paired;
 use crate::source::{self, Bucket, BucketOptions, Directory, DirectoryOptions, Fetched, Seen, shows};
-use crate::tree;
+use crate::tree::{self, Nodes};
 
 /// Damaged keys and objects that are named; more are counted.
 const NAMED: u64 = 1000;
+/// Objects whose first chunks are asked for early.
+const AHEAD: usize = 16;
 
 /// The living sources that a snapshot is compared with.
 #[derive(Clone, Default)]
@@ -392,18 +394,26 @@ impl Run<'_> {
         context.progress.begin(Phase { name: "verifying objects", unit: "chunks" });
         let nodes = tree::ReadWrite::new(self.verifying.nodes.reader(), None);
         let lost = |kind| matches!(kind, Kind::Damage | Kind::NotFound);
-        let entries = match objects(&nodes, self.verifying.moment, &[]) {
+        let mut entries = match objects(&nodes, self.verifying.moment, &[]) {
             Err(error) if lost(error.kind()) => return Ok(0),
             entries => entries?,
         };
-        let mut made = 0;
-        for entry in entries {
+        let (mut made, mut next) = (0, VecDeque::new());
+        loop {
             context.cancel.check()?;
-            let (key, value, _) = match entry {
-                Err(error) if lost(error.kind()) => return Ok(made),
-                entry => entry?,
-            };
-            let item = Item::decode(&value)?;
+            // The first chunks of those that come next are on their way meanwhile.
+            while next.len() < AHEAD
+                && let Some(entry) = entries.next()
+            {
+                let (key, value, _) = match entry {
+                    Err(error) if lost(error.kind()) => return Ok(made),
+                    entry => entry?,
+                };
+                let item = Item::decode(&value)?;
+                let early = item.content.first_chunk().map(|id| nodes.ask(&id)).transpose()?;
+                next.push_back((key, item, early));
+            }
+            let Some((key, item, _until_read)) = next.pop_front() else { return Ok(made) };
             let Attributes::Object(attributes) = &item.attributes else { continue };
             let Some(etag) = Etag::of(attributes, item.size).filter(|_| item.state == ItemState::Present)
             else {
@@ -427,7 +437,6 @@ impl Run<'_> {
                 format!("its bytes have the ETag {found}, and it had {}", attributes.etag),
             );
         }
-        Ok(made)
     }
 
     fn etag_of(&mut self, mut etag: Etag, nodes: &dyn tree::Nodes, content: &Content) -> Result<String> {

@@ -67,8 +67,9 @@ impl Run<'_> {
             Ok(())
         };
         let give = |pool: &Pool<'_, _, Error>| packs.iter().try_for_each(|pack| Ok(pool.give(*pack)?));
-        let most = if repository.storage().is_remote() { usize::MAX } else { cores() };
-        let at_once = most.min(context.memory.packs());
+        let storage = repository.storage();
+        let most = if storage.is_remote() { storage.at_once() } else { cores() };
+        let at_once = most.min(context.memory.packs()).min(packs.len());
         pool::run(at_once, at_once, || (), read, give)?;
         for read in into_inner(results) {
             let Read { chunks, bytes, damage, bad_chunks, bad_pack } = read;

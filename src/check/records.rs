@@ -1,6 +1,6 @@
 //! Checking the records: every file that is not a pack.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{Error, Result, Run, damage};
 use crate::fault::Kind;
@@ -12,6 +12,7 @@ use crate::id::{PackId, SessionId};
 use crate::pool;
 use crate::progress::Amount;
 use crate::repository::{self, Repository, View};
+use crate::store::READ_AT_ONCE;
 
 /// What valid segments list.
 #[derive(Default)]
@@ -19,7 +20,7 @@ pub(super) struct Segments {
     /// Pack → how it is listed.
     pub packs: HashMap<PackId, PackEntry>,
     /// Segments below `index/` that could be read.
-    pub readable: Vec<SegmentName>,
+    pub readable: Vec<(SegmentName, u64)>,
     /// All could be read.
     pub whole: bool,
 }
@@ -73,8 +74,6 @@ fn names_none<T: Record>(repository: &Repository, folder: &str, name: &str) -> r
 
 /// Records that are read before any of them is looked at.
 const PART: usize = 256;
-/// Segments read at once, of some 6 MB each.
-const SEGMENTS: usize = 4;
 
 impl Run<'_> {
     /// Reads every record from the medium.
@@ -89,9 +88,14 @@ impl Run<'_> {
         });
         for ((kind, folder, _, read), names) in RECORDS.iter().zip(listed) {
             for part in names?.chunks(PART) {
-                repository.context().cancel.check()?;
-                let read = |name: &String| read(repository, folder, name);
-                for named in pool::several(repository.storage().at_once(), part, read) {
+                let read = |name: &String| {
+                    repository.context().cancel.check().map_err(repository::Error::from)?;
+                    match read(repository, folder, name) {
+                        Err(error) if !matches!(error.kind(), Kind::Damage | Kind::NotFound) => Err(error),
+                        read => Ok(read),
+                    }
+                };
+                for named in pool::try_several(repository.storage().at_once(), part, read)? {
                     self.note_record(kind, named)?;
                 }
             }
@@ -128,7 +132,8 @@ impl Run<'_> {
         for sid in snapshots.chain(view.absent.iter().copied()) {
             self.must_be_there("snapshot", &Name::Claim(sid).to_string())?;
         }
-        for segment in view.validity.segments.iter().filter(|name| !view.segments.contains(name)) {
+        let listed: HashSet<&SegmentName> = view.segments.iter().map(|(name, _)| name).collect();
+        for segment in view.validity.segments.iter().filter(|name| !listed.contains(name)) {
             self.must_be_there("segment", &Name::Segment(*segment).to_string())?;
         }
         // A collection begins only once the one before has its verdict.
@@ -162,13 +167,14 @@ impl Run<'_> {
             segments.packs.extend(packs);
         }
         let repository = self.repository;
-        for part in view.segments.chunks(SEGMENTS) {
-            let read = |name: &SegmentName| repository.record::<Segment>(&Name::Segment(*name).to_string());
-            for (name, read) in part.iter().zip(pool::each(part, read)) {
+        for part in pool::parts(&view.segments, READ_AT_ONCE, |(_, size)| *size) {
+            let name = |(name, _): &(SegmentName, u64)| Name::Segment(*name).to_string();
+            let read = pool::each(part, |segment| repository.record::<Segment>(&name(segment)));
+            for (segment, read) in part.iter().zip(read) {
                 match self.sound("segment", read)? {
-                    Some(segment) => {
-                        segments.packs.extend(segment.packs.into_iter().map(|pack| (pack.id, pack)));
-                        segments.readable.push(*name);
+                    Some(record) => {
+                        segments.packs.extend(record.packs.into_iter().map(|pack| (pack.id, pack)));
+                        segments.readable.push(*segment);
                     }
                     None => segments.whole = false,
                 }

@@ -95,13 +95,17 @@ impl<'a> Verifying<'a> {
         let context = self.repository.context();
         context.progress.begin(Phase { name: "verifying", unit: "chunks" });
         let nodes = ReadWrite::new(self.nodes.reader(), None);
+        let seen = std::mem::take(&mut self.seen);
         let read = Mutex::<Verified>::default();
         let most = if self.repository.storage().is_remote() { usize::MAX } else { cores() };
         let threads = most.min(context.memory.files());
         let work = |(): &mut (), wanted: Wanted| self.read_one(&nodes, &wanted, &read);
-        let (seen, broken) = pool::run(threads, QUEUE, || (), work, |pool| self.walk(&nodes, &read, pool))?;
+        let (seen, broken) =
+            pool::run(threads, QUEUE, || (), work, |pool| self.walk(&nodes, seen, &read, pool))?;
         self.seen = seen;
-        let Verified { chunks, bytes, damage } = into_inner(read);
+        let Verified { chunks, bytes, mut damage } = into_inner(read);
+        // Whichever thread met it first.
+        damage.sort();
         self.verified.chunks += chunks;
         self.verified.bytes += bytes;
         for Damage { kind, file, what, .. } in damage {
@@ -121,11 +125,12 @@ impl<'a> Verifying<'a> {
     fn walk(
         &self,
         nodes: &ReadWrite,
+        mut seen: HashSet<ChunkId>,
         read: &Mutex<Verified>,
         readers: &Pool<'_, Wanted, Error>,
     ) -> Result<(HashSet<ChunkId>, Vec<Damage>)> {
         let context = self.repository.context();
-        let (mut seen, mut broken) = (self.seen.clone(), Vec::new());
+        let mut broken = Vec::new();
         let mut enter = |reached: Reached| {
             context.cancel.check()?;
             let Reached { kind, id, tree, key } = reached;
@@ -154,6 +159,7 @@ impl<'a> Verifying<'a> {
     }
 
     fn read_one(&self, nodes: &ReadWrite, wanted: &Wanted, read: &Mutex<Verified>) -> Result<()> {
+        self.repository.context().cancel.check()?;
         let Wanted { id, tree, key, .. } = wanted;
         match nodes.get(ChunkKind::Data, id) {
             Ok(chunk) => {

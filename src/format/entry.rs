@@ -40,6 +40,14 @@ pub enum Content {
 }
 
 impl Content {
+    /// The chunk that it begins with. Of one that is a tree nodes would have to be read for that.
+    pub fn first_chunk(&self) -> Option<ChunkId> {
+        match self {
+            Content::Chunks(chunks) => chunks.first().map(|(id, _)| *id),
+            Content::Inline(_) | Content::Tree(_) => None,
+        }
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> u64 {
         match self {

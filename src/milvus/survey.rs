@@ -151,7 +151,7 @@ impl Instance {
             targets: BTreeSet::new(),
             bucket_root: None,
             write_ahead: false,
-            references: spool.sorter(),
+            references: spool.small_sorter(),
             deletes: HashMap::new(),
             elsewhere: BTreeSet::new(),
             without_files: HashSet::new(),

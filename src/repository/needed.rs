@@ -223,7 +223,7 @@ mod tests {
     fn a_copy_is_counted_once() {
         let mut needed = Needed::default();
         let (pack, other) = (PackId([1; 16]), PackId([2; 16]));
-        let place = |position| Place { pack, position, offset: 0, stored: 10, plain: 10 };
+        let place = |position| Place { pack, pack_size: 10, position, offset: 0, stored: 10, plain: 10 };
         let id = ChunkId([3; 32]);
         assert!(needed.choose(&id, &place(3)) && needed.choose(&id, &place(700)));
         assert!(!needed.choose(&id, &place(3)));
@@ -241,7 +241,7 @@ mod tests {
     fn a_listing_is_whole_if_it_has_all_that_is_noted_and_nobody_says_otherwise() {
         let mut needed = Needed::default();
         let pack = PackId([1; 16]);
-        let place = |position| Place { pack, position, offset: 0, stored: 10, plain: 10 };
+        let place = |position| Place { pack, pack_size: 10, position, offset: 0, stored: 10, plain: 10 };
         let packed = |n| PackedChunk { id: ChunkId([n; 32]), offset: 0, stored: 10, plain: 10 };
         let listing = |ids: &[u8]| PackEntry {
             id: pack,

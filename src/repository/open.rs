@@ -8,6 +8,7 @@ use super::keys::{self, KeyCost};
 use super::state::spool_failed;
 use super::{Error, Result};
 use crate::context::Context;
+use crate::fault::Kind;
 use crate::format::{
     Chunker, Config, FORMAT, Malformed, Name, Record, Snapshot, TreeShape, Trees, open, seal,
 };
@@ -162,7 +163,14 @@ impl Repository {
         };
         let damaged = |what| Error::Damaged { file: name.clone(), what };
         let id = parse_clear(&bytes).map_err(damaged)?;
-        let opened = keys::open_any(&*storage, &key_ids?, id, passphrase)?;
+        let opened = match keys::open_any(&*storage, &key_ids?, id, passphrase) {
+            // The first key is there before the config is, but its listing began before that was there. And a key may
+            // have made room for another one since.
+            Err(error) if matches!(error.kind(), Kind::Damage | Kind::NotFound) => {
+                keys::open_any(&*storage, &keys::ids(&*storage)?, id, passphrase)
+            }
+            opened => opened,
+        }?;
         let config = open(&bytes, &opened.seal.records(), id, &name).map_err(|what| match what {
             // The clear part, which is sound, says that this version can read it.
             Malformed::Newer { .. } => Malformed::Content,

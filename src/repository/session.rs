@@ -17,6 +17,8 @@ use crate::mutex::lock;
 use crate::storage::Cause;
 use crate::store::{self, Finished, Index, PutSegment, Reader, Tuning, Writer, WriterParts};
 
+/// Some 60 bytes for each of as many chunks as a segment lists.
+const LARGEST_SEGMENT: u64 = 8 << 20;
 /// A session begins again this often when collections go on meanwhile, or answers stay unclear.
 const TRIES: usize = 8;
 
@@ -259,7 +261,9 @@ impl WriteSession<'_> {
     /// Makes durable what a writer of this session has stored.
     pub fn finish(&mut self, writer: Writer) -> Result<Finished> {
         let finished = writer.finish()?;
-        self.view.segments.extend((0..finished.segments).map(|k| SegmentName::Session(self.sid, k)));
+        // Nobody has listed them: of one it is only known how large it can be.
+        let own = (0..finished.segments).map(|k| (SegmentName::Session(self.sid, k), LARGEST_SEGMENT));
+        self.view.segments.extend(own);
         Ok(finished)
     }
 

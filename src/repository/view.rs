@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use crate::context::Nanos;
 use crate::format::{Claim, Condemned, Malformed, Name, Segment, SegmentName, Snapshot, Verdict};
 use crate::id::{PackId, SessionId};
 use crate::pool;
+use crate::storage::Listed;
 use crate::store::{self, Index, Reader, Wanted};
 
 /// Looks again this often when what was listed is removed before it is read: collections go on meanwhile.
@@ -30,6 +32,9 @@ pub struct SnapshotInfo {
     /// Its record.
     pub snapshot: Arc<Snapshot>,
 }
+
+/// How a session ended, and the bytes that say so.
+type Fetched = (Ended, Bytes);
 
 /// The newest collection.
 pub(super) struct Collections {
@@ -52,8 +57,8 @@ pub struct View {
     pub snapshots: Vec<SnapshotInfo>,
     /// Snapshots with a tombstone. Their records still list packs, which others may share.
     pub forgotten: Vec<SnapshotInfo>,
-    /// Valid segments.
-    pub segments: Vec<SegmentName>,
+    /// Valid segments, and the sizes of their files.
+    pub segments: Vec<(SegmentName, u64)>,
     /// Snapshot records that could not be read.
     pub damaged: Vec<Error>,
     /// Snapshots that the verdict names and the listing did not: their records are lost, unless a collection went
@@ -110,9 +115,14 @@ fn oldest_first(info: &SnapshotInfo) -> (Nanos, SessionId) {
     (info.snapshot.time, info.id)
 }
 
-/// Names that are not ours are left alone.
-fn ids(names: Vec<String>) -> Vec<SessionId> {
-    names.iter().filter_map(|name| name.parse().ok()).collect()
+/// What was listed in a folder, with sizes. Names that are not ours are left alone.
+fn named<T: FromStr>(files: &HashMap<Folder, Vec<Listed>>, folder: Folder) -> impl Iterator<Item = (T, u64)> {
+    let listed = files.get(&folder).into_iter().flatten();
+    listed.filter_map(move |file| Some((file.name.strip_prefix(folder.name())?.parse().ok()?, file.size)))
+}
+
+fn ids(files: &HashMap<Folder, Vec<Listed>>, folder: Folder) -> Vec<SessionId> {
+    named(files, folder).map(|(sid, _)| sid).collect()
 }
 
 impl Repository {
@@ -169,29 +179,27 @@ impl Repository {
     }
 
     fn view_in(&self, order: &[&[Folder]]) -> Result<View> {
-        let mut names = HashMap::new();
+        let mut files: HashMap<Folder, Vec<Listed>> = HashMap::new();
         let mut collections = None;
         for &together in order {
             if together == [Folder::Collections] {
                 collections = Some(self.collections()?);
                 continue;
             }
-            let listed = pool::each(together, |folder| self.storage().names(folder.name()));
+            let listed = pool::each(together, |folder| self.storage().list_all(folder.name()));
             for (folder, listed) in together.iter().zip(listed) {
-                names.insert(*folder, listed?);
+                files.insert(*folder, listed?);
             }
         }
         let Collections { numbers, validity, condemned } =
             collections.map_or_else(|| self.collections(), Ok)?;
-        let mut listed = |folder| names.remove(&folder).unwrap_or_default();
-        let mut claims = ids(listed(Folder::Snapshots));
-        let sessions = ids(listed(Folder::Sessions));
-        let segments = listed(Folder::Index);
+        let mut claims = ids(&files, Folder::Snapshots);
+        let sessions = ids(&files, Folder::Sessions);
         let ended: HashSet<SessionId> = claims.iter().copied().collect();
-        let forgotten: HashSet<SessionId> = ids(listed(Folder::Forgotten)).into_iter().collect();
+        let forgotten: HashSet<SessionId> = ids(&files, Folder::Forgotten).into_iter().collect();
         claims.retain(|sid| validity.snapshot(sid));
         let (mut all, mut damaged, mut vanished) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, claim) in self.claims(&claims) {
+        for (id, claim) in self.claims(&claims)? {
             match claim {
                 Ok(Some(snapshot)) => all.push(SnapshotInfo { id, snapshot }),
                 Ok(None) => {}
@@ -210,8 +218,8 @@ impl Repository {
         let absent = absent.copied().collect();
         all.sort_by_key(oldest_first);
         let (forgotten, snapshots) = all.into_iter().partition(|info| forgotten.contains(&info.id));
-        let segments = segments.iter().filter_map(|name| name.parse().ok());
-        let segments = segments.filter(|name| validity.segment(name)).collect();
+        let segments = named::<SegmentName>(&files, Folder::Index);
+        let segments = segments.filter(|(name, _)| validity.segment(name)).collect();
         Ok(View {
             numbers,
             validity,
@@ -228,7 +236,7 @@ impl Repository {
 
     /// How these sessions ended. Claims are write-once: what the last look has read is not read again, and this
     /// machine keeps them, sealed as they are.
-    fn claims(&self, sids: &[SessionId]) -> Vec<(SessionId, Result<Ended>)> {
+    fn claims(&self, sids: &[SessionId]) -> Result<Vec<(SessionId, Result<Ended>)>> {
         let seen = std::mem::take(&mut *self.seen());
         let mut kept = None;
         let (mut all, mut new) = (Vec::with_capacity(sids.len()), Vec::new());
@@ -244,7 +252,7 @@ impl Repository {
             }
         }
         let mut fetched = Vec::new();
-        for (sid, claim) in self.fetch(&new) {
+        for (sid, claim) in self.fetch(&new)? {
             let claim = claim.map(|(ended, bytes)| {
                 fetched.push((sid, bytes));
                 ended
@@ -256,18 +264,25 @@ impl Repository {
         }
         let read = all.iter().filter_map(|(sid, ended)| Some((*sid, ended.as_ref().ok()?.clone())));
         *self.seen() = read.collect();
-        all
+        Ok(all)
     }
 
     /// Claims and their bytes from the medium, several at once.
-    fn fetch(&self, sids: &[SessionId]) -> Vec<(SessionId, Result<(Ended, Bytes)>)> {
+    fn fetch(&self, sids: &[SessionId]) -> Result<Vec<(SessionId, Result<Fetched>)>> {
         let one = |&sid: &SessionId| {
+            self.context().cancel.check()?;
             let name = Name::Claim(sid).to_string();
-            let bytes = self.storage().get(&name)?;
-            Ok((ended(self.open_record(&name, &bytes)?), bytes))
+            Ok((
+                sid,
+                match self.storage().get(&name) {
+                    Err(error) if !error.is_not_found() => return Err(error.into()),
+                    bytes => bytes
+                        .map_err(Error::from)
+                        .and_then(|bytes| Ok((ended(self.open_record(&name, &bytes)?), bytes))),
+                },
+            ))
         };
-        let fetched = pool::several(self.storage().at_once(), sids, one);
-        sids.iter().copied().zip(fetched).collect()
+        pool::try_several(self.storage().at_once(), sids, one)
     }
 
     /// The index for what `view` holds; by `reuse` it knows what a new snapshot may refer to.
@@ -280,12 +295,12 @@ impl Repository {
         for info in view.inline() {
             let name = Name::Claim(info.id).to_string();
             let reusable = reuse.is_some_and(|reuse| reuse.inline(&info.id));
-            wanted.push(Wanted { name, reusable, segment: Some(&info.snapshot.segment) });
+            wanted.push(Wanted { name, size: 0, reusable, segment: Some(&info.snapshot.segment) });
         }
-        for segment in &view.segments {
+        for (segment, size) in &view.segments {
             let name = Name::Segment(*segment).to_string();
             let reusable = reuse.is_some_and(|reuse| reuse.segment(segment));
-            wanted.push(Wanted { name, reusable, segment: None });
+            wanted.push(Wanted { name, size: *size, reusable, segment: None });
         }
         let load = |name: &str| self.segment(name);
         Ok(Index::open(home, &wanted, view.condemned.clone(), &*self.context().random, &load)?)
@@ -331,7 +346,7 @@ impl Repository {
 
     /// Reads by the segments below `index/` that are `readable`, with an index that only this command has:
     /// for a repository some of whose segments are damaged.
-    pub fn reader_for_now(&self, view: &View, readable: &[SegmentName]) -> Result<Reader> {
+    pub fn reader_for_now(&self, view: &View, readable: &[(SegmentName, u64)]) -> Result<Reader> {
         let home = self.cache().join(format!("for-now-{}", std::process::id()));
         let view = View {
             numbers: view.numbers,

@@ -4,12 +4,11 @@
 use crossbeam_channel::{Receiver, bounded};
 
 use super::Result;
-use crate::format::{Content, Item};
 use crate::id::ChunkId;
 use crate::pool;
 use crate::store::{Early, Reader};
 
-/// Requests for jobs that no worker has done yet.
+/// Requests for jobs that no worker has taken yet.
 const REQUESTS: usize = 12;
 /// Jobs that wait for a worker.
 const QUEUE: usize = 64;
@@ -39,14 +38,6 @@ pub(super) fn queue(reader: &Reader) -> usize {
     if reader.is_remote() { QUEUE_FAR } else { QUEUE }
 }
 
-/// What of an item's content it pays to ask for early. Of one that is a tree nodes would have to be read for it.
-pub(super) fn beginning(item: &Item) -> Option<ChunkId> {
-    match &item.content {
-        Content::Chunks(chunks) => chunks.first().map(|(id, _)| *id),
-        _ => None,
-    }
-}
-
 /// Does the jobs that `give` gives, in its order, as [`pool::run`] does them, `waiting` of which wait for a worker.
 pub(super) fn run<J: Send, S, T>(
     reader: &Reader,
@@ -56,7 +47,10 @@ pub(super) fn run<J: Send, S, T>(
     work: impl Fn(&mut S, J) -> Result<()> + Sync,
     give: impl FnOnce(&mut Take<'_, J>) -> Result<T>,
 ) -> Result<T> {
-    let work = |own: &mut S, Waiting { job, request: _until_read }: Waiting<J>| work(own, job);
+    let work = |own: &mut S, Waiting { job, request }: Waiting<J>| {
+        let _until_read = request.map(|(_one, early)| early);
+        work(own, job)
+    };
     let (made, done) = bounded(REQUESTS);
     pool::run(threads, waiting, own, work, |jobs| {
         give(&mut |job, beginning| {

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::ahead::{self, Take, beginning, queue};
+use super::ahead::{self, Take, queue};
 use super::layout::{Steps, forwards};
 use super::{Change, Counts, Error, Listed, Plan, Result, Run, text};
 use crate::directory::{Dir, FileReader, Piece, Status, split};
@@ -266,7 +266,7 @@ impl Work<'_, '_> {
             match (item, &mut take) {
                 (Some(item), Some(take)) if *Wanted::new(&item).kind() != FileKind::Directory => {
                     // What stands there may be the same, and then nothing is read.
-                    let beginning = beginning(&item).filter(|_| !replaces);
+                    let beginning = item.content.first_chunk().filter(|_| !replaces);
                     take(Job { key, item, replaces }, beginning)
                 }
                 (item, Some(_)) => {

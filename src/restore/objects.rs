@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::ahead::{self, Take, beginning, queue};
+use super::ahead::{self, Take, queue};
 use super::milvus::Later;
 use super::put::{Putting, of_object};
 use super::settings::Planned;
@@ -430,7 +430,7 @@ impl Work<'_> {
             (self.run.show)(Change { side: "objects", action, key: key.clone().into_bytes() });
             if !options.dry_run {
                 let beginning = match &job {
-                    Job::Put { item, .. } => beginning(item),
+                    Job::Put { item, .. } => item.content.first_chunk(),
                     Job::Lock { .. } | Job::Delete { .. } => None,
                 };
                 take(job, beginning)?;

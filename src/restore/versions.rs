@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::ahead::{self, Take, beginning};
+use super::ahead::{self, Take};
 use super::milvus::Later;
 use super::put::{Putting, of_object};
 use super::settings::Planned;
@@ -282,7 +282,7 @@ impl Work<'_> {
                 (self.run.show)(Change { side: "objects", action, key: key.clone().into_bytes() });
             }
             if !self.run.options.dry_run {
-                let beginning = steps.first().and_then(beginning);
+                let beginning = steps.first().and_then(|item| item.content.first_chunk());
                 take(Series { key, steps }, beginning)?;
             }
         }

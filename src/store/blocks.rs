@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::thread::JoinHandle;
 
 use bytes::{Bytes, BytesMut};
-use crossbeam_channel::{Sender, bounded};
 use lru::LruCache;
 
+use super::Place;
+use super::fetchers::{Fetchers, Job};
+use super::large::{Early, Large};
 use crate::format::Name;
 use crate::id::{ChunkKind, PackId};
 use crate::mutex::lock;
@@ -27,13 +28,20 @@ const AROUND: u64 = 4;
 /// A chunk from this size on is read by itself.
 const LARGE: u64 = 128 << 10;
 
-type Pack = (ChunkKind, PackId);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Pack {
+    kind: ChunkKind,
+    id: PackId,
+    size: u32,
+}
+
 /// A block of a pack, by its number.
 type At = (Pack, u64);
 
 /// Reads packs.
 pub struct Blocks {
     shared: Arc<Shared>,
+    large: Large,
     /// Begun once something is asked for early.
     fetchers: OnceLock<Fetchers>,
 }
@@ -53,11 +61,6 @@ struct State {
     requests: u64,
     /// Blocks that were asked for early and that nobody has read yet.
     early: usize,
-    /// Large chunks that were asked for early, by where they begin: those that are coming, and those that are here.
-    large: HashMap<(Pack, u64), Option<Bytes>>,
-    /// The sum of their sizes, and the most that it may be.
-    large_bytes: u64,
-    most_large: u64,
 }
 
 /// A block that is here.
@@ -93,17 +96,10 @@ impl State {
         Some((kept.bytes.clone(), unread))
     }
 
-    /// A large chunk, or its place, which nobody else wants from now on.
-    fn take_large(&mut self, at: (Pack, u64), length: u64) -> Option<Bytes> {
-        let chunk = self.large.remove(&at)?;
-        self.large_bytes -= length;
-        chunk
-    }
-
-    /// How many blocks before this one, up to `most`, are here or coming, one after the other.
+    /// How many blocks before this one, up to `most`, were read, one after the other.
     fn run_before(&self, (pack, number): At, most: u64) -> u64 {
-        let before = (number.saturating_sub(most)..number).rev();
-        before.take_while(|before| !self.is_absent((pack, *before))).count() as u64
+        let was_read = |before: &u64| self.here.peek(&(pack, *before)).is_some_and(|kept| !kept.unread);
+        (number.saturating_sub(most)..number).rev().take_while(was_read).count() as u64
     }
 }
 
@@ -159,106 +155,25 @@ impl Drop for Coming {
     }
 }
 
-/// A large chunk that was asked for early; whoever wants it holds this until it is read.
-pub struct Asked {
-    shared: Arc<Shared>,
-    at: (Pack, u64),
-    length: u64,
-}
-
-impl Asked {
-    fn fetch(shared: &Shared, at: (Pack, u64), length: u64) {
-        let (pack, begin) = at;
-        let fetched = shared.storage.get_range(&name(pack), begin, length);
-        let mut state = lock(&shared.state);
-        match (state.large.get_mut(&at), fetched) {
-            (Some(chunk), Ok(bytes)) => *chunk = Some(bytes),
-            (_, Err(_)) => drop(state.take_large(at, length)),
-            // Nobody wants it any more.
-            (None, Ok(_)) => {}
-        }
-        drop(state);
-        shared.arrived.notify_all();
-    }
-}
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        drop(lock(&self.shared.state).take_large(self.at, self.length));
-    }
-}
-
-/// What comes of asking early.
-pub enum Early {
-    /// It is coming.
-    Coming(Option<Asked>),
-    /// It is here or coming already, or an answer is quick.
-    Needless,
-    /// Too much was asked for that nobody has read yet.
-    Full,
-}
-
-/// Threads that fetch what somebody wants soon. What fails is told to whoever asks for it then.
-struct Fetchers {
-    queue: Option<Sender<Job>>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-type Job = Box<dyn FnOnce() + Send>;
-
-impl Fetchers {
-    /// Fewer where the system has no more threads.
-    fn begin(most: usize) -> Fetchers {
-        let (queue, asked) = bounded::<Job>(most);
-        let fetcher = |_| {
-            let asked = asked.clone();
-            let fetch = move || asked.iter().for_each(|job| job());
-            std::thread::Builder::new().spawn(fetch).ok()
-        };
-        let threads = (0..most).map_while(fetcher).collect();
-        Fetchers { queue: Some(queue), threads }
-    }
-
-    /// Whether somebody does it.
-    fn give(&self, job: Job) -> bool {
-        self.queue.as_ref().is_some_and(|queue| queue.try_send(job).is_ok())
-    }
-}
-
-impl Drop for Fetchers {
-    fn drop(&mut self) {
-        self.queue = None;
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
 impl Blocks {
     /// Reads from `storage`; keeps so many bytes in blocks, and so many of large chunks that are wanted soon.
     pub fn new(storage: Arc<dyn Storage>, kept: usize, large: usize) -> Blocks {
         let kept = NonZeroUsize::new(kept / BLOCK as usize).unwrap_or(NonZeroUsize::MIN);
-        let state = State {
-            here: LruCache::new(kept),
-            coming: HashMap::new(),
-            requests: 0,
-            early: 0,
-            large: HashMap::new(),
-            large_bytes: 0,
-            most_large: large as u64,
-        };
+        let state = State { here: LruCache::new(kept), coming: HashMap::new(), requests: 0, early: 0 };
+        let large = Large::new(storage.clone(), large);
         let shared = Shared { storage, state: Mutex::new(state), arrived: Condvar::new() };
-        Blocks { shared: Arc::new(shared), fetchers: OnceLock::new() }
+        Blocks { shared: Arc::new(shared), large, fetchers: OnceLock::new() }
     }
 
-    /// `length` bytes of a pack from `begin`; fewer where it ends before.
-    pub fn read(&self, kind: ChunkKind, pack: PackId, begin: u64, length: u64) -> Result<Bytes> {
-        let pack = (kind, pack);
+    /// A chunk's sealed bytes; fewer where its pack ends before.
+    pub fn read(&self, kind: ChunkKind, place: &Place) -> Result<Bytes> {
+        let pack = Pack { kind, id: place.pack, size: place.pack_size };
+        let (begin, length) = (u64::from(place.offset), u64::from(place.stored));
         let storage = &self.shared.storage;
         if length >= LARGE {
-            return match self.take_asked((pack, begin), length) {
-                Some(chunk) => Ok(chunk),
-                None => storage.get_range(&name(pack), begin, length),
+            return match storage.is_remote() {
+                true => self.large.read((kind, place.pack, place.offset, place.stored)),
+                false => storage.get_range(&name(pack), begin, length),
             };
         }
         match self.assemble(pack, begin..begin + length) {
@@ -268,43 +183,19 @@ impl Blocks {
         }
     }
 
-    /// A large chunk that was asked for, once it is here.
-    fn take_asked(&self, at: (Pack, u64), length: u64) -> Option<Bytes> {
-        let coming = |state: &mut State| state.large.get(&at).is_some_and(Option::is_none);
-        let state = lock(&self.shared.state);
-        let state = self.shared.arrived.wait_while(state, coming);
-        state.unwrap_or_else(PoisonError::into_inner).take_large(at, length)
-    }
-
     /// Has others fetch a chunk of contents that is read soon, or what it begins with.
-    pub fn ask(&self, pack: PackId, begin: u64, length: u64) -> Early {
+    pub fn ask(&self, place: &Place) -> Early {
         if !self.shared.storage.is_remote() {
             return Early::Needless;
         }
-        let pack = (ChunkKind::Data, pack);
-        if length >= LARGE {
-            self.ask_large((pack, begin), length)
-        } else {
-            self.ask_small(pack, begin, length)
-        }
-    }
-
-    fn ask_large(&self, at: (Pack, u64), length: u64) -> Early {
-        let mut state = lock(&self.shared.state);
-        if state.large.contains_key(&at) {
-            return Early::Needless;
-        }
-        if state.large_bytes + length > state.most_large {
-            return Early::Full;
-        }
-        state.large_bytes += length;
-        state.large.insert(at, None);
-        drop(state);
-        let asked = Asked { shared: self.shared.clone(), at, length };
-        let shared = self.shared.clone();
-        match self.give(Box::new(move || Asked::fetch(&shared, at, length))) {
-            true => Early::Coming(Some(asked)),
-            false => Early::Full,
+        let pack = Pack { kind: ChunkKind::Data, id: place.pack, size: place.pack_size };
+        let (begin, length) = (u64::from(place.offset), u64::from(place.stored));
+        match length >= LARGE {
+            true => {
+                let at = (ChunkKind::Data, place.pack, place.offset, place.stored);
+                self.large.ask(at, |job| self.give(job))
+            }
+            false => self.ask_small(pack, begin, length),
         }
     }
 
@@ -366,6 +257,7 @@ impl Blocks {
         let coming = self.coming(&mut state, at.0, numbers, false);
         drop(state);
         let bytes = coming.fetch()?;
+        lock(&self.shared.state).read(at);
         Ok(bytes.slice(begin.min(bytes.len())..bytes.len().min(begin + BLOCK as usize)))
     }
 
@@ -391,14 +283,15 @@ impl Blocks {
     /// order. Nodes that are wanted together lie here and there: of them all around the block.
     fn numbers(&self, state: &State, (pack, number): At, last: u64) -> Range<u64> {
         let around = number / AROUND * AROUND;
-        let (from, to) = match pack.0 {
+        let (from, to) = match pack.kind {
             _ if self.in_order(state, (pack, number)) => (number, number + self.ahead()),
             ChunkKind::Node => (around, around + AROUND),
             ChunkKind::Data => (number, number),
         };
         let absent = |number: &u64| state.is_absent((pack, *number));
         let before = (from..number).rev().take_while(absent).count() as u64;
-        let after = (number + 1..to.max(last + 1)).take_while(absent).count() as u64;
+        let to = to.min(u64::from(pack.size).div_ceil(BLOCK)).max(last + 1);
+        let after = (number + 1..to).take_while(absent).count() as u64;
         number - before..number + 1 + after
     }
 
@@ -411,15 +304,20 @@ impl Blocks {
         let run = state.run_before((pack, number), self.ahead() * FURTHEST);
         // A chunk here or there may lie in two.
         let until = if run < 2 { number } else { number + self.ahead() + run };
-        let mut following = (number + 1..until).take_while(|after| !state.is_last((pack, after - 1)));
-        let first = following.find(|&number| state.is_absent((pack, number)))?;
+        let end = u64::from(pack.size).div_ceil(BLOCK);
+        let first = (number + 1..until.min(end)).find(|&number| state.is_absent((pack, number)))?;
         let numbers = self.numbers(state, (pack, first), first);
         self.early(state, pack, numbers)
     }
 
     /// Whether a block's pack is read from its begin, or was read shortly before the block.
     fn in_order(&self, state: &State, (pack, number): At) -> bool {
-        let mut before = number.saturating_sub(self.ahead())..number;
+        let near = match pack.kind {
+            // In others large chunks lie between, which are read by themselves.
+            ChunkKind::Data if self.shared.storage.is_remote() => 1,
+            _ => self.ahead(),
+        };
+        let mut before = number.saturating_sub(near)..number;
         number == 0 || before.any(|before| !state.is_absent((pack, before)))
     }
 
@@ -428,15 +326,15 @@ impl Blocks {
     }
 }
 
-fn name((kind, pack): Pack) -> String {
-    Name::Pack(kind, pack).to_string()
+fn name(pack: Pack) -> String {
+    Name::Pack(pack.kind, pack.id).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::context::{Random, Seeded};
@@ -514,8 +412,13 @@ mod tests {
         Blocks::new(one.clone(), 48 << 20, 48 << 20)
     }
 
+    fn place(begin: u64, length: u64) -> Place {
+        let (offset, stored) = (begin as u32, length as u32);
+        Place { pack: PACK, pack_size: SIZE as u32, position: 0, offset, stored, plain: 0 }
+    }
+
     fn read(blocks: &Blocks, begin: u64, length: u64) -> Result<Bytes> {
-        blocks.read(ChunkKind::Data, PACK, begin, length)
+        blocks.read(ChunkKind::Data, &place(begin, length))
     }
 
     #[test]
@@ -557,14 +460,14 @@ mod tests {
         let blocks = over(&one);
         for number in [14, 12, 9, 40] {
             let begin = number * BLOCK + 5;
-            assert!(blocks.read(ChunkKind::Node, PACK, begin, 100).unwrap() == one.of(begin, 100));
+            assert!(blocks.read(ChunkKind::Node, &place(begin, 100)).unwrap() == one.of(begin, 100));
         }
-        assert_eq!(one.asked(), [12..16, 8..12, 40..44]);
+        assert_eq!(one.asked(), [12..16, 8..12, 40..41]);
     }
 
     #[test]
     fn a_pack_that_is_read_in_its_order_is_asked_for_once_and_much_of_it_together() {
-        for (is_remote, most) in [(false, 11), (true, 4)] {
+        for (is_remote, most) in [(false, 11), (true, 3)] {
             let one = One::new(is_remote);
             let blocks = over(&one);
             for begin in (0..SIZE).step_by(5000) {
@@ -611,43 +514,42 @@ mod tests {
         for number in 0..3 {
             assert!(read(&blocks, number * BLOCK, 100).unwrap() == one.of(number * BLOCK, 100));
         }
+        let begun = Instant::now();
+        while lock(&one.asked).len() < 2 && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::yield_now();
+        }
         drop(blocks);
         assert_eq!(one.asked(), [0..16, 16..32]);
     }
 
     #[test]
     fn who_wants_what_was_asked_for_early_waits_for_it_and_asks_himself_where_it_does_not_come() {
-        for (begin, length) in [(10, 100), (77, LARGE)] {
-            for failing in [0, 1] {
-                let one = One::new(true);
-                one.failing.store(failing, Ordering::SeqCst);
-                let blocks = over(&one);
-                let early = blocks.ask(PACK, begin, length);
-                assert!(matches!(early, Early::Coming(_)));
-                if failing == 0 {
-                    assert!(matches!(blocks.ask(PACK, begin, length), Early::Needless));
-                }
-                assert!(read(&blocks, begin, length).unwrap() == one.of(begin, length));
-                assert_eq!(one.asked().len() as u64, 1 + failing);
+        for failing in [0, 1] {
+            let one = One::new(true);
+            one.failing.store(failing, Ordering::SeqCst);
+            let blocks = over(&one);
+            let early = blocks.ask(&place(10, 100));
+            assert!(matches!(early, Early::Coming(_)));
+            if failing == 0 {
+                assert!(matches!(blocks.ask(&place(10, 100)), Early::Needless));
             }
-            assert!(matches!(over(&One::new(false)).ask(PACK, begin, length), Early::Needless));
+            assert!(read(&blocks, 10, 100).unwrap() == one.of(10, 100));
+            assert_eq!(one.asked().len() as u64, 1 + failing);
         }
+        assert!(matches!(over(&One::new(false)).ask(&place(10, 100)), Early::Needless));
     }
 
     #[test]
-    fn no_more_large_chunks_are_asked_for_than_there_is_room_for_until_some_are_not_wanted_any_more() {
+    fn beside_large_chunks_only_the_small_ones_are_asked_for_in_blocks() {
         let one = One::new(true);
-        let blocks = Blocks::new(one.clone(), 48 << 20, 2 * LARGE as usize);
-        let ask = |n: u64| blocks.ask(PACK, n * LARGE, LARGE);
-        let (first, second) = (ask(0), ask(1));
-        assert!(matches!((&first, &second, ask(2)), (Early::Coming(_), Early::Coming(_), Early::Full)));
-        assert!(read(&blocks, 0, LARGE).unwrap() == one.of(0, LARGE));
-        let third = ask(2);
-        assert!(matches!((&third, ask(3)), (Early::Coming(_), Early::Full)));
-        drop((first, second));
-        assert!(matches!(ask(3), Early::Coming(_)));
-        drop(third);
-        assert_eq!(lock(&blocks.shared.state).large_bytes, 0);
+        let blocks = over(&one);
+        for number in [5, 10, 15, 20] {
+            assert!(read(&blocks, number * BLOCK, 100).unwrap() == one.of(number * BLOCK, 100));
+            let begin = number * BLOCK + 1000;
+            assert!(read(&blocks, begin, 3 * BLOCK).unwrap() == one.of(begin, 3 * BLOCK));
+        }
+        drop(blocks);
+        assert_eq!(one.asked(), [5, 10, 15, 20].map(|n| [n..n + 1, n..n + 4]).concat());
     }
 
     #[test]

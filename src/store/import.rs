@@ -43,7 +43,8 @@ impl<'a> Import<'a> {
         for pack in &segment.packs {
             let pack_number = self.next_pack;
             self.next_pack += 1;
-            self.names.insert(pack_key(pack_number), pack.id.0.to_vec());
+            let size = u32::try_from(pack.size).unwrap_or(u32::MAX);
+            self.names.insert(pack_key(pack_number), [&pack.id.0[..], &size.to_le_bytes()].concat());
             let places = pack.chunks.iter().zip(0u32..).map(|(chunk, position)| {
                 (chunk.id, [number, pack_number, position, chunk.offset, chunk.stored, chunk.plain])
             });
@@ -128,7 +129,7 @@ mod tests {
                 crate::store::Error::Cache { directory: name.into(), what: "it cannot be read".into() };
             if name == "large" { Ok(large()) } else { Err(failure) }
         };
-        let wanted = |name: &&str| Wanted { name: (*name).into(), reusable: true, segment: None };
+        let wanted = |name: &&str| Wanted { name: (*name).into(), size: 100, reusable: true, segment: None };
         let all: Vec<_> = names.iter().map(wanted).collect();
         Index::open(home, &all, HashSet::new(), &Seeded::new(1), &load)
     }
@@ -137,7 +138,7 @@ mod tests {
     fn a_segment_of_several_files_is_found_whole_also_after_an_import_that_broke_off() {
         let home = tempfile::tempdir().unwrap();
         let options = options();
-        let db = DB::open(&options, home.path().join("table-2")).unwrap();
+        let db = DB::open(&options, home.path().join("table-3")).unwrap();
         let mut import = Import::begin(&db, &options, home.path()).unwrap();
         import.add("large", &large()).unwrap();
         assert!(import.places.len() < large().chunks(), "a file of it was taken in");

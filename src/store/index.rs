@@ -29,8 +29,8 @@ use crate::{mutex, pool};
 const SWEEP_FROM: u64 = 100_000;
 /// Imports before a command gives up against others that keep changing the table.
 const IMPORTS: usize = 3;
-/// Segments read at once, of some 6 MB each: a server answers late.
-const READ_AT_ONCE: usize = 4;
+/// Segments read at once: no more than these, of so many bytes. A server answers late.
+pub const READ_AT_ONCE: (usize, u64) = (32, 24 << 20);
 /// Up to so many chunks that came or went since the last import, none is made.
 const BESIDE: u64 = 10_000;
 /// Of look-ups in order: so many entries are stepped over before the next one is sought.
@@ -43,6 +43,8 @@ pub(super) const ALIVE: &str = "alive";
 pub struct Place {
     /// The pack.
     pub pack: PackId,
+    /// The pack's size.
+    pub pack_size: u32,
     /// Its position in the pack; part of the nonce.
     pub position: u32,
     /// Where its sealed bytes begin.
@@ -58,6 +60,8 @@ pub struct Place {
 pub struct Wanted<'a> {
     /// Its file's full name; a snapshot's for the segment inside it.
     pub name: String,
+    /// Its file's size.
+    pub size: u64,
     /// Whether new snapshots may refer to what it lists.
     pub reusable: bool,
     /// The segment, where it is at hand.
@@ -81,7 +85,7 @@ pub struct Index {
     beside_listings: Vec<Listing>,
     /// Packs that a running collection may delete.
     condemned: HashSet<PackId>,
-    packs: Mutex<HashMap<u32, PackId>>,
+    packs: Mutex<HashMap<u32, (PackId, u32)>>,
     home: PathBuf,
     own: PathBuf,
     _lifeline: Option<Lifeline>,
@@ -141,7 +145,7 @@ fn lock(home: &Path, operation: FlockOperation) -> Result<File> {
 
 impl Opening<'_> {
     fn table(&self) -> PathBuf {
-        self.home.join("table-2")
+        self.home.join("table-3")
     }
 
     /// A secondary and the known segments, if the table is there and has what is wanted, but for a little
@@ -206,11 +210,10 @@ impl Opening<'_> {
         for (wanted, segment) in new.iter().filter_map(|wanted| Some((wanted, wanted.segment?))) {
             add(&wanted.name, segment)?;
         }
-        let files = new.iter().filter(|wanted| wanted.segment.is_none());
-        let files: Vec<&str> = files.map(|wanted| wanted.name.as_str()).collect();
-        for several in files.chunks(READ_AT_ONCE) {
-            let segments = pool::each(several, |name| (self.load)(name));
-            several.iter().zip(segments).try_for_each(|(name, segment)| add(name, &segment?))?;
+        let files: Vec<&Wanted> = new.into_iter().filter(|wanted| wanted.segment.is_none()).collect();
+        for several in pool::parts(&files, READ_AT_ONCE, |wanted| wanted.size) {
+            let segments = pool::each(several, |wanted| (self.load)(&wanted.name));
+            several.iter().zip(segments).try_for_each(|(wanted, segment)| add(&wanted.name, &segment?))?;
         }
         Ok(())
     }
@@ -285,17 +288,18 @@ impl Index {
         Err(fail(home, "other commands keep changing it; try again"))
     }
 
-    fn pack(&self, number: u32) -> Result<Option<PackId>> {
+    /// A pack and its size, by its number.
+    fn pack(&self, number: u32) -> Result<Option<(PackId, u32)>> {
         let mut packs = mutex::lock(&self.packs);
-        if let Some(&id) = packs.get(&number) {
-            return Ok(Some(id));
+        if let Some(&pack) = packs.get(&number) {
+            return Ok(Some(pack));
         }
         let found = self.db.get(pack_key(number)).map_err(|e| fail(&self.home, e))?;
-        let id = found.and_then(|bytes| bytes.try_into().ok()).map(PackId);
-        if let Some(id) = id {
-            packs.insert(number, id);
+        let pack = found.and_then(|row| Some((PackId(*row.first_chunk()?), word(&row, size_of::<PackId>()))));
+        if let Some(pack) = pack {
+            packs.insert(number, pack);
         }
-        Ok(id)
+        Ok(pack)
     }
 
     /// The valid places in `value`; with `reuse`, only those that a new snapshot may refer to.
@@ -306,12 +310,13 @@ impl Index {
             if !believed {
                 continue;
             }
-            let Some(pack) = self.pack(word(place, 4))? else { continue };
+            let Some((pack, pack_size)) = self.pack(word(place, 4))? else { continue };
             if reuse && self.condemned.contains(&pack) {
                 continue;
             }
             let (position, offset) = (word(place, 8), word(place, 12));
-            places.push(Place { pack, position, offset, stored: word(place, 16), plain: word(place, 20) });
+            let (stored, plain) = (word(place, 16), word(place, 20));
+            places.push(Place { pack, pack_size, position, offset, stored, plain });
         }
         Ok(places)
     }
@@ -322,9 +327,8 @@ impl Index {
         for (name, known) in self.known.iter().filter(|(_, known)| self.live.contains_key(&known.number)) {
             let mut packs = Vec::with_capacity(known.packs as usize);
             for number in known.first_pack..known.first_pack + known.packs {
-                packs.push(
-                    self.pack(number)?.ok_or_else(|| fail(&self.home, "a pack's number is not known"))?,
-                );
+                let pack = self.pack(number)?;
+                packs.push(pack.ok_or_else(|| fail(&self.home, "a pack's number is not known"))?.0);
             }
             listings.push(Listing { name: name.clone(), chunks: known.chunks, packs });
         }
@@ -396,14 +400,15 @@ impl Cursor<'_> {
 /// What the table lacks of `wanted`.
 fn beside(wanted: &[Wanted], known: &HashMap<String, Known>) -> (Beside, Vec<Listing>) {
     let (mut beside, mut listings) = (Beside::new(), Vec::new());
-    for Wanted { name, reusable, segment } in wanted.iter().filter(|w| !known.contains_key(&w.name)) {
+    for Wanted { name, reusable, segment, .. } in wanted.iter().filter(|w| !known.contains_key(&w.name)) {
         let Some(segment) = segment else { continue };
         let packs = segment.packs.iter().map(|pack| pack.id).collect();
         listings.push(Listing { name: name.clone(), chunks: segment.chunks() as u64, packs });
         for pack in &segment.packs {
+            let pack_size = u32::try_from(pack.size).unwrap_or(u32::MAX);
             for (chunk, position) in pack.chunks.iter().zip(0..) {
                 let &PackedChunk { id, offset, stored, plain } = chunk;
-                let place = Place { pack: pack.id, position, offset, stored, plain };
+                let place = Place { pack: pack.id, pack_size, position, offset, stored, plain };
                 beside.entry(id).or_default().push((place, *reusable));
             }
         }
@@ -452,8 +457,12 @@ mod tests {
     use crate::context::Seeded;
 
     fn wanted<'a>(names: &[&str]) -> Vec<Wanted<'a>> {
-        let one =
-            |&name: &&str| Wanted { name: name.into(), reusable: !name.starts_with('x'), segment: None };
+        let one = |&name: &&str| Wanted {
+            name: name.into(),
+            size: 100,
+            reusable: !name.starts_with('x'),
+            segment: None,
+        };
         names.iter().map(one).collect()
     }
 
@@ -523,7 +532,7 @@ mod tests {
     fn a_deleted_or_damaged_cache_is_made_anew() {
         let home = tempfile::tempdir().unwrap();
         drop(open(home.path(), &["a"], &[]));
-        for entry in fs::read_dir(home.path().join("table-2")).unwrap().flatten() {
+        for entry in fs::read_dir(home.path().join("table-3")).unwrap().flatten() {
             fs::write(entry.path(), b"damaged").unwrap();
         }
         assert_eq!(packs(&open(home.path(), &["a"], &[]), 1), [1]);
@@ -617,8 +626,8 @@ mod tests {
     #[test]
     fn segments_are_read_several_at_once() {
         let home = tempfile::tempdir().unwrap();
-        let together = Barrier::new(READ_AT_ONCE);
-        let names: Vec<String> = (0..2 * READ_AT_ONCE).map(|number| number.to_string()).collect();
+        let together = Barrier::new(READ_AT_ONCE.0);
+        let names: Vec<String> = (0..2 * READ_AT_ONCE.0).map(|number| number.to_string()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let waiting = |name: &str| {
             together.wait();

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use bytes::Bytes;
 
-use super::blocks::{Blocks, Early};
+use super::blocks::Blocks;
 use super::index::Cursor;
-use super::{Error, Index, Listing, PackCache, PackReader, Place, Result, unshared};
+use super::{Early, Error, Index, Listing, PackCache, PackReader, Place, Result, unshared};
 use crate::fault::Kind;
 use crate::format::{Malformed, Name, PackedChunk, Segment};
 use crate::id::{ChunkId, ChunkKind, PackId};
@@ -90,9 +90,10 @@ impl Reader {
     /// Reads what `segment` lists, too: durable packs of a snapshot that is not there yet.
     pub fn also(mut self, segment: &Segment) -> Reader {
         for pack in &segment.packs {
+            let pack_size = u32::try_from(pack.size).unwrap_or(u32::MAX);
             for (chunk, position) in pack.chunks.iter().zip(0..) {
                 let &PackedChunk { id, offset, stored, plain } = chunk;
-                self.unlisted.insert(id, Place { pack: pack.id, position, offset, stored, plain });
+                self.unlisted.insert(id, Place { pack: pack.id, pack_size, position, offset, stored, plain });
             }
         }
         self
@@ -178,14 +179,16 @@ impl Reader {
         let Some(cache) = &self.cache else { return Ok(nodes.len()) };
         let index = self.index();
         let mut absent: Vec<PackId> = Vec::new();
-        let mut got_to = 0;
+        let (mut got_to, mut bytes) = (0, 0);
         for id in nodes {
-            let pack = self.places_by(&index, id)?.first().map(|place| place.pack);
-            if let Some(pack) = pack.filter(|pack| !absent.contains(pack) && !cache.has(*pack)) {
-                if absent.len() == self.memory.tree_packs() {
+            let place = self.places_by(&index, id)?.first().copied();
+            if let Some(place) = place.filter(|p| !absent.contains(&p.pack) && !cache.has(p.pack)) {
+                bytes += place.pack_size as usize;
+                let full = absent.len() == self.storage.at_once() || bytes > self.memory.trees();
+                if full && !absent.is_empty() {
                     break;
                 }
-                absent.push(pack);
+                absent.push(place.pack);
             }
             got_to += 1;
         }
@@ -217,7 +220,7 @@ impl Reader {
         }
         let places = self.places(id)?;
         let Some(place) = places.first() else { return Ok(Early::Needless) };
-        Ok(self.blocks.ask(place.pack, place.offset.into(), place.stored.into()))
+        Ok(self.blocks.ask(place))
     }
 
     /// Every valid segment with its packs.
@@ -257,7 +260,7 @@ impl Reader {
 
     fn read(&self, kind: ChunkKind, id: &ChunkId, place: &Place) -> Result<Bytes> {
         let open = |sealed: Bytes| {
-            let &Place { offset, stored, plain, position, pack } = place;
+            let &Place { offset, stored, plain, position, pack, .. } = place;
             let chunk = PackedChunk { id: *id, offset, stored, plain };
             PackReader::new(pack, kind, &self.seal).open(&self.namer, position, &chunk, &mut unshared(sealed))
         };
@@ -282,7 +285,7 @@ impl Reader {
             })?;
             return open(Bytes::copy_from_slice(sealed));
         }
-        let sealed = self.blocks.read(kind, place.pack, place.offset.into(), place.stored.into())?;
+        let sealed = self.blocks.read(kind, place)?;
         if sealed.len() < place.stored as usize {
             let what = Malformed::Length(place.offset as usize + sealed.len());
             return Err(Error::Damaged { file: Name::Pack(kind, place.pack).to_string(), what });

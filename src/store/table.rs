@@ -3,7 +3,7 @@
 //! ```text
 //! "c" chunk id        → one 24-byte place after another (merged by appending)
 //! "s" segment name    → u32 number, u64 chunks, u32 first pack number, u32 packs
-//! "p" u32 pack number → pack id
+//! "p" u32 pack number → pack id, u32 size
 //! "n"                 → u32 next segment number, u32 next pack number
 //! "d"                 → u64 places of segments that vanished
 //! ```

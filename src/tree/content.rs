@@ -102,10 +102,11 @@ impl Next<'_> {
         &mut self,
         show: &mut impl FnMut(ChunkId, u64) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let Some((id, length, _held)) = self.chunks.pop_front() else { return Ok(()) };
+        let Some((id, length, until_read)) = self.chunks.pop_front() else { return Ok(()) };
         self.bytes -= length;
         self.asked = self.asked.saturating_sub(1);
         show(id, length)?;
+        drop(until_read);
         Ok(self.ask()?)
     }
 }
