@@ -15,7 +15,7 @@ use crate::fault::Kind;
 use crate::format::{Malformed, Name, Snapshot};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::progress::{Amount, Phase};
-use crate::repository::{self, Contents, Met, Reached, Repository, View, for_each_chunk};
+use crate::repository::{self, Contents, Met, Reached, Repository, View, for_each_chunk, prefetch_roots};
 use crate::source;
 use crate::store::{self, Place, Reader};
 use crate::tree::{self, ReadWrite};
@@ -184,7 +184,9 @@ impl Run<'_> {
         let reader = self.reader(view, segments)?;
         let nodes = ReadWrite::new(&reader, None);
         let (mut met, mut contents) = (Met::default(), Contents::new(repository));
-        for info in &view.snapshots {
+        let snapshots: Vec<&Snapshot> = view.snapshots.iter().map(|info| &*info.snapshot).collect();
+        for (at, snapshot) in snapshots.iter().enumerate() {
+            prefetch_roots(&nodes, &snapshots, at)?;
             let mut enter = |reached: Reached| {
                 context.cancel.check()?;
                 let new = met.add(&reached);
@@ -199,7 +201,7 @@ impl Run<'_> {
                 self.note(unread(reached, error));
                 Ok(())
             };
-            for_each_chunk(&nodes, &info.snapshot, &mut enter, &mut broken)?;
+            for_each_chunk(&nodes, snapshot, &mut enter, &mut broken)?;
         }
         let mut lost = HashMap::new();
         contents.look_up(&reader, |id, places| {

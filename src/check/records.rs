@@ -129,7 +129,8 @@ impl Run<'_> {
     pub(super) fn missing_records(&mut self, view: &View) -> Result<()> {
         let named = std::mem::take(&mut self.named);
         let snapshots = named.snapshots.into_iter().filter(|sid| view.validity.snapshot(sid));
-        for sid in snapshots.chain(view.absent.iter().copied()) {
+        let lost = snapshots.filter(|sid| !view.ended.contains(sid)).chain(view.absent.iter().copied());
+        for sid in lost {
             self.must_be_there("snapshot", &Name::Claim(sid).to_string())?;
         }
         let listed: HashSet<&SegmentName> = view.segments.iter().map(|(name, _)| name).collect();

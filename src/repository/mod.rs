@@ -33,7 +33,7 @@ pub use needed::{Added, Need, Needed, Used};
 pub use objects::{Certainty, ObjectAt, object, objects};
 pub use open::{Access, Repository};
 pub use point::{BadPoint, Point, check_name};
-pub use reach::{Met, Reached, for_each_chunk, for_each_chunk_of};
+pub use reach::{Met, Reached, for_each_chunk, for_each_chunk_of, prefetch_roots};
 pub use session::{ReadSession, WriteSession};
 pub use state::{content_bytes, dated, events, for_each_event, key_of, keys_at, outcome, state, undated};
 pub use versions::{VersionsOf, versions};

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
-use super::{Contents, Met, Reached, Repository, Result, for_each_chunk};
+use super::{Contents, Met, Reached, Repository, Result, for_each_chunk, prefetch_roots};
 use crate::format::{PackEntry, PackedChunk, Snapshot};
 use crate::id::{ChunkId, ChunkKind, PackId};
 use crate::progress::Amount;
@@ -187,7 +187,9 @@ impl Needed {
         let context = repository.context();
         let nodes = ReadWrite::new(reader, None);
         let (mut added, mut contents) = (Added::default(), Contents::new(repository));
-        for snapshot in snapshots {
+        let snapshots: Vec<&Snapshot> = snapshots.into_iter().collect();
+        for (at, snapshot) in snapshots.iter().enumerate() {
+            prefetch_roots(&nodes, &snapshots, at)?;
             let mut enter = |reached: Reached| {
                 context.cancel.check()?;
                 let new = self.met.add(&reached);

@@ -43,6 +43,9 @@ impl Met {
     }
 }
 
+/// Snapshots whose roots are fetched together.
+const ROOTS: usize = 16;
+
 /// Where an entry's content is, by the kind of its tree.
 type Contents = fn(&[u8]) -> Result<Vec<Content>>;
 
@@ -74,6 +77,26 @@ pub fn for_each_chunk(
     enter: &mut dyn FnMut(Reached) -> Result<bool>,
     broken: &mut dyn FnMut(Reached, super::Error) -> Result<()>,
 ) -> Result<()> {
+    for (tree, root, contents) in trees(snapshot) {
+        let mut walk = Walk { nodes, tree, contents, enter, broken };
+        walk.node(root.node, root.level, &[])?;
+    }
+    Ok(())
+}
+
+/// Fetches the nodes on top of the trees of some snapshots together, as far as they are far away: each lies in a pack
+/// of its own. For whoever goes through all of them and comes to the one at `at`.
+pub fn prefetch_roots(nodes: &dyn Nodes, snapshots: &[&Snapshot], at: usize) -> Result<()> {
+    if at.is_multiple_of(ROOTS) {
+        let near = snapshots.iter().skip(at).take(ROOTS);
+        let roots: Vec<ChunkId> = near.flat_map(|s| trees(s)).map(|(_, root, _)| root.node).collect();
+        nodes.prefetch(&roots)?;
+    }
+    Ok(())
+}
+
+/// The trees of a snapshot: what messages call them, and where contents are in them.
+fn trees(snapshot: &Snapshot) -> impl Iterator<Item = (&'static str, Root, Contents)> {
     let mut trees: Vec<(&'static str, Option<Root>, Contents)> = Vec::new();
     if let Some(etcd) = &snapshot.etcd {
         trees.push(("anchor", etcd.anchor.root, state_contents));
@@ -85,13 +108,7 @@ pub fn for_each_chunk(
         trees.push(("objects", objects.root, object_contents));
         trees.push(("versions", objects.versions, object_contents));
     }
-    for (tree, root, contents) in trees {
-        if let Some(root) = root {
-            let mut walk = Walk { nodes, tree, contents, enter, broken };
-            walk.node(root.node, root.level, &[])?;
-        }
-    }
-    Ok(())
+    trees.into_iter().filter_map(|(tree, root, contents)| Some((tree, root?, contents)))
 }
 
 /// Shows every chunk of one entry's content, nodes of its own tree among them, as [`for_each_chunk`] does.
@@ -130,7 +147,9 @@ impl Walk<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        for cell in &node.cells {
+        let mut fetched = 0;
+        for (at, cell) in node.cells.iter().enumerate() {
+            tree::prefetch_all(self.nodes, &node, at, &mut fetched)?;
             match &cell.payload {
                 Payload::Child { id, .. } if level > 0 => self.node(*id, level - 1, &cell.key)?,
                 Payload::Leaf { value, .. } if level == 0 => self.leaf(value, &cell.key)?,
@@ -181,7 +200,9 @@ impl Walk<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        for cell in &node.cells {
+        let mut fetched = 0;
+        for (at, cell) in node.cells.iter().enumerate() {
+            tree::prefetch_all(self.nodes, &node, at, &mut fetched)?;
             match &cell.payload {
                 Payload::Child { id, .. } if level > 0 => self.content_node(*id, level - 1, key)?,
                 Payload::Leaf { .. } => {

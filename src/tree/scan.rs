@@ -5,14 +5,17 @@ use std::sync::Arc;
 use super::cursor::{child, leaf};
 use super::node::{Cell, Node, Payload, Value};
 use super::{Error, Nodes, Result};
+use crate::fault::Kind;
 use crate::format::{Malformed, Root};
-use crate::id::ChunkKind;
+use crate::id::{ChunkId, ChunkKind};
 
 /// Leaves are fetched ahead as a scan goes on: so many, then twice as many each time, up to the most.
 const AHEAD_FIRST: usize = 2;
 const AHEAD_MOST: usize = 128;
 /// Nodes above leaves, of which each leads to many.
 const AHEAD_ABOVE: usize = 2;
+/// To so many at least, or nearly.
+const LEAVES_EACH: usize = 8;
 
 /// An entry of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +70,12 @@ fn below<'n>(node: &'n Node, at: usize, root: &Root) -> Result<&'n Cell> {
 
 /// The entries from `from` on, in order.
 pub fn scan<'a>(nodes: &'a dyn Nodes, root: Option<&Root>, from: &[u8]) -> Result<Scan<'a>> {
-    let mut scan = Scan { nodes, path: Vec::new(), ahead: AHEAD_FIRST, leaf: Vec::new().into_iter() };
+    let mut scan = Scan {
+        nodes,
+        path: Vec::new(),
+        ahead: Ahead { leaves: AHEAD_FIRST, passed: 0 },
+        leaf: Vec::new().into_iter(),
+    };
     let Some(root) = root else { return Ok(scan) };
     let mut node = nodes.node(&root.node)?;
     while node.level > 0 {
@@ -79,6 +87,46 @@ pub fn scan<'a>(nodes: &'a dyn Nodes, root: Option<&Root>, from: &[u8]) -> Resul
     let at = node.cells.partition_point(|cell| cell.key.as_slice() < from);
     scan.path.push(Step::new(node, at));
     Ok(scan)
+}
+
+/// Fetches together what lies below these cells of a node of `level`, as far as it is far away: no more than `most`
+/// leaves. So many cells it got to, of which there is one at least.
+fn prefetch(nodes: &dyn Nodes, level: u8, cells: &[Cell], most: usize) -> Result<usize> {
+    if level == 1 {
+        return Ok(nodes.prefetch(&children(cells, most))?.max(1));
+    }
+    let above = children(cells, AHEAD_ABOVE.max(most / LEAVES_EACH));
+    let got_to = nodes.prefetch(&above)?.max(1);
+    if level == 2 && most > AHEAD_FIRST {
+        // In a long scan their leaves come together, too: those of one lie in few packs.
+        let mut leaves = Vec::new();
+        for id in above.iter().take(got_to) {
+            match nodes.node(id) {
+                // Told to whoever gets to it.
+                Err(error) if error.kind() == Kind::Damage => {}
+                node => leaves.extend(children(&node?.cells, most)),
+            }
+        }
+        leaves.truncate(most.saturating_sub(got_to));
+        nodes.prefetch(&leaves)?;
+    }
+    Ok(got_to)
+}
+
+/// The same of all that lies below a node, for whoever comes to `at` of its cells and got to `fetched` of them.
+pub fn prefetch_all(nodes: &dyn Nodes, node: &Node, at: usize, fetched: &mut usize) -> Result<()> {
+    if node.level > 0 && at == *fetched {
+        *fetched += prefetch(nodes, node.level, &node.cells[at..], AHEAD_MOST)?;
+    }
+    Ok(())
+}
+
+fn children(cells: &[Cell], most: usize) -> Vec<ChunkId> {
+    let below = cells.iter().take(most).filter_map(|cell| match cell.payload {
+        Payload::Child { id, .. } => Some(id),
+        Payload::Leaf { .. } => None,
+    });
+    below.collect()
 }
 
 /// A node on the way down.
@@ -96,19 +144,17 @@ impl Step {
     }
 
     /// The next cell, after what lies below it and some that follow was fetched.
-    fn advance(&mut self, nodes: &dyn Nodes, ahead: &mut usize) -> Result<Option<&Cell>> {
+    fn advance(&mut self, nodes: &dyn Nodes, ahead: &mut Ahead) -> Result<Option<&Cell>> {
         let Some(rest) = self.node.cells.get(self.next..).filter(|rest| !rest.is_empty()) else {
             return Ok(None);
         };
         if self.next == self.fetched && self.node.level > 0 {
-            let most = if self.node.level == 1 { *ahead } else { AHEAD_ABOVE };
-            let below = rest.iter().take(most).filter_map(|cell| match cell.payload {
-                Payload::Child { id, .. } => Some(id),
-                Payload::Leaf { .. } => None,
-            });
-            self.fetched += nodes.prefetch(&below.collect::<Vec<_>>())?.max(1);
+            self.fetched += match self.node.level {
+                1 => prefetch(nodes, 1, rest, ahead.leaves)?,
+                level => prefetch(nodes, level, rest, ahead.leaves.min(ahead.passed))?,
+            };
             if self.node.level == 1 {
-                *ahead = AHEAD_MOST.min(2 * *ahead);
+                ahead.leaves = AHEAD_MOST.min(2 * ahead.leaves);
             }
         }
         self.next += 1;
@@ -116,13 +162,20 @@ impl Step {
     }
 }
 
+/// How far a scan looks ahead.
+struct Ahead {
+    /// Leaves to be fetched the next time.
+    leaves: usize,
+    /// Leaves that it has passed: of more than one node no more are fetched.
+    passed: usize,
+}
+
 /// A range being read; holds one node a level.
 pub struct Scan<'a> {
     nodes: &'a dyn Nodes,
     /// From the root down.
     path: Vec<Step>,
-    /// Leaves to be fetched ahead the next time.
-    ahead: usize,
+    ahead: Ahead,
     /// What is left of a leaf after the first one. Long scans pass many leaves, each once.
     leaf: std::vec::IntoIter<Cell>,
 }
@@ -142,7 +195,10 @@ impl Scan<'_> {
             };
             match level {
                 0 => return Ok(Some(cell.clone())),
-                1 => self.leaf = leaf(self.nodes, cell)?.cells.into_iter(),
+                1 => {
+                    self.leaf = leaf(self.nodes, cell)?.cells.into_iter();
+                    self.ahead.passed += 1;
+                }
                 level => {
                     let below = child(self.nodes, cell, level - 1)?;
                     self.path.push(Step::new(below, 0));
