@@ -15,7 +15,6 @@ use crate::repository::{self, Error, EtcdAt, Result, content_bytes};
 use crate::sorter::{Sorter, Spool};
 use crate::tree::Nodes;
 
-/// Memory for sorting what one Milvus refers to.
 /// Roots that are told apart in one etcd.
 const MOST_ROOTS: usize = 16;
 /// Parts that are not known, and values that cannot be read, named for each Milvus; more are counted.
