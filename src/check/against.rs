@@ -398,27 +398,31 @@ impl Run<'_> {
             Err(error) if lost(error.kind()) => return Ok(0),
             entries => entries?,
         };
-        let (mut made, mut next) = (0, VecDeque::new());
+        let (mut made, mut next, mut ended) = (0, VecDeque::new(), false);
         loop {
             context.cancel.check()?;
             // The first chunks of those that come next are on their way meanwhile.
             while next.len() < AHEAD
+                && !ended
                 && let Some(entry) = entries.next()
             {
                 let (key, value, _) = match entry {
-                    Err(error) if lost(error.kind()) => return Ok(made),
+                    Err(error) if lost(error.kind()) => {
+                        ended = true;
+                        break;
+                    }
                     entry => entry?,
                 };
                 let item = Item::decode(&value)?;
-                let early = item.content.first_chunk().map(|id| nodes.ask(&id)).transpose()?;
-                next.push_back((key, item, early));
+                let Attributes::Object(attributes) = &item.attributes else { continue };
+                let etag = Etag::of(attributes, item.size).filter(|_| item.state == ItemState::Present);
+                if let Some(etag) = etag {
+                    let early = item.content.first_chunk().map(|id| nodes.ask(&id)).transpose()?;
+                    next.push_back((key, item, etag, early));
+                }
             }
-            let Some((key, item, _until_read)) = next.pop_front() else { return Ok(made) };
+            let Some((key, item, etag, _until_read)) = next.pop_front() else { return Ok(made) };
             let Attributes::Object(attributes) = &item.attributes else { continue };
-            let Some(etag) = Etag::of(attributes, item.size).filter(|_| item.state == ItemState::Present)
-            else {
-                continue;
-            };
             let found = match self.etag_of(etag, &nodes, &item.content) {
                 Err(error) if lost(error.kind()) => continue,
                 found => found?,

@@ -72,6 +72,11 @@ fn names_none<T: Record>(repository: &Repository, folder: &str, name: &str) -> r
     repository.record::<T>(&format!("{folder}{name}")).map(|_| Named::default())
 }
 
+/// Whether an error is about one record alone: it is damaged, seems to be of a newer format, or went since it was listed.
+fn is_of_record(error: &repository::Error) -> bool {
+    matches!(error, repository::Error::Damaged { .. }) || error.kind() == Kind::NotFound
+}
+
 /// Records that are read before any of them is looked at.
 const PART: usize = 256;
 
@@ -91,7 +96,7 @@ impl Run<'_> {
                 let read = |name: &String| {
                     repository.context().cancel.check().map_err(repository::Error::from)?;
                     match read(repository, folder, name) {
-                        Err(error) if !matches!(error.kind(), Kind::Damage | Kind::NotFound) => Err(error),
+                        Err(error) if !is_of_record(&error) => Err(error),
                         read => Ok(read),
                     }
                 };

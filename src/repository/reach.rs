@@ -90,7 +90,10 @@ pub fn prefetch_roots(nodes: &dyn Nodes, snapshots: &[&Snapshot], at: usize) -> 
     if at.is_multiple_of(ROOTS) {
         let near = snapshots.iter().skip(at).take(ROOTS);
         let roots: Vec<ChunkId> = near.flat_map(|s| trees(s)).map(|(_, root, _)| root.node).collect();
-        nodes.prefetch(&roots)?;
+        let mut rest = &roots[..];
+        while !rest.is_empty() {
+            rest = &rest[nodes.prefetch(rest)?.clamp(1, rest.len())..];
+        }
     }
     Ok(())
 }
@@ -147,9 +150,7 @@ impl Walk<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        let mut fetched = 0;
-        for (at, cell) in node.cells.iter().enumerate() {
-            tree::prefetch_all(self.nodes, &node, at, &mut fetched)?;
+        for cell in &node.cells {
             match &cell.payload {
                 Payload::Child { id, .. } if level > 0 => self.node(*id, level - 1, &cell.key)?,
                 Payload::Leaf { value, .. } if level == 0 => self.leaf(value, &cell.key)?,
@@ -200,9 +201,7 @@ impl Walk<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        let mut fetched = 0;
-        for (at, cell) in node.cells.iter().enumerate() {
-            tree::prefetch_all(self.nodes, &node, at, &mut fetched)?;
+        for cell in &node.cells {
             match &cell.payload {
                 Payload::Child { id, .. } if level > 0 => self.content_node(*id, level - 1, key)?,
                 Payload::Leaf { .. } => {

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
@@ -17,6 +17,7 @@ use crate::collection::{CHOOSE, Folder, LOOK, MARK, Numbers, Reuse, Validity};
 use crate::context::Nanos;
 use crate::format::{Claim, Condemned, Malformed, Name, Segment, SegmentName, Snapshot, Verdict};
 use crate::id::{PackId, SessionId};
+use crate::mutex::{into_inner, lock};
 use crate::pool;
 use crate::storage::Listed;
 use crate::store::{self, Index, Reader, Wanted};
@@ -32,9 +33,6 @@ pub struct SnapshotInfo {
     /// Its record.
     pub snapshot: Arc<Snapshot>,
 }
-
-/// How a session ended, and the bytes that say so.
-type Fetched = (Ended, Bytes);
 
 /// The newest collection.
 pub(super) struct Collections {
@@ -251,36 +249,41 @@ impl Repository {
                 None => new.push(sid),
             }
         }
-        let mut fetched = Vec::new();
-        for (sid, claim) in self.fetch(&new)? {
-            let claim = claim.map(|(ended, bytes)| {
-                fetched.push((sid, bytes));
-                ended
-            });
-            all.push((sid, claim));
-        }
+        let fetched = Mutex::default();
+        let new = self.fetch(&new, &fetched);
         if let Some(kept) = kept {
-            kept.keep(&fetched, sids);
+            kept.keep(&into_inner(fetched), sids);
+        }
+        match new {
+            Ok(new) => all.extend(new),
+            Err(error) => {
+                *self.seen() = seen;
+                return Err(error);
+            }
         }
         let read = all.iter().filter_map(|(sid, ended)| Some((*sid, ended.as_ref().ok()?.clone())));
         *self.seen() = read.collect();
         Ok(all)
     }
 
-    /// Claims and their bytes from the medium, several at once.
-    fn fetch(&self, sids: &[SessionId]) -> Result<Vec<(SessionId, Result<Fetched>)>> {
+    /// Claims from the medium, several at once. Their bytes go to `fetched`, also where one of them fails.
+    fn fetch(
+        &self,
+        sids: &[SessionId],
+        fetched: &Mutex<Vec<(SessionId, Bytes)>>,
+    ) -> Result<Vec<(SessionId, Result<Ended>)>> {
         let one = |&sid: &SessionId| {
             self.context().cancel.check()?;
             let name = Name::Claim(sid).to_string();
-            Ok((
-                sid,
-                match self.storage().get(&name) {
-                    Err(error) if !error.is_not_found() => return Err(error.into()),
-                    bytes => bytes
-                        .map_err(Error::from)
-                        .and_then(|bytes| Ok((ended(self.open_record(&name, &bytes)?), bytes))),
-                },
-            ))
+            let bytes = match self.storage().get(&name) {
+                Err(error) if error.is_not_found() => return Ok((sid, Err(error.into()))),
+                bytes => bytes?,
+            };
+            let claim = self.open_record(&name, &bytes).map(ended);
+            if claim.is_ok() {
+                lock(fetched).push((sid, bytes));
+            }
+            Ok((sid, claim))
         };
         pool::try_several(self.storage().at_once(), sids, one)
     }

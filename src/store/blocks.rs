@@ -11,6 +11,7 @@ use lru::LruCache;
 use super::Place;
 use super::fetchers::{Fetchers, Job};
 use super::large::{Early, Large};
+use crate::fault::Kind;
 use crate::format::Name;
 use crate::id::{ChunkKind, PackId};
 use crate::mutex::lock;
@@ -215,7 +216,7 @@ impl Blocks {
     }
 
     fn give_blocks(&self, coming: Coming) -> bool {
-        self.give(Box::new(move || drop(coming.fetch())))
+        self.give(Box::new(move || is_answer(&coming.fetch())))
     }
 
     fn give(&self, job: Job) -> bool {
@@ -326,6 +327,11 @@ impl Blocks {
     }
 }
 
+/// Whether whoever was asked is there; what is told otherwise was tried for as long as there is patience.
+pub(super) fn is_answer(fetched: &Result<Bytes>) -> bool {
+    !matches!(fetched, Err(error) if matches!(error.kind(), Kind::Unreachable | Kind::Interrupted))
+}
+
 fn name(pack: Pack) -> String {
     Name::Pack(pack.kind, pack.id).to_string()
 }
@@ -338,7 +344,6 @@ mod tests {
 
     use super::*;
     use crate::context::{Random, Seeded};
-    use crate::fault::Kind;
     use crate::storage::Listed;
 
     const PACK: PackId = PackId([7; 16]);

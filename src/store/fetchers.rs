@@ -7,10 +7,11 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
 
-/// One request. Where it is not made it is dropped, and whoever waits for it has to be told by that.
-pub(super) type Job = Box<dyn FnOnce() + Send>;
+/// One request, which tells whether anybody answers. Where it is not made it is dropped, and whoever waits for it has to
+/// be told by that.
+pub(super) type Job = Box<dyn FnOnce() -> bool + Send>;
 
-/// The threads, until this is dropped: what is under way then is waited for, what waits is not begun.
+/// The threads, until this is dropped, or nobody answers: what is under way then is waited for, what waits is not begun.
 pub(super) struct Fetchers {
     queue: Option<Sender<Job>>,
     closing: Arc<AtomicBool>,
@@ -27,8 +28,9 @@ impl Fetchers {
             let fetch = move || {
                 for job in jobs {
                     if !closing.load(Ordering::SeqCst) {
-                        // Its waiters are told as it unwinds, and the others' go on.
-                        let _ = catch_unwind(AssertUnwindSafe(job));
+                        // After a panic its waiters are told as it unwinds, and the others' go on.
+                        let answered = catch_unwind(AssertUnwindSafe(job)).unwrap_or(true);
+                        closing.fetch_or(!answered, Ordering::SeqCst);
                     }
                 }
             };

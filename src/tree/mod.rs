@@ -24,7 +24,7 @@ pub use diff::{Change, diff};
 pub use edit::{Edit, apply};
 pub use node::{Cell, Node, Payload, Value};
 pub use nodes::{Nodes, ReadWrite};
-pub use scan::{Entry, Scan, get, last_leaf, prefetch_all, scan};
+pub use scan::{Entry, Scan, get, last_leaf, scan};
 
 /// Everything that decides where a kind of tree is cut.
 #[derive(Clone, Copy)]

@@ -103,7 +103,7 @@ fn prefetch(nodes: &dyn Nodes, level: u8, cells: &[Cell], most: usize) -> Result
         for id in above.iter().take(got_to) {
             match nodes.node(id) {
                 // Told to whoever gets to it.
-                Err(error) if error.kind() == Kind::Damage => {}
+                Err(error) if !matches!(error.kind(), Kind::Unreachable | Kind::Interrupted) => {}
                 node => leaves.extend(children(&node?.cells, most)),
             }
         }
@@ -111,14 +111,6 @@ fn prefetch(nodes: &dyn Nodes, level: u8, cells: &[Cell], most: usize) -> Result
         nodes.prefetch(&leaves)?;
     }
     Ok(got_to)
-}
-
-/// The same of all that lies below a node, for whoever comes to `at` of its cells and got to `fetched` of them.
-pub fn prefetch_all(nodes: &dyn Nodes, node: &Node, at: usize, fetched: &mut usize) -> Result<()> {
-    if node.level > 0 && at == *fetched {
-        *fetched += prefetch(nodes, node.level, &node.cells[at..], AHEAD_MOST)?;
-    }
-    Ok(())
 }
 
 fn children(cells: &[Cell], most: usize) -> Vec<ChunkId> {
