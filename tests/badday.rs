@@ -866,6 +866,19 @@ fn what_a_newer_version_wrote_is_said_to_be_newer_and_not_damaged() {
 }
 
 #[test]
+fn a_record_that_seems_newer_hides_no_other_damage_from_a_check() {
+    let world = World::new();
+    world.fill(objects(40));
+    backup::run(&world.open(), &small_packs(&world)).unwrap();
+    poke(&world.path("repository"), "sessions", 5, |version| version + 1);
+    poke(&world.path("repository"), "index", 40, |byte| byte ^ 1);
+    let options = icecore::check::Options { read_data: true };
+    let report = icecore::check::run(&world.open(), options).unwrap();
+    let kinds: BTreeSet<&str> = report.damage.iter().map(|damage| damage.kind).collect();
+    assert!(kinds.contains("session") && kinds.contains("segment"), "{:?}", report.damage);
+}
+
+#[test]
 fn a_repository_of_a_newer_format_is_said_to_be_newer() {
     let world = World::new();
     let path = world.path("repository").join("config");
